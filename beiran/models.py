@@ -1,0 +1,105 @@
+"""What the API, the CLI and the client library speak of: nodes, images, layers.
+
+These are the JSON shapes of ``docs/api.md``; times are RFC 3339 in UTC, sizes are bytes.
+"""
+
+from typing import Literal
+
+from msgspec import Struct, field
+
+NodeState = Literal["alive", "suspect", "down", "left"]
+
+
+class EngineInfo(Struct, frozen=True, kw_only=True):
+    """An engine as its node tells of it."""
+
+    kind: Literal["docker", "oci", "none"]
+    version: str = ""
+    store: str = ""
+    """Where its images live: ``overlay2``, ``containerd``, a folder; empty when unknown."""
+    up: bool = True
+
+
+class Node(Struct, frozen=True, kw_only=True):
+    """A node as the answering node sees it."""
+
+    uuid: str
+    name: str
+    address: str
+    port: int
+    state: NodeState
+    online: bool
+    generation: int
+    incarnation: int
+    version: str | None = None
+    """Release of its agent; null until its ``/info`` has answered."""
+    engine: EngineInfo | None = None
+    last_seen_at: str | None = None
+
+
+class Image(Struct, frozen=True, kw_only=True):
+    """An image and who holds it. What it *is* may be null for the moment until it is described."""
+
+    id: str
+    """``sha256:`` and the digest of its config, the same on every engine."""
+    tags: tuple[str, ...]
+    digests: tuple[str, ...]
+    """``NAME@sha256:…``: the manifests (or indexes) it was pulled or pushed by."""
+    size_bytes: int | None
+    created_at: str | None
+    os: str | None
+    architecture: str | None
+    layers: tuple[str, ...]
+    """Diff IDs, the base first."""
+    available_at: tuple[str, ...]
+    """``beiran+uuid://UUID`` of the nodes that hold it."""
+
+
+class Layer(Struct, frozen=True, kw_only=True):
+    """A layer, the images it is part of, and who holds it."""
+
+    digest: str
+    """Its diff ID: the SHA-256 of its uncompressed tar."""
+    size_bytes: int
+    """Bytes of the files in it, as ``docker history`` shows them."""
+    images: tuple[str, ...]
+    available_at: tuple[str, ...]
+
+
+class Info(Struct, frozen=True, kw_only=True):
+    """``/info``: the answering node, and how it is doing."""
+
+    uuid: str
+    name: str
+    cluster: str
+    address: str
+    port: int
+    state: NodeState
+    generation: int
+    incarnation: int
+    version: str
+    engine: EngineInfo
+    started_at: str
+    nodes_online: int
+    nodes_known: int
+    images: int
+    layers: int
+    encrypted: bool = False
+    """Whether traffic between agents is encrypted and authenticated."""
+    problems: tuple[str, ...] = ()
+    """What is wrong now, a line each; empty when all is well."""
+    counters: dict[str, int] = field(default_factory=dict)
+
+
+class ErrorItem(Struct, frozen=True):
+    """One error of an error body."""
+
+    code: str
+    message: str
+    detail: str | None = None
+
+
+class Errors(Struct, frozen=True):
+    """The body of every error: ``{"errors": [...]}``, as the OCI distribution spec has it."""
+
+    errors: tuple[ErrorItem, ...]
