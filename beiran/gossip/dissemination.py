@@ -1,0 +1,196 @@
+"""News travels at once, and stops as soon as everybody has it.
+
+What a node hears for the first time it passes on in the same instant: to its two neighbours on the
+ring of members and to one at random (RingCast: Voulgaris and van Steen, Middleware 2007). The ring
+alone reaches everybody where nothing is lost, the random links make it fast; what was lost is
+repaired by a second round for news that came back from too few, by piggybacking on pings and acks
+up to a limit, and by anti-entropy. Hearing a thing again is the feedback that ends its life early.
+"""
+
+from collections.abc import Hashable, Sequence
+
+from msgspec import Raw, Struct
+
+from beiran.gossip.config import DATAGRAM_BYTES_MAX
+from beiran.gossip.context import Context
+from beiran.gossip.messages import Gossip
+from beiran.ids import NodeId
+
+RUMOURS_MAX = 1024
+NEWS_BYTES_MAX = DATAGRAM_BYTES_MAX - 64  # what the largest message around it takes, and more
+
+RumourKey = tuple[Hashable, ...]
+
+
+class Rumour(Struct):
+    """A piece of news that is still being told.
+
+    Attributes:
+      subject: whom it is about; a newer fact of the same subject ends it.
+      heard_from: who told us, the first first; ourselves not counted.
+      copies: how often we have sent it.
+    """
+
+    key: RumourKey
+    raw: Raw
+    subject: Hashable
+    heard_from: list[NodeId]
+    copies: int = 0
+    pushed: int = 0
+    eager: bool = True
+
+
+class Dissemination:
+    """What this node is telling others."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._rumours: dict[RumourKey, Rumour] = {}
+        self._by_subject: dict[Hashable, list[RumourKey]] = {}
+        self._fresh: list[Rumour] = []
+
+    def __len__(self) -> int:
+        return len(self._rumours)
+
+    def tell(
+        self,
+        key: RumourKey,
+        raw: Raw,
+        *,
+        subject: Hashable = None,
+        heard_from: NodeId | None = None,
+        eager: bool = True,
+    ) -> None:
+        """Spread a piece of news that is new to us.
+
+        Args:
+          subject: if given, what was told of it before is no longer told.
+          eager: push it at once; otherwise it rides on pings and acks only.
+        """
+        if subject is not None:
+            self.stop(subject)
+        if len(self._rumours) >= RUMOURS_MAX:
+            self._drop(max(self._rumours.values(), key=lambda rumour: rumour.copies))
+        rumour = Rumour(key, raw.copy(), subject, [heard_from] if heard_from else [], eager=eager)
+        self._rumours[key] = rumour
+        if subject is not None:
+            self._by_subject.setdefault(subject, []).append(key)
+        if eager:
+            self._fresh.append(rumour)
+
+    def also(
+        self, key: RumourKey, raw: Raw, *, subject: Hashable, heard_from: NodeId | None
+    ) -> None:
+        """Spread news that adds to what is told of its subject, and does not replace it."""
+        others = self._by_subject.pop(subject, [])
+        self.tell(key, raw, subject=subject, heard_from=heard_from)
+        self._by_subject[subject] = others + self._by_subject[subject]
+
+    def echo(self, key: RumourKey, heard_from: NodeId) -> None:
+        """Somebody told us what we knew: one less who must be told."""
+        rumour = self._rumours.get(key)
+        if rumour is None or heard_from in rumour.heard_from:
+            return
+        rumour.heard_from.append(heard_from)
+        if len(rumour.heard_from) >= self._context.config.enough_echoes and rumour.pushed:
+            self._drop(rumour)
+
+    def stop(self, subject: Hashable) -> None:
+        """No longer tell anything about ``subject``."""
+        for key in self._by_subject.pop(subject, []):
+            self._rumours.pop(key, None)
+
+    def piggyback(
+        self, *, room_bytes: int = NEWS_BYTES_MAX, first: Sequence[Raw] = ()
+    ) -> tuple[Raw, ...]:
+        """What fits into a message that is sent anyway: ``first``, then the least told."""
+        news = list(first)
+        if not self._rumours:
+            return tuple(news)
+        room = room_bytes - sum(len(bytes(raw)) for raw in news)
+        limit = self._context.config.copies_max(self._context.members.online_count)
+        spent: list[Rumour] = []
+        for rumour in sorted(self._rumours.values(), key=lambda rumour: rumour.copies):
+            size = len(bytes(rumour.raw))
+            if size > room:
+                continue
+            room -= size
+            news.append(rumour.raw)
+            rumour.copies += 1
+            if rumour.copies >= limit:
+                spent.append(rumour)
+        for rumour in spent:
+            self._drop(rumour)
+        return tuple(news)
+
+    def flush(self) -> None:
+        """Push what is fresh. Called at the end of every input."""
+        if not self._fresh:
+            return
+        fresh = [rumour for rumour in self._fresh if self._rumours.get(rumour.key) is rumour]
+        self._fresh = []
+        by_source: dict[NodeId | None, list[Rumour]] = {}
+        for rumour in fresh:
+            source = rumour.heard_from[0] if rumour.heard_from else None
+            by_source.setdefault(source, []).append(rumour)
+        for source, rumours in by_source.items():
+            self._push(rumours, self._first_hearers(source))
+        if fresh and self._context.timers.deadline(("push-again", None)) is None:
+            self._context.set_timer("push-again", None, self._context.config.push_again_s)
+
+    def push_again(self) -> None:
+        """The second round, for what came back from too few."""
+        config = self._context.config
+        young = [rumour for rumour in self._rumours.values() if rumour.eager and rumour.pushed < 2]
+        quiet = [rumour for rumour in young if len(rumour.heard_from) < 2]
+        for rumour in young:
+            rumour.pushed = max(rumour.pushed, 1) + 1
+        if quiet:
+            self._push(quiet, self._context.members.some(config.fanout))
+
+    def push_to(self, nodes: Sequence[NodeId], raws: Sequence[Raw]) -> None:
+        """Tell some members some news, whatever is being told otherwise."""
+        members = self._context.members
+        for chunk in _chunks(raws):
+            message = Gossip(members.own.node, tuple(chunk))
+            for node in nodes:
+                member = members.get(node)
+                if member is not None:
+                    self._context.send(member.address, message)
+
+    def _first_hearers(self, source: NodeId | None) -> list[NodeId]:
+        members, fanout = self._context.members, self._context.config.fanout
+        own = members.own.node
+        ring = members.neighbours(own, 1, step=1) + members.neighbours(own, 1, step=-1)
+        chosen = list(dict.fromkeys(node for node in ring[:fanout] if node != source))
+        without = frozenset([*chosen, own, *([source] if source else [])])
+        return chosen + members.some(fanout - len(ring[:fanout]), without=without)
+
+    def _push(self, rumours: Sequence[Rumour], hearers: Sequence[NodeId]) -> None:
+        for rumour in rumours:
+            rumour.copies += len(hearers)
+            rumour.pushed += 1
+        self.push_to(hearers, [rumour.raw for rumour in rumours])
+
+    def _drop(self, rumour: Rumour) -> None:
+        self._rumours.pop(rumour.key, None)
+        if rumour.subject is not None:
+            keys = self._by_subject.get(rumour.subject, [])
+            if rumour.key in keys:
+                keys.remove(rumour.key)
+            if not keys:
+                self._by_subject.pop(rumour.subject, None)
+
+
+def _chunks(raws: Sequence[Raw]) -> list[list[Raw]]:
+    """``raws`` in groups that each fit into a datagram."""
+    groups: list[list[Raw]] = []
+    room = 0
+    for raw in raws:
+        size = len(bytes(raw))
+        if not groups or size > room:
+            groups.append([])
+            room = NEWS_BYTES_MAX
+        groups[-1].append(raw)
+        room -= size
+    return groups

@@ -1,0 +1,270 @@
+"""Every message that agents exchange, and nothing else. ``docs/protocol.md`` explains each field.
+
+All are msgpack arrays with the tag first. New fields go last and have a default, so that older
+agents skip them and newer ones do without; a message is never changed otherwise. News travels as
+raw bytes inside other messages: what an agent does not know it skips, and what it passes on it
+need not encode again.
+"""
+
+from typing import Annotated
+
+from msgspec import Meta, Raw, Struct
+
+from beiran.ids import WireDigest, WireNodeId
+from beiran.oci import ImageDescription, RepoDigest
+
+Count = Annotated[int, Meta(ge=0, le=2**48)]
+"""Generations, incarnations, versions: room for 9 million years of seconds."""
+Probe = Annotated[int, Meta(ge=0, lt=2**32)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Host = Annotated[bytes, Meta(min_length=4, max_length=16)]
+"""An IPv4 (4 bytes) or IPv6 (16 bytes) address."""
+Name = Annotated[str, Meta(max_length=255)]
+PictureHash = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""63 bits: msgspec bounds integers within int64."""
+Tag = Annotated[str, Meta(max_length=512)]
+Tags = Annotated[tuple[Tag, ...], Meta(max_length=1024)]
+RepoDigests = Annotated[tuple[RepoDigest, ...], Meta(max_length=1024)]
+
+
+# --- news: facts that are passed on -------------------------------------------------------------
+
+
+class Alive(Struct, frozen=True, array_like=True, tag=1):
+    """A member is alive, at this address. Only the member itself makes one."""
+
+    node: WireNodeId
+    generation: Count
+    incarnation: Count
+    host: Host
+    port: Port
+    name: Name
+
+
+class Suspect(Struct, frozen=True, array_like=True, tag=2):
+    """``by`` could not reach a member. SWIM §4.2; ``refused``: its host says nobody is there."""
+
+    node: WireNodeId
+    generation: Count
+    incarnation: Count
+    by: WireNodeId
+    refused: bool = False
+
+
+class Down(Struct, frozen=True, array_like=True, tag=3):
+    """A suspicion was not refuted in time, or several members' connections were refused."""
+
+    node: WireNodeId
+    generation: Count
+    incarnation: Count
+    by: WireNodeId
+    refused: bool = False
+
+
+class Left(Struct, frozen=True, array_like=True, tag=4):
+    """A member said goodbye. Only the member itself makes one."""
+
+    node: WireNodeId
+    generation: Count
+    incarnation: Count
+
+
+class Held(Struct, frozen=True, array_like=True):
+    """In a ``Delta``: an image is held, under these names."""
+
+    image: WireDigest
+    tags: Tags = ()
+    digests: RepoDigests = ()
+
+
+class Delta(Struct, frozen=True, array_like=True, tag=5):
+    """What changed in an owner's holdings between two of its versions.
+
+    It can be applied on any version from ``since`` to below ``version``; with ``since`` 0 on any:
+    it is then everything the owner holds.
+    """
+
+    owner: WireNodeId
+    since: Count
+    version: Count
+    held: tuple[Held, ...] = ()
+    released: tuple[WireDigest, ...] = ()
+
+
+class Ahead(Struct, frozen=True, array_like=True, tag=6):
+    """An owner's holdings have this version, and the delta is too large for a datagram."""
+
+    owner: WireNodeId
+    version: Count
+
+
+News = Alive | Suspect | Down | Left | Delta | Ahead
+MemberNews = Alive | Suspect | Down | Left
+
+# --- datagrams ----------------------------------------------------------------------------------
+
+
+class Ping(Struct, frozen=True, array_like=True, tag=10):
+    """Are you there? Answered by an Ack with the same ``probe``. SWIM §3.1."""
+
+    probe: Probe
+    sender: WireNodeId
+    picture: PictureHash
+    news: tuple[Raw, ...] = ()
+
+
+class Ack(Struct, frozen=True, array_like=True, tag=11):
+    """I am here; ``sender`` is who was asked, also where another passes it on."""
+
+    probe: Probe
+    sender: WireNodeId
+    picture: PictureHash
+    news: tuple[Raw, ...] = ()
+
+
+class PingReq(Struct, frozen=True, array_like=True, tag=12):
+    """Ask a third member to probe ``target`` for us. SWIM §3.1."""
+
+    probe: Probe
+    sender: WireNodeId
+    target: WireNodeId
+    host: Host
+    port: Port
+    news: tuple[Raw, ...] = ()
+
+
+class Nack(Struct, frozen=True, array_like=True, tag=13):
+    """I asked ``target`` for you and it has not answered, but I am here. Lifeguard §IV-A."""
+
+    probe: Probe
+    sender: WireNodeId
+
+
+class Gossip(Struct, frozen=True, array_like=True, tag=14):
+    """News, at once."""
+
+    sender: WireNodeId
+    news: tuple[Raw, ...]
+
+
+class Beacon(Struct, frozen=True, array_like=True, tag=15):
+    """Broadcast on a LAN: I am here, and this is my picture."""
+
+    alive: Alive
+    picture: PictureHash
+
+
+class Want(Struct, frozen=True, array_like=True, tag=16):
+    """What are these images? Answered by ``Described`` (datagram or stream, as it was asked)."""
+
+    sender: WireNodeId
+    images: Annotated[tuple[WireDigest, ...], Meta(max_length=4096)]
+
+
+class Described(Struct, frozen=True, array_like=True, tag=17):
+    """What images are. ``too_large`` lists those that must be asked for over a stream."""
+
+    sender: WireNodeId
+    descriptions: tuple[ImageDescription, ...]
+    too_large: tuple[WireDigest, ...] = ()
+
+
+Datagram = Ping | Ack | PingReq | Nack | Gossip | Beacon | Want | Described
+
+# --- streams: a request and its reply, over HTTP ------------------------------------------------
+
+
+class Entry(Struct, frozen=True, array_like=True):
+    """One member in a version vector. ``age_s``: how long it has been offline, if it is."""
+
+    node: WireNodeId
+    generation: Count
+    incarnation: Count
+    status: Annotated[int, Meta(ge=0, le=3)]
+    version: Count
+    age_s: Count = 0
+
+
+class SyncBegin(Struct, frozen=True, array_like=True, tag=20):
+    """Begin a push-pull: a hash (8 bytes, big-endian) of each bucket of our version vector.
+
+    The buckets are by the first bits of the node ID; their number is a power of two. Answered by
+    ``SyncVector``.
+    """
+
+    sender: Alive
+    hashes: Annotated[bytes, Meta(min_length=8, max_length=8 * 4096)]
+
+
+class SyncVector(Struct, frozen=True, array_like=True, tag=21):
+    """The buckets that differ, and all entries that the answering side has in them."""
+
+    sender: Alive
+    buckets: tuple[Count, ...]
+    entries: tuple[Entry, ...]
+
+
+class SyncHeld(Struct, frozen=True, array_like=True):
+    """As ``Held``, the image by its place in the digest table of the message around it."""
+
+    image: Count
+    tags: Tags = ()
+    digests: RepoDigests = ()
+
+
+class SyncDelta(Struct, frozen=True, array_like=True):
+    """As ``Delta``, images by their place in the digest table of the message around it."""
+
+    owner: WireNodeId
+    since: Count
+    version: Count
+    held: tuple[SyncHeld, ...] = ()
+    released: tuple[Count, ...] = ()
+
+
+class SyncMember(Struct, frozen=True, array_like=True):
+    """Everything known of a member."""
+
+    node: WireNodeId
+    generation: Count
+    incarnation: Count
+    host: Host
+    port: Port
+    name: Name
+    status: Annotated[int, Meta(ge=0, le=3)]
+    age_s: Count = 0
+
+
+class SyncWant(Struct, frozen=True, array_like=True):
+    """Tell me what is newer than this of a member. All zero: I know nothing of it."""
+
+    node: WireNodeId
+    version: Count = 0
+
+
+class SyncExchange(Struct, frozen=True, array_like=True, tag=22):
+    """The push, and what we want pulled. Answered by another, whose ``wants`` is empty.
+
+    ``table`` is all image digests that ``deltas`` speak of, 32 bytes each, each once.
+    """
+
+    sender: WireNodeId
+    table: bytes
+    members: tuple[SyncMember, ...] = ()
+    deltas: tuple[SyncDelta, ...] = ()
+    wants: tuple[SyncWant, ...] = ()
+
+
+class StreamPing(Struct, frozen=True, array_like=True, tag=24):
+    """A ping over TCP, for networks that lose UDP. memberlist's fallback probe."""
+
+    sender: WireNodeId
+
+
+class StreamAck(Struct, frozen=True, array_like=True, tag=25):
+    """I am here."""
+
+    sender: WireNodeId
+
+
+Stream = SyncBegin | SyncVector | SyncExchange | StreamPing | StreamAck | Want | Described

@@ -1,0 +1,627 @@
+"""One node of the cluster: every input takes the time and returns effects.
+
+    effects = node.receive_datagram(data, source, now=now)
+    effects = node.hold(holdings, descriptions, now=now)
+    effects = node.advance(now=now)              # whatever is due
+    deadline = node.next_deadline()              # when to call advance again
+
+``now`` is in seconds on any clock that does not go backwards. This module takes inputs apart and
+hands each piece to the part whose idea it is; it decides nothing itself.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from msgspec import Raw, Struct
+
+from beiran.errors import BadPacket
+from beiran.gossip.anti_entropy import AntiEntropy, unpack_deltas_untrusted
+from beiran.gossip.codec import Codec, OtherCluster, unpack_address_untrusted
+from beiran.gossip.config import GossipConfig
+from beiran.gossip.context import Context
+from beiran.gossip.descriptions import Descriptions
+from beiran.gossip.discovery import Discovery
+from beiran.gossip.dissemination import NEWS_BYTES_MAX, Dissemination
+from beiran.gossip.effects import Effect, HoldingsChanged
+from beiran.gossip.failure_detector import FailureDetector
+from beiran.gossip.member import Address, Member, Status
+from beiran.gossip.membership import Membership
+from beiran.gossip.messages import (
+    Ack,
+    Ahead,
+    Alive,
+    Beacon,
+    Delta,
+    Described,
+    Gossip,
+    Nack,
+    News,
+    Ping,
+    PingReq,
+    StreamAck,
+    StreamPing,
+    SyncBegin,
+    SyncExchange,
+    SyncVector,
+    Want,
+)
+from beiran.gossip.possession import Possession
+from beiran.gossip.verdicts import Verdicts
+from beiran.ids import Digest, NodeId
+from beiran.oci import Holding, ImageDescription
+
+if TYPE_CHECKING:
+    from random import Random
+
+STRANGER_SYNC_S = 0.03  # somebody unknown got in touch: find out who is with it
+FAREWELL_RETRY_S = 0.1
+FAREWELL_TRIES = 4
+
+
+class Remembered(Struct, frozen=True):
+    """What an earlier life knew of a member: where it was, and what it held at which version."""
+
+    member: Member
+    version: int
+    holdings: tuple[Holding, ...]
+
+
+class GossipNode:
+    """The protocol core of one node.
+
+    Args:
+      own: ourselves; alive, with the generation of this life.
+      cluster: its name; packets of others are counted and ignored.
+      version: of our holdings when we last ran, or the wall clock's seconds, whichever is larger;
+        never 0.
+      holdings: what we held then.
+      remembered: members of that life. descriptions: of images that it knew.
+    """
+
+    def __init__(
+        self,
+        own: Member,
+        *,
+        cluster: str,
+        config: GossipConfig,
+        random: "Random",
+        now: float,
+        version: int,
+        holdings: Iterable[Holding] = (),
+        remembered: Iterable[Remembered] = (),
+        descriptions: Iterable[ImageDescription] = (),
+    ) -> None:
+        self._members = Membership(own, random)
+        self._context = Context(config, Codec(cluster), random, self._members, now)
+        self._possession = Possession(tombstones_max=config.tombstones_max)
+        self._dissemination = Dissemination(self._context)
+        self._verdicts = Verdicts(self._context, self._dissemination)
+        self._detector = FailureDetector(
+            self._context,
+            self._dissemination,
+            unreachable=lambda node: self._verdicts.accuse(node, refused=False),
+            suspicion_news=self._verdicts.suspicion_news,
+        )
+        self._anti_entropy = AntiEntropy(self._context, self._possession)
+        self._descriptions = Descriptions(self._context, self._possession)
+        self._discovery = Discovery(self._context, self._anti_entropy, self._detector)
+        self._verdicts.detector = self._detector
+        self._verdicts.recall = self._discovery.recall
+        self._farewells: dict[NodeId, int] = {}
+        self._farewell_news: Raw | None = None
+        self._seen_picture = self._members.picture
+        self._due: dict[str, Callable[[object], None]] = self._timer_table()
+        self._restore(version, holdings, remembered, descriptions)
+
+    # --- what is known ----------------------------------------------------------------------
+
+    @property
+    def own(self) -> Member:
+        """Ourselves."""
+        return self._members.own
+
+    @property
+    def members(self) -> Membership:
+        """Everybody. To be read only."""
+        return self._members
+
+    @property
+    def possession(self) -> Possession:
+        """Who holds what. To be read only."""
+        return self._possession
+
+    @property
+    def descriptions(self) -> Descriptions:
+        """What images are. To be read only."""
+        return self._descriptions
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What happened how often since the start."""
+        return self._context.counters
+
+    @property
+    def local_health(self) -> int:
+        """Lifeguard's local health multiplier: 0 is well, more is worse."""
+        return self._detector.local_health
+
+    @property
+    def hears_nobody(self) -> bool:
+        """Whether others are online for all we know, but none has been heard for a while."""
+        return self._verdicts.hears_nobody
+
+    @property
+    def farewell_heard(self) -> bool:
+        """After ``leave``: whether those who look after us know that we go."""
+        return not self._farewells
+
+    # --- inputs: the operator and the engine ------------------------------------------------
+
+    def start(self, *, now: float, beacons: bool = True) -> list[Effect]:
+        """Begin to gossip."""
+        self._begin(now)
+        self._discovery.beacons = beacons
+        self._detector.start()
+        self._discovery.start()
+        return self._end()
+
+    def join(self, addresses: Iterable[Address], *, now: float) -> list[Effect]:
+        """Get in touch with these addresses, and again until somebody there answers."""
+        self._begin(now)
+        self._discovery.join(addresses)
+        return self._end()
+
+    def hold(
+        self,
+        holdings: Sequence[Holding],
+        descriptions: Sequence[ImageDescription],
+        *,
+        now: float,
+    ) -> list[Effect]:
+        """We hold these images now, under these names. ``descriptions``: of those that are new."""
+        self._begin(now)
+        for description in descriptions:
+            self._descriptions.learn(description)
+        self._change_own(holdings, ())
+        return self._end()
+
+    def release(self, images: Sequence[Digest], *, now: float) -> list[Effect]:
+        """We no longer hold these images."""
+        self._begin(now)
+        self._change_own((), images)
+        self._descriptions.drop_unheld(images)
+        return self._end()
+
+    def move_to(self, address: Address, *, now: float) -> list[Effect]:
+        """Our address has changed: tell everybody the new one."""
+        self._begin(now)
+        if address != self.own.address:
+            self._verdicts.move_to(address)
+        return self._end()
+
+    def leave(self, *, now: float) -> list[Effect]:
+        """Say goodbye; ``farewell_heard`` tells when the process may end."""
+        self._begin(now)
+        own = self.own.node
+        neighbours = self._members.neighbours(own, self._context.config.watchers, step=-1)
+        neighbours += self._members.some(self._context.config.fanout)
+        self._farewell_news = self._verdicts.leave()
+        self._verdicts.rewatch()
+        self._farewells = {node: FAREWELL_TRIES for node in neighbours if node != own}
+        self._say_farewell(None)
+        return self._end()
+
+    # --- inputs: the network ----------------------------------------------------------------
+
+    def receive_datagram(self, data: bytes, source: Address, *, now: float) -> list[Effect]:
+        """A datagram has come from ``source``. What cannot be read is counted and ignored."""
+        self._begin(now)
+        self._context.counters["datagrams_received"] += 1
+        try:
+            message = self._context.codec.decode_datagram_untrusted(data)
+            raws = () if isinstance(message, _WITHOUT_NEWS) else message.news
+            news = self._context.codec.decode_news_untrusted(raws)
+            self._check_addresses_untrusted([item for item, _ in news])
+            if isinstance(message, PingReq):
+                unpack_address_untrusted(message.host, message.port)
+            elif isinstance(message, Beacon):
+                unpack_address_untrusted(message.alive.host, message.alive.port)
+        except OtherCluster:
+            self._context.counters["other_cluster_packets"] += 1
+            return self._end()
+        except BadPacket:
+            self._context.counters["bad_packets"] += 1
+            return self._end()
+        if isinstance(message, Beacon):
+            self._on_beacon(message)
+            return self._end()
+        if message.sender == self.own.node:
+            return self._end()  # our own, or of another that uses our UUID
+        self._verdicts.hear(message.sender)
+        for item, raw in news:
+            self._on_news(item, raw, message.sender)
+        match message:
+            case Ping():
+                self._on_ping(message, source)
+            case Ack():
+                self._detector.on_ack(message)
+                self._farewells.pop(message.sender, None)
+                self._meet(message.sender, source, message.picture)
+            case PingReq():
+                target = unpack_address_untrusted(message.host, message.port)
+                self._detector.on_ping_req(message, source, target)
+            case Nack():
+                self._detector.on_nack(message)
+            case Want():
+                self._descriptions.answer(source, message.images)
+            case Described():
+                self._descriptions.on_described(message)
+            case Gossip():
+                pass
+        return self._end()
+
+    def receive_request(self, data: bytes, *, now: float) -> tuple[bytes | None, list[Effect]]:
+        """A request has come over TCP. Returns its reply, or None if it cannot be read."""
+        self._begin(now)
+        try:
+            message = self._context.codec.decode_stream_untrusted(data)
+            reply: SyncVector | SyncExchange | StreamAck | Described
+            match message:
+                case SyncBegin():
+                    unpack_address_untrusted(message.sender.host, message.sender.port)
+                    reply = self._anti_entropy.vector_for(message)
+                    self._verdicts.hear(message.sender.node)
+                    self._on_alive_directly(message.sender)
+                case SyncExchange():
+                    self._apply_exchange_untrusted(message)
+                    reply = self._anti_entropy.answer_wants(message.wants)
+                case StreamPing():
+                    self._verdicts.hear(message.sender)
+                    reply = StreamAck(self.own.node)
+                case Want():
+                    reply = self._descriptions.answer_stream(message.images)
+                case _:
+                    raise BadPacket("a reply where a request was expected")
+        except BadPacket as error:
+            self._count_bad(error)
+            return None, self._end()
+        return self._context.codec.encode_stream(reply), self._end()
+
+    def receive_reply(self, token: int, data: bytes, *, now: float) -> list[Effect]:
+        """The reply to a ``SendRequest`` has come."""
+        self._begin(now)
+        try:
+            message = self._context.codec.decode_stream_untrusted(data)
+            match message:
+                case SyncVector() if self._anti_entropy.awaits(token):
+                    unpack_address_untrusted(message.sender.host, message.sender.port)
+                    self._on_vector(token, message)
+                case SyncExchange() if self._anti_entropy.awaits(token):
+                    self._apply_exchange_untrusted(message)
+                    self._anti_entropy.finish(token)
+                case StreamAck():
+                    self._verdicts.hear(message.sender)
+                    self._detector.on_stream_ack(token, message.sender)
+                case Described():
+                    self._descriptions.on_reply(token, message)
+                case _:
+                    raise BadPacket("a reply that fits no request of ours")
+        except BadPacket as error:
+            self._count_bad(error)
+            self._fail(token, refused=False)
+        return self._end()
+
+    def request_failed(self, token: int, *, refused: bool, now: float) -> list[Effect]:
+        """A ``SendRequest`` got no reply. ``refused``: the host says that nobody listens there."""
+        self._begin(now)
+        self._context.counters["requests_failed"] += 1
+        self._fail(token, refused=refused)
+        return self._end()
+
+    def refused(self, address: Address, *, now: float) -> list[Effect]:
+        """A host says that nobody listens on its agent's UDP port (ICMP port unreachable)."""
+        self._begin(now)
+        member = self._members.at(address)
+        if member is not None and member.node != self.own.node:
+            self._verdicts.accuse(member.node, refused=True)
+        return self._end()
+
+    def watch_broken(self, node: NodeId, *, refused: bool, now: float) -> list[Effect]:
+        """A watched member's connection has ended; ``refused``: so has every new attempt."""
+        self._begin(now)
+        member = self._members.get(node)
+        if member is not None and member.status.online:
+            if refused:
+                self._verdicts.accuse(node, refused=True)
+            else:
+                self._detector.probe_now(node)
+        return self._end()
+
+    # --- inputs: time -----------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        """When ``advance`` is to be called next, or None if nothing is planned."""
+        return self._context.timers.next_deadline()
+
+    def advance(self, *, now: float) -> list[Effect]:
+        """Do whatever is due."""
+        self._begin(now)
+        while (due := self._context.timers.pop_due(now)) is not None:
+            kind, about = due
+            self._due[kind](about)
+        return self._end()
+
+    def _timer_table(self) -> dict[str, Callable[[object], None]]:
+        detector, discovery = self._detector, self._discovery
+        return {
+            "probe": lambda _: detector.next_round(),
+            "ping-retry": lambda number: detector.retry(_as_int(number)),
+            "ask-others": lambda number: detector.ask_others(_as_int(number)),
+            "probe-end": lambda number: detector.conclude_extra(_as_int(number)),
+            "relay": lambda number: detector.relay_unanswered(_as_int(number)),
+            "verdict": lambda node: self._verdicts.verdict(_as_node(node)),
+            "watch": lambda _: self._verdicts.rewatch(),
+            "forget": lambda node: self._forget(_as_node(node)),
+            "push-again": lambda _: self._dissemination.push_again(),
+            "sync": lambda _: self._anti_entropy.begin_scheduled(),
+            "want": lambda _: self._descriptions.ask_again(),
+            "beacon": lambda _: discovery.call(),
+            "lost": lambda _: discovery.try_lost(),
+            "seeds": lambda _: discovery.try_seeds(),
+            "forget-remembered": lambda _: self._forget_remembered(),
+            "farewell": self._say_farewell,
+        }
+
+    def _begin(self, now: float) -> None:
+        context = self._context
+        context.now = max(now, context.now)
+        deadline = context.timers.next_deadline()
+        if deadline is not None and context.now - deadline > context.config.pause_s:
+            # What was due long ago was not done: it is we who were away, not the others.
+            late = context.now - deadline
+            context.counters["pauses"] += 1
+            context.timers.shift(late)
+            self._verdicts.was_away(late)
+
+    def _end(self) -> list[Effect]:
+        self._dissemination.flush()
+        self._descriptions.flush()
+        context = self._context
+        if self._members.picture != self._seen_picture:
+            self._seen_picture = self._members.picture
+            self._anti_entropy.changed_at = context.now
+        effects, context.effects = context.effects, []
+        return effects
+
+    # --- members ----------------------------------------------------------------------------
+
+    def _on_ping(self, message: Ping, source: Address) -> None:
+        news = self._dissemination.piggyback(first=self._verdicts.suspicion_news(message.sender))
+        ack = Ack(message.probe, self.own.node, self._members.picture, news)
+        self._context.send(source, ack, confirmed=False)
+        self._meet(message.sender, source, message.picture)
+
+    def _meet(self, node: NodeId, source: Address, picture: int) -> None:
+        """A member has shown itself and its picture: compare, or get to know it."""
+        member = self._members.get(node)
+        if member is not None and member.status.online:
+            self._anti_entropy.compare(member, picture)
+        elif not self._verdicts.leaving:
+            address = member.address if member is not None else source
+            self._anti_entropy.soon(address, node, within_s=STRANGER_SYNC_S)
+
+    def _on_beacon(self, beacon: Beacon) -> None:
+        alive = beacon.alive
+        if alive.node != self.own.node:
+            self._context.counters["beacons_received"] += 1
+            self._verdicts.hear(alive.node)
+        self._on_alive_directly(alive)
+        member = self._members.get(alive.node)
+        if alive.node == self.own.node or member is None or self._verdicts.leaving:
+            return
+        if not member.status.online:  # it does not know that it was declared down
+            if self._discovery.responds_to(alive.node):
+                self._anti_entropy.soon(member.address, alive.node, within_s=STRANGER_SYNC_S)
+        elif beacon.picture != self._members.picture and self._discovery.responds_to(alive.node):
+            self._detector.ping(member)
+
+    def _on_alive_directly(self, alive: Alive) -> None:
+        """A member speaks for itself, to many or to us: there is no need to push it on."""
+        raw = self._context.codec.encode_news(alive)
+        self._verdicts.on_alive(alive, raw, alive.node, eager=False)
+
+    def _forget(self, node: NodeId) -> None:
+        if self._verdicts.forget(node):
+            self._descriptions.drop_unheld(self._possession.forget(node))
+
+    def _forget_remembered(self) -> None:
+        for node in list(self._discovery.remembered):
+            self._discovery.recall(node)
+            if node not in self._members:
+                self._descriptions.drop_unheld(self._possession.forget(node))
+
+    def _say_farewell(self, _: object) -> None:
+        for node, tries in list(self._farewells.items()):
+            member = self._members.get(node)
+            if tries == 0 or member is None or self._farewell_news is None:
+                del self._farewells[node]
+                continue
+            self._farewells[node] = tries - 1
+            self._detector.say(member, self._farewell_news)
+        if self._farewells:
+            self._context.set_timer("farewell", None, FAREWELL_RETRY_S)
+
+    # --- possession -------------------------------------------------------------------------
+
+    def _change_own(self, holdings: Sequence[Holding], released: Sequence[Digest]) -> None:
+        own = self.own.node
+        deltas = self._possession.change(own, holdings, released)
+        if not deltas:
+            return
+        version = deltas[-1].version
+        self._members.set_version(own, version)
+        by_image = {holding.image: holding for holding in holdings}
+        self._context.emit(
+            HoldingsChanged(
+                own,
+                version,
+                tuple(by_image[held.image] for delta in deltas for held in delta.held),
+                tuple(image for delta in deltas for image in delta.released),
+            )
+        )
+        self._tell_deltas(deltas, None)
+
+    def _tell_deltas(self, deltas: Sequence[Delta], heard_from: NodeId | None) -> None:
+        """Push deltas, or where they are too large announce the versions they lead to."""
+        raws = [self._context.codec.encode_news(delta) for delta in deltas]
+        size = sum(len(bytes(raw)) for raw in raws)
+        room = self._context.config.delta_datagrams_max * NEWS_BYTES_MAX
+        if size <= room and all(len(bytes(raw)) <= NEWS_BYTES_MAX for raw in raws):
+            for delta, raw in zip(deltas, raws, strict=True):
+                key = ("delta", delta.owner, delta.version)
+                self._dissemination.tell(key, raw, heard_from=heard_from)
+            return
+        newest = {delta.owner: delta.version for delta in deltas}
+        if len(newest) > self._context.config.eager_sync_max:
+            return  # a whole picture: others find the difference themselves
+        for owner, version in newest.items():
+            raw = self._context.codec.encode_news(Ahead(owner, version))
+            key = ("ahead", owner, version)
+            self._dissemination.tell(key, raw, subject=("ahead", owner), heard_from=heard_from)
+
+    def _on_news(self, news: News, raw: Raw, heard_from: NodeId) -> None:
+        if isinstance(news, Delta):
+            self._on_delta(news, raw, heard_from)
+        elif isinstance(news, Ahead):
+            self._on_ahead(news, raw, heard_from)
+        else:
+            self._verdicts.on_news(news, raw, heard_from, eager=True)
+
+    def _on_delta(self, delta: Delta, raw: Raw, heard_from: NodeId) -> None:
+        if delta.owner == self.own.node:
+            return
+        if delta.owner not in self._members or self._possession.is_gap(delta):
+            self._fetch_from(heard_from)
+        elif self._apply(delta, heard_from):
+            key = ("delta", delta.owner, delta.version)
+            self._dissemination.tell(key, raw, heard_from=heard_from)
+        else:
+            self._dissemination.echo(("delta", delta.owner, delta.version), heard_from)
+
+    def _on_ahead(self, ahead: Ahead, raw: Raw, heard_from: NodeId) -> None:
+        key = ("ahead", ahead.owner, ahead.version)
+        if ahead.owner == self.own.node or ahead.version <= self._possession.version(ahead.owner):
+            self._dissemination.echo(key, heard_from)
+            return
+        self._fetch_from(heard_from)
+
+    def _fetch_from(self, node: NodeId) -> None:
+        member = self._members.get(node)
+        if member is not None:
+            self._anti_entropy.soon(member.address, node, within_s=STRANGER_SYNC_S)
+
+    def _apply(self, delta: Delta, heard_from: NodeId) -> bool:
+        change = self._possession.apply(delta)
+        if change is None:
+            return False
+        self._members.set_version(delta.owner, delta.version)
+        for holding in change.held:
+            self._descriptions.want(holding.image, heard_from)
+        self._context.emit(
+            HoldingsChanged(delta.owner, delta.version, change.held, change.released, change.reset)
+        )
+        self._descriptions.drop_unheld(change.released)
+        return True
+
+    # --- push-pull --------------------------------------------------------------------------
+
+    def _on_vector(self, token: int, message: SyncVector) -> None:
+        self._verdicts.hear(message.sender.node)
+        self._on_alive_directly(message.sender)
+        for entry in message.entries:
+            if entry.node != self.own.node:
+                continue
+            self._outgrow(entry.version)
+            status = Status(entry.status)
+            if status in (Status.DOWN, Status.LEFT):
+                self._verdicts.refute(entry.generation, entry.incarnation)
+        self._anti_entropy.continue_with(token, message)
+
+    def _apply_exchange_untrusted(self, message: SyncExchange) -> None:
+        """Take over what the other side pushed. Raises: BadPacket, before anything is changed."""
+        deltas = unpack_deltas_untrusted(message)
+        for fact in message.members:
+            unpack_address_untrusted(fact.host, fact.port)
+        self._verdicts.hear(message.sender)
+        eager = len(message.members) <= self._context.config.eager_sync_max
+        for fact in message.members:
+            self._verdicts.on_sync_member(fact, message.sender, eager=eager)
+        applied = []
+        for delta in deltas:
+            if delta.owner == self.own.node:
+                self._outgrow(delta.version)
+            elif delta.owner in self._members and self._apply(delta, message.sender):
+                applied.append(delta)
+        if applied:
+            self._tell_deltas(applied, message.sender)
+
+    def _outgrow(self, version: int) -> None:
+        """Others know a later version of our holdings than we do (our database was lost, and the
+        clock went back): go past it, so that they take over what is true now."""
+        own = self.own.node
+        if version > self._possession.version(own):
+            self._possession.begin(own, version + 1)
+            self._members.set_version(own, version + 1)
+            self._context.emit(HoldingsChanged(own, version + 1))
+
+    # --- requests ---------------------------------------------------------------------------
+
+    def _fail(self, token: int, *, refused: bool) -> None:
+        probed = self._detector.stream_failed(token)
+        if probed is not None and refused:
+            self._verdicts.accuse(probed, refused=True)
+        exchange = self._anti_entropy.failed(token)
+        if exchange is not None and exchange.node is not None and refused:
+            self._verdicts.accuse(exchange.node, refused=True)
+        self._descriptions.on_reply(token, None)
+
+    def _count_bad(self, error: BadPacket) -> None:
+        other = isinstance(error, OtherCluster)
+        self._context.counters["other_cluster_packets" if other else "bad_packets"] += 1
+
+    def _check_addresses_untrusted(self, news: Sequence[News]) -> None:
+        for item in news:
+            if isinstance(item, Alive):
+                unpack_address_untrusted(item.host, item.port)
+
+    def _restore(
+        self,
+        version: int,
+        holdings: Iterable[Holding],
+        remembered: Iterable[Remembered],
+        descriptions: Iterable[ImageDescription],
+    ) -> None:
+        own = self.own.node
+        self._possession.restore(own, version, holdings)
+        self._members.set_version(own, version)
+        self._seen_picture = self._members.picture
+        others = [old for old in remembered if old.member.node != own]
+        for old in others:
+            self._possession.restore(old.member.node, old.version, old.holdings)
+            self._members.set_version(old.member.node, old.version)
+        self._discovery.remember(old.member for old in others)
+        self._descriptions.restore(descriptions)
+        self._context.set_timer("forget-remembered", None, self._context.config.forget_s)
+
+
+_WITHOUT_NEWS = (Nack, Beacon, Want, Described)
+
+
+def _as_int(about: object) -> int:
+    assert isinstance(about, int)
+    return about
+
+
+def _as_node(about: object) -> NodeId:
+    assert isinstance(about, bytes)
+    return NodeId(about)
