@@ -4,11 +4,15 @@ Source: SWIM §4.2 (suspicion, incarnation); the generation in front of it is ou
 """
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 
 from beiran.ids import NodeId
+from beiran.models import NodeState
+
+
+_STATES: Final[tuple[NodeState, ...]] = ("alive", "suspect", "down", "left")
 
 
 class Address(NamedTuple):
@@ -34,6 +38,11 @@ class Status(IntEnum):
     def online(self) -> bool:
         """Whether listings show the member as online: a suspect still is."""
         return self <= Status.SUSPECT
+
+    @property
+    def state(self) -> NodeState:
+        """The word for it in listings."""
+        return _STATES[self.value]
 
 
 class Member(Struct, frozen=True):

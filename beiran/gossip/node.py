@@ -150,6 +150,10 @@ class GossipNode:
         """Whether others are online for all we know, but none has been heard for a while."""
         return self._verdicts.hears_nobody
 
+    def last_heard(self) -> dict[NodeId, float]:
+        """When each online member was last heard with our own ears; not everyone has been."""
+        return self._verdicts.last_heard()
+
     @property
     def farewell_heard(self) -> bool:
         """After ``leave``: whether those who look after us know that we go."""

@@ -69,6 +69,10 @@ class Verdicts:
         silence = self._context.now - self._last_heard
         return self._context.members.online_count > 1 and silence > self._context.config.deaf_s
 
+    def last_heard(self) -> dict[NodeId, float]:
+        """When each online member was last heard, of those that were."""
+        return dict(self._heard_at)
+
     def was_away(self, seconds: float) -> None:
         """This process did not run for a while: all its timers were late by as much."""
         self._last_heard += seconds
@@ -276,16 +280,12 @@ class Verdicts:
         self.detector.worsen_health()
         # A generation above ours is one that we have forgotten (the clock went back): go past it.
         past = generation + 1 if generation > own.generation else own.generation
-        self._renew(
-            replace(own, generation=past, incarnation=incarnation + 1), reason="refuted"
-        )
+        self._renew(replace(own, generation=past, incarnation=incarnation + 1), reason="refuted")
 
     def move_to(self, address: Address) -> None:
         """We are reached at another address from now on."""
         own = self._context.members.own
-        self._renew(
-            replace(own, address=address, incarnation=own.incarnation + 1), reason="moved"
-        )
+        self._renew(replace(own, address=address, incarnation=own.incarnation + 1), reason="moved")
 
     def _on_alive_of_ourselves(self, alive: Alive, address: Address) -> None:
         context = self._context

@@ -3,10 +3,10 @@
 import pytest
 
 from beiran.gossip.codec import Codec
-from beiran.gossip.effects import IdentityConflict, MemberChanged
+from beiran.gossip.effects import Effect, IdentityConflict, MemberChanged
 from beiran.gossip.member import Status
 from beiran.gossip.messages import Gossip, Suspect
-from tests.gossip.world import World, digest
+from tests.gossip.world import Host, World, digest
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 20])
@@ -207,12 +207,14 @@ def test_other_clusters_are_counted_and_ignored() -> None:
 def test_two_hosts_with_one_uuid_are_told_of_each_other() -> None:
     world = World(seed=22)
     first = world.add()
-    conflicts: list[IdentityConflict] = []
-    original = world.do
-    world.do = lambda host, effects: (  # type: ignore[method-assign]
-        conflicts.extend(e for e in effects if isinstance(e, IdentityConflict)),
-        original(host, effects),
-    )[1]
+    conflicts: list[Effect] = []
+    do = world.do
+
+    def listen(host: Host, effects: list[Effect]) -> None:
+        conflicts.extend(effect for effect in effects if isinstance(effect, IdentityConflict))
+        do(host, effects)
+
+    world.do = listen  # type: ignore[method-assign]
     world.add(node_id=first.id, generation=2)
     world.run(15)
     assert conflicts
