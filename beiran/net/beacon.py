@@ -1,0 +1,230 @@
+"""The beacon socket: how agents on one LAN hear of each other without being told an address.
+
+All agents of a host share the beacon port. With ``SO_REUSEADDR`` on each socket Linux hands a
+broadcast to all of them, also to those on the host that sent it, and a unicast to one only.
+
+A beacon goes to 255.255.255.255 once on each LAN, told to the kernel as the interface's number
+(``IP_PKTINFO``, ip(7)). Without the number it would need a default route and leave on that LAN
+alone; the directed broadcast address (10.1.2.255) would be lost on hosts that have another
+netmask. Both were tried. A host that is on no LAN beacons on loopback, so that its own agents
+still find each other.
+
+An agent listens where it speaks: what arrives by another interface is counted and dropped. So an
+agent bound to one LAN is not found by the others, and one bound to 127.0.0.1 by no host.
+"""
+
+import socket
+import struct
+from contextlib import suppress
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+import trio
+from msgspec import Struct
+
+from beiran.errors import LocalError
+from beiran.gossip.member import Address
+from beiran.net.interfaces import WILDCARDS, local_addresses
+from beiran.net.udp import (
+    DATAGRAM_BYTES_KERNEL_MAX,
+    DATAGRAMS_PER_WAKEUP,
+    Datagram,
+    bind_problem,
+    close_socket,
+    wait_readable,
+)
+
+EVERYBODY: Final = "255.255.255.255"
+LOOPBACK_BROADCAST: Final = "127.255.255.255"  # loopback is no LAN: only this one is heard by all
+INTERFACES_REREAD_S: Final = 1.0  # how soon a LAN that came up is listened to, when it speaks
+
+_SOL_IP: Final = 0
+_IP_PKTINFO: Final = 8  # named by the socket module from Python 3.14 on
+_PKTINFO: Final = struct.Struct("=i4s4s")  # struct in_pktinfo: index, our address, destination
+_NO_ADDRESS: Final = bytes(4)
+
+
+class Lan(NamedTuple):
+    """Where a beacon is sent: one interface."""
+
+    name: str
+    number: int
+    source: str
+    """Our address there; 0.0.0.0 lets the kernel choose."""
+    everybody: str
+    """The broadcast address that reaches all on it."""
+
+
+class BeaconCounters(Struct):
+    """What a beacon socket has done since it was opened.
+
+    Attributes:
+      sent: beacons that the kernel took, one for each LAN.
+      unsent: those it refused (no room, a firewall, an interface that went down).
+      elsewhere: datagrams that came by an interface we do not beacon on.
+    """
+
+    sent: int = 0
+    unsent: int = 0
+    received: int = 0
+    elsewhere: int = 0
+
+
+class Beacon:
+    """A bound beacon socket. Made by `open_beacon`; ``with`` closes it.
+
+    Attributes:
+      port: the beacon port.
+      counters: see `BeaconCounters`.
+      lans: where beacons are sent and heard, as last looked up. Empty when ``bind`` is an IPv6
+        address, where there is no broadcast, or one this host does not have (any more).
+    """
+
+    def __init__(self, sock: socket.socket, bind: str) -> None:
+        self.port: Final[int] = sock.getsockname()[1]
+        self.counters: Final = BeaconCounters()
+        self.lans: tuple[Lan, ...] = ()
+        self._socket: Final = sock
+        self._bind: Final = bind
+        self._read_interfaces()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket; whoever waits in `receive` gets ``trio.ClosedResourceError``."""
+        close_socket(self._socket)
+
+    def send(self, data: bytes) -> int:
+        """Send ``data`` to the beacon port of all on every LAN, ourselves included.
+
+        The interfaces are looked up each time (0.1 ms), so LANs may come and go.
+
+        Returns: on how many LANs the kernel sent it. Failures are counted.
+        Raises: trio.ClosedResourceError when the socket is closed.
+        """
+        if self._socket.fileno() == -1:
+            raise trio.ClosedResourceError("this beacon socket is closed")
+        self._read_interfaces()
+        sent = 0
+        for lan in self.lans:
+            info = _PKTINFO.pack(lan.number, socket.inet_aton(lan.source), _NO_ADDRESS)
+            try:
+                self._socket.sendmsg(
+                    [data], [(_SOL_IP, _IP_PKTINFO, info)], 0, (lan.everybody, self.port)
+                )
+            except OSError:
+                self.counters.unsent += 1
+            else:
+                sent += 1
+        self.counters.sent += sent
+        return sent
+
+    async def receive(self) -> list[Datagram]:
+        """Wait until a beacon comes, then take what is there.
+
+        Returns: 1 to `DATAGRAMS_PER_WAKEUP` datagrams in the order they came, unjudged: our own,
+        those of other clusters and garbage are among them. ``source.host`` is the host that
+        spoke; where its agent is reached is for the payload to say.
+        Raises: trio.ClosedResourceError when the socket is closed.
+        """
+        while True:
+            await wait_readable(self._socket)
+            datagrams = self._take_datagrams()
+            if datagrams:
+                return datagrams
+
+    def _take_datagrams(self) -> list[Datagram]:
+        datagrams: list[Datagram] = []
+        for _ in range(DATAGRAMS_PER_WAKEUP):
+            try:
+                data, ancillary, _, name = self._socket.recvmsg(
+                    DATAGRAM_BYTES_KERNEL_MAX, socket.CMSG_SPACE(_PKTINFO.size)
+                )
+            except OSError:
+                break
+            if self._is_ours(ancillary):
+                datagrams.append(Datagram(data, Address(name[0], name[1])))
+            else:
+                self.counters.elsewhere += 1
+        self.counters.received += len(datagrams)
+        return datagrams
+
+    def _is_ours(self, ancillary: list[tuple[int, int, bytes]]) -> bool:
+        """Whether a datagram came by a LAN that we beacon on."""
+        for level, kind, info in ancillary:
+            if (level, kind) == (_SOL_IP, _IP_PKTINFO):
+                index = _PKTINFO.unpack(info)[0]
+                if self._beacons_on(index):
+                    return True
+                # A LAN that came up since our last beacon? The next one may be minutes away.
+                if trio.current_time() - self._read_at >= INTERFACES_REREAD_S:
+                    self._read_interfaces()
+                    return self._beacons_on(index)
+        return False
+
+    def _beacons_on(self, index: int) -> bool:
+        return any(lan.number == index for lan in self.lans)
+
+    def _read_interfaces(self) -> None:
+        self._read_at = trio.current_time()
+        # The kernel fails to tell when we are out of file descriptors; what was known still is.
+        with suppress(OSError):
+            self.lans = tuple(_lans(self._bind))
+
+
+def open_beacon(port: int, bind: str) -> Beacon:
+    """Open the socket on the beacon port that all agents of this host share. Use with ``with``.
+
+    Args:
+      port: the same on all agents that are to find each other.
+      bind: what the gossip socket is bound to. With ``0.0.0.0`` or ``::`` beacons are sent and
+        heard on every LAN except Docker's own bridges (``docker0``, ``docker_gwbridge``,
+        ``br-`` and 12 hex digits), and on loopback where there is no LAN. With one address, on
+        that address's interface only.
+
+    Raises: LocalError if the port is taken by a program that does not share it.
+    """
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        sock.setsockopt(_SOL_IP, _IP_PKTINFO, 1)
+        sock.bind(("0.0.0.0", port))
+        return Beacon(sock, bind)
+    except OSError as exc:
+        sock.close()
+        raise LocalError(bind_problem(exc, "0.0.0.0", port, "--beacon-port")) from None
+
+
+def _lans(bind: str) -> list[Lan]:
+    """The interfaces to beacon on, each once, by the rules that `open_beacon` tells."""
+    own = [own for own in local_addresses() if own.up and not own.is_ipv6]
+    if bind not in WILDCARDS:
+        for address in own:
+            if address.address == bind and address.broadcast:
+                return [Lan(address.name, address.index, bind, EVERYBODY)]
+        # All of 127.0.0.0/8 is this host's, though the interface lists one address of it.
+        return _loopback(bind) if bind.startswith("127.") else []
+    lans: dict[int, Lan] = {}
+    for address in own:
+        if address.broadcast and not address.is_docker_bridge:
+            lans.setdefault(address.index, Lan(address.name, address.index, "0.0.0.0", EVERYBODY))
+    return list(lans.values()) or _loopback("0.0.0.0")
+
+
+def _loopback(source: str) -> list[Lan]:
+    return [
+        Lan(own.name, own.index, source, LOOPBACK_BROADCAST)
+        for own in local_addresses()
+        if own.loopback and own.address == "127.0.0.1"
+    ]

@@ -1,0 +1,286 @@
+"""The UDP socket that gossip travels on: never waits to send, drains what has come, hears refusals.
+
+A UDP socket that is not connected is told nothing of ICMP's "port unreachable" unless it asks for
+it: with ``IP_RECVERR`` the kernel queues such errors beside the datagrams, each with the address
+that the refused datagram was sent to (ip(7)). That is how an agent learns at once that another
+agent is gone while its host is up. Linux sends about one such answer a second to each host after
+a burst of six (``icmp_ratelimit``, icmp(7)), loopback excepted, so a refusal is a gift and its
+absence means nothing.
+"""
+
+import errno
+import socket
+import struct
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+import trio
+from msgspec import Struct
+
+from beiran.errors import LocalError
+from beiran.gossip.member import Address
+
+DATAGRAMS_PER_WAKEUP: Final = 64
+RECEIVE_BUFFER_BYTES: Final = 4 * 1024 * 1024
+DATAGRAM_BYTES_KERNEL_MAX: Final = 65_535  # a UDP length field holds no more: nothing is cut
+
+# Linux's numbers, which the socket module names only from Python 3.14 on, or not at all.
+_IP_RECVERR: Final = 11
+_IPV6_RECVERR: Final = 25
+_SO_RCVBUFFORCE: Final = 33
+_SO_MEMINFO: Final = 55
+_SK_MEMINFO_DROPS: Final = 8  # index into what SO_MEMINFO answers, linux/sock_diag.h
+_SK_MEMINFO: Final = struct.Struct("=9I")
+_SOL_IP: Final = 0
+_EXTENDED_ERROR: Final = struct.Struct("=IBBBBII")  # sock_extended_err, linux/errqueue.h
+_ORIGINS_ICMP: Final = (2, 3)  # SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6
+_MAPPED: Final = "::ffff:"
+_BUFFER_FULL: Final = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Datagram(NamedTuple):
+    """What came, and from whom."""
+
+    data: bytes
+    source: Address
+
+
+class UdpCounters(Struct):
+    """What a UDP socket has done since it was opened.
+
+    Attributes:
+      refused: somebody's kernel said that no program listens on the port we sent to.
+      unreachable: the network, or the way to it, said no: other ICMP errors included.
+      unsent: given to ``send`` and dropped here, for whatever reason; ``full`` are those for
+        which the kernel had no room.
+    """
+
+    sent: int = 0
+    sent_bytes: int = 0
+    received: int = 0
+    received_bytes: int = 0
+    refused: int = 0
+    unreachable: int = 0
+    unsent: int = 0
+    full: int = 0
+
+
+class UdpSocket:
+    """A bound UDP socket. Made by `open_udp`; ``with`` closes it.
+
+    Attributes:
+      address: what it is bound to; with port 0 asked for, the port that the kernel chose.
+      receive_buffer_bytes: what the kernel granted of `RECEIVE_BUFFER_BYTES`. Less means that
+        the agent may not exceed ``net.core.rmem_max`` (it lacks CAP_NET_ADMIN).
+      counters: see `UdpCounters`.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        host, port = sock.getsockname()[:2]
+        self.address: Final = Address(host, port)
+        self.receive_buffer_bytes: Final = _grow_receive_buffer(sock)
+        self.counters: Final = UdpCounters()
+        self._socket: Final = sock
+        self._six: Final = sock.family == socket.AF_INET6
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket; whoever waits in `receive` gets ``trio.ClosedResourceError``."""
+        close_socket(self._socket)
+
+    def kernel_drops(self) -> int:
+        """Datagrams that the kernel dropped because the receive buffer was full (0 if it does
+        not tell: ``SO_MEMINFO`` is Linux 4.12's)."""
+        try:
+            answer = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _SK_MEMINFO.size)
+        except OSError:
+            return 0
+        drops: int = _SK_MEMINFO.unpack(answer)[_SK_MEMINFO_DROPS]
+        return drops
+
+    async def receive(self) -> tuple[list[Datagram], list[Address]]:
+        """Wait until something comes, then take what is there.
+
+        Returns: up to `DATAGRAMS_PER_WAKEUP` datagrams in the order they came, whole and
+        unjudged, and the addresses at which nobody listens (a refusal each). Either may be
+        empty; both are when the kernel reported another error, which is counted.
+        Raises: trio.ClosedResourceError when the socket is closed.
+        """
+        await wait_readable(self._socket)
+        return self._take_datagrams(), self._take_refusals()
+
+    def send(self, data: bytes, to: Address, *, confirmed: bool = False) -> bool:
+        """Hand a datagram to the kernel without waiting.
+
+        Args:
+          to: a numeric address; a name is not looked up.
+          confirmed: the receiver answered lately, so that the kernel need not ask ARP again
+            (``MSG_CONFIRM``, send(2)).
+
+        Returns: whether the kernel took it. What it refuses (no room, no route, a firewall, an
+        address that is none) is counted, as is everything the network loses later.
+        Raises: trio.ClosedResourceError when the socket is closed.
+        """
+        counters = self.counters
+        target = self._target(to)
+        if target is None:
+            counters.unsent += 1
+            return False
+        flags = socket.MSG_CONFIRM if confirmed else 0
+        try:
+            try:
+                self._socket.sendto(data, flags, target)
+            except ConnectionRefusedError:
+                # This tells of a datagram sent before, perhaps to another: it is in the error
+                # queue, and the datagram at hand was not sent yet.
+                self._socket.sendto(data, flags, target)
+        except OSError as exc:
+            if exc.errno == errno.EBADF:
+                raise trio.ClosedResourceError("this UDP socket is closed") from None
+            counters.unsent += 1
+            if exc.errno in _BUFFER_FULL:
+                counters.full += 1
+            return False
+        counters.sent += 1
+        counters.sent_bytes += len(data)
+        return True
+
+    def _target(self, to: Address) -> tuple[str, int] | tuple[str, int, int, int] | None:
+        """``to`` for this socket's family; None for what sendto would look up in the DNS."""
+        host, port = to
+        if not 0 < port < 65_536:
+            return None
+        try:
+            if ":" not in host:
+                socket.inet_pton(socket.AF_INET, host)
+                return (_MAPPED + host, port) if self._six else (host, port)
+            if not self._six:
+                return None
+            host, _, zone = host.partition("%")
+            socket.inet_pton(socket.AF_INET6, host)
+            return (host, port, 0, int(zone)) if zone else (host, port)
+        except (OSError, ValueError):
+            return None
+
+    def _address(self, name: tuple[str, int] | tuple[str, int, int, int]) -> Address:
+        host, port = name[:2]
+        if self._six:
+            if host.startswith(_MAPPED):
+                return Address(host[len(_MAPPED) :], port)
+            if len(name) == 4 and name[3]:  # a link-local address means nothing without its link
+                return Address(f"{host}%{name[3]}", port)
+        return Address(host, port)
+
+    def _take_datagrams(self) -> list[Datagram]:
+        datagrams: list[Datagram] = []
+        for _ in range(DATAGRAMS_PER_WAKEUP):
+            try:
+                data, name = self._socket.recvfrom(DATAGRAM_BYTES_KERNEL_MAX)
+            except BlockingIOError:
+                break
+            except OSError:
+                continue  # an error of an earlier send, which the error queue tells better
+            datagrams.append(Datagram(data, self._address(name)))
+            self.counters.received_bytes += len(data)
+        self.counters.received += len(datagrams)
+        return datagrams
+
+    def _take_refusals(self) -> list[Address]:
+        refusals: list[Address] = []
+        for _ in range(DATAGRAMS_PER_WAKEUP):
+            try:
+                _, ancillary, _, name = self._socket.recvmsg(0, 512, socket.MSG_ERRQUEUE)
+            except OSError:
+                break
+            if _is_refusal(ancillary):
+                refusals.append(self._address(name))
+            else:
+                self.counters.unreachable += 1
+        self.counters.refused += len(refusals)
+        return refusals
+
+
+def open_udp(bind: str, port: int) -> UdpSocket:
+    """Open and bind the gossip socket. Use as ``with open_udp(...) as udp``.
+
+    Args:
+      bind: an IPv4 or IPv6 address; ``0.0.0.0`` for all of IPv4, ``::`` for all of both.
+      port: 0 lets the kernel choose.
+
+    Raises: LocalError if the port is taken, may not be used, or ``bind`` is not of this host.
+    """
+    six = ":" in bind
+    sock = socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        if six:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+        sock.setsockopt(_SOL_IP, _IP_RECVERR, 1)
+        sock.bind((bind, port))
+        return UdpSocket(sock)
+    except OSError as exc:
+        sock.close()
+        raise LocalError(bind_problem(exc, bind, port, "--port")) from None
+
+
+def bind_problem(exc: OSError, bind: str, port: int, option: str) -> str:
+    """One line on why ``bind`` and UDP ``port`` could not be used. ``option`` sets the port."""
+    if exc.errno == errno.EADDRINUSE:
+        return (
+            f"UDP port {port} is in use by another program (another beirand?); "
+            f"choose another with {option}"
+        )
+    if exc.errno == errno.EACCES:
+        return (
+            f"UDP port {port} may not be used by this user; "
+            f"choose one above 1023 with {option}, or start as root"
+        )
+    if exc.errno == errno.EADDRNOTAVAIL or isinstance(exc, socket.gaierror):
+        return f"this host has no address {bind}; choose one of its own with --bind"
+    return f"cannot open UDP port {port} on {bind}: {exc.strerror}"
+
+
+async def wait_readable(sock: socket.socket) -> None:
+    """Wait until there is something to take from ``sock``, an error included.
+
+    Raises: trio.ClosedResourceError when it is closed, now or while we wait.
+    """
+    if sock.fileno() == -1:
+        raise trio.ClosedResourceError("this UDP socket is closed")
+    await trio.lowlevel.wait_readable(sock)
+
+
+def close_socket(sock: socket.socket) -> None:
+    """Close ``sock`` and wake whoever waits for it. Closing it again does nothing."""
+    if sock.fileno() != -1:
+        trio.lowlevel.notify_closing(sock)
+        sock.close()
+
+
+def _grow_receive_buffer(sock: socket.socket) -> int:
+    """Ask for `RECEIVE_BUFFER_BYTES`, above the system's limit where allowed; what was granted."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+    # The kernel doubles what it is asked for, to pay for its own bookkeeping, socket(7).
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+
+
+def _is_refusal(ancillary: list[tuple[int, int, bytes]]) -> bool:
+    for level, kind, data in ancillary:
+        if (level, kind) in ((_SOL_IP, _IP_RECVERR), (socket.IPPROTO_IPV6, _IPV6_RECVERR)):
+            number, origin, *_ = _EXTENDED_ERROR.unpack_from(data)
+            return number == errno.ECONNREFUSED and origin in _ORIGINS_ICMP
+    return False
