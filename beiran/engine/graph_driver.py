@@ -1,0 +1,90 @@
+"""What a graph driver of Docker keeps about layers, under the engine's data root.
+
+``image/DRIVER/layerdb/sha256/CHAIN_ID`` holds a layer's ``size`` (bytes of its files), ``diff``
+(its diff ID), ``cache-id`` (where its files are) and ``tar-split.json.gz`` (how its tar was laid
+out). Source: moby, layer/filestore.go.
+"""
+
+import re
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Final
+
+from beiran.engine.tar_split import TarSplit, UnpackedTar
+from beiran.errors import DataError
+from beiran.ids import Digest
+from beiran.oci import chain_ids
+
+NOTES_BYTES_MAX: Final = 8 * 2**20
+"""How much is kept in memory of how tars were laid out."""
+_FOLDERS: Final = {"overlay2": "diff"}
+"""Where, below a layer's cache ID, a driver has the files of that layer alone."""
+
+
+class LayerDb:
+    """The layers of one graph driver. All methods block."""
+
+    def __init__(self, data_root: Path, driver: str) -> None:
+        self.data_root = data_root
+        self.driver = driver
+        self.images = data_root / "image" / driver / "imagedb" / "content" / "sha256"
+        self._lock = Lock()
+        self._kept: OrderedDict[Hashable, TarSplit] = OrderedDict()
+        self._layers = data_root / "image" / driver / "layerdb" / "sha256"
+
+    def is_readable(self) -> bool:
+        """Whether the data root can be read here at all."""
+        try:
+            return self.images.is_dir() and self._layers.parent.is_dir()
+        except OSError:
+            return False
+
+    def sizes(self, diff_ids: Sequence[Digest]) -> list[int] | None:
+        """Bytes of the files in each layer, the base first; None when one cannot be told."""
+        found = []
+        for chain_id in chain_ids(diff_ids):
+            try:
+                found.append(int((self.folder(chain_id) / "size").read_bytes()))
+            except (OSError, ValueError):
+                return None
+        return found
+
+    def folder(self, chain_id: Digest) -> Path:
+        """Where the layer with this chain ID is described."""
+        return self._layers / chain_id.hex()
+
+    def open_tar(self, chain_id: Digest) -> UnpackedTar | None:
+        """The tar of a layer, or None where this driver's files cannot give it.
+
+        Raises: DataError when its files are there, but damaged.
+        """
+        if self.driver not in _FOLDERS:
+            return None
+        notes_path = self.folder(chain_id) / "tar-split.json.gz"
+        try:
+            cache_id = (self.folder(chain_id) / "cache-id").read_text().strip()
+            status = notes_path.stat()
+        except (OSError, ValueError):
+            return None
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", cache_id):
+            raise DataError(f"{self.folder(chain_id)} has a strange cache-id")
+        files = self.data_root / self.driver / cache_id / _FOLDERS[self.driver]
+        if not files.is_dir():
+            return None
+        identity = (cache_id, status.st_ino, status.st_size, status.st_mtime_ns)
+        return UnpackedTar(self._notes(notes_path, identity), files, identity)
+
+    def _notes(self, path: Path, identity: Hashable) -> TarSplit:
+        """The notes at ``path``, which are kept while there is room: ranges come in rows."""
+        with self._lock:
+            if identity in self._kept:
+                self._kept.move_to_end(identity)
+                return self._kept[identity]
+        notes = TarSplit(path)
+        with self._lock:
+            self._kept[identity] = notes
+            while sum(kept.memory_bytes for kept in self._kept.values()) > NOTES_BYTES_MAX:
+                self._kept.popitem(last=False)
+        return notes

@@ -1,0 +1,94 @@
+"""Changes in folders as the kernel tells them: inotify(7) through ctypes, waited for with trio."""
+
+import ctypes
+import errno
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import trio
+
+_CREATED: Final = 0x100
+_DELETED: Final = 0x200
+_DELETED_SELF: Final = 0x400
+_MOVED_SELF: Final = 0x800
+_MOVED_FROM: Final = 0x40
+_MOVED_TO: Final = 0x80
+_WRITTEN: Final = 0x8  # IN_CLOSE_WRITE
+_ONLY_FOLDERS: Final = 0x01000000
+_WATCHED: Final = (
+    _CREATED | _DELETED | _MOVED_FROM | _MOVED_TO | _WRITTEN | _DELETED_SELF | _MOVED_SELF
+)
+_READ_BYTES: Final = 64 * 1024
+
+_log = logging.getLogger(__name__)
+
+
+class FolderWatch:
+    """Some folders being watched, each as soon as it is there."""
+
+    def __init__(self, folders: Sequence[Path], otherwise_s: float) -> None:
+        self._folders = folders
+        self._otherwise_s = otherwise_s
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._fd: int = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        if self._fd < 0:
+            self._warn("inotify", ctypes.get_errno())
+        self._watch()
+
+    async def changed(self) -> None:
+        """Until something changed since the last call.
+
+        Where the kernel does not tell, it returns after ``otherwise_s``.
+        """
+        self._watch()
+        if self._fd < 0:
+            await trio.sleep(self._otherwise_s)
+            return
+        await trio.lowlevel.wait_readable(self._fd)
+        try:
+            while os.read(self._fd, _READ_BYTES):
+                pass
+        except BlockingIOError:
+            return
+
+    def close(self) -> None:
+        """Watch nothing any more."""
+        if self._fd >= 0:
+            trio.lowlevel.notify_closing(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _watch(self) -> None:
+        """Watch what is there by now. A folder that is watched already stays so."""
+        for folder in self._folders if self._fd >= 0 else ():
+            flags = ctypes.c_uint32(_WATCHED | _ONLY_FOLDERS)
+            if self._libc.inotify_add_watch(self._fd, os.fsencode(folder), flags) < 0:
+                number = ctypes.get_errno()
+                if number not in (errno.ENOENT, errno.ENOTDIR):
+                    self._warn(str(folder), number)
+                    self.close()
+                    return
+
+    def _warn(self, what: str, number: int) -> None:
+        every = f"looked at every {self._otherwise_s:g} s instead of watched"
+        _log.warning("%s: %s; %s", what, os.strerror(number), every)
+
+
+@contextmanager
+def watch_folders(folders: Sequence[Path], *, otherwise_s: float) -> Iterator[FolderWatch]:
+    """A watch of ``folders``, which misses nothing from now on.
+
+    Args:
+      folders: need not be there yet, but the first should, or its appearing goes unnoticed.
+      otherwise_s: how often ``changed`` returns where the kernel cannot watch (no inotify, or no
+        more watches), which is logged.
+    """
+    watch = FolderWatch(folders, otherwise_s)
+    try:
+        yield watch
+    finally:
+        watch.close()

@@ -1,0 +1,226 @@
+"""Layers that lie in a folder as blobs: plain tars, or compressed with gzip or zstd."""
+
+import hashlib
+import os
+import stat
+import tarfile
+import zlib
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import zstandard
+
+from beiran.engine.content import LayerBlob
+from beiran.errors import DataError
+from beiran.ids import digest_text
+
+CHUNK_BYTES: Final = 2**20
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_ZSTD_WINDOW_BYTES_MAX: Final = 128 * 2**20  # what `zstd -d` allows without --long
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A layer as found by reading all of it."""
+
+    files_bytes: int
+    """Bytes of the files in it, as ``docker history`` shows them."""
+    tar_bytes: int
+    """Length of its uncompressed tar."""
+
+
+def open_blob(path: Path) -> int:
+    """A descriptor of the regular file at ``path``. Raises: DataError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise DataError(f"{path} is not a file")
+    return fd
+
+
+class _FromStart:
+    """A file read from its start, whoever else reads through the same descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._position = 0
+
+    def read(self, size: int = CHUNK_BYTES) -> bytes:
+        data = os.pread(self._fd, size, self._position)
+        self._position += len(data)
+        return data
+
+
+def is_compressed(fd: int) -> bool:
+    """Whether a blob is compressed: seen from its first bytes, for media types lie."""
+    return os.pread(fd, 4, 0).startswith((_GZIP_MAGIC, _ZSTD_MAGIC))
+
+
+def read_tar(fd: int, name: str) -> Generator[bytes, None, None]:
+    """The uncompressed tar of a layer, in chunks of at most ``CHUNK_BYTES``.
+
+    Args:
+      fd: its blob, open for reading.
+      name: of the blob, for errors.
+
+    Raises: DataError when it cannot be decompressed, or ends too early.
+    """
+    file = _FromStart(fd)
+    try:
+        magic = os.pread(fd, 4, 0)
+        if magic.startswith(_GZIP_MAGIC):
+            yield from _gunzip(iter(lambda: file.read(CHUNK_BYTES // 4), b""))
+        elif magic == _ZSTD_MAGIC:
+            zstd = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES_MAX)
+            with zstd.stream_reader(file, read_across_frames=True) as frames:  # type: ignore[arg-type]
+                yield from iter(lambda: frames.read(CHUNK_BYTES), b"")
+        else:
+            yield from iter(lambda: file.read(CHUNK_BYTES), b"")
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        raise DataError(f"{name} cannot be decompressed: {error}") from None
+
+
+def _gunzip(compressed: Iterator[bytes]) -> Iterator[bytes]:
+    """What gzip members hold; there may be several in a row (pigz, eStargz), then padding."""
+    member = zlib.decompressobj(wbits=31)
+    for data in compressed:
+        while data:
+            if member.eof:
+                if not data.strip(b"\0"):
+                    break
+                member = zlib.decompressobj(wbits=31)
+            if chunk := member.decompress(data, CHUNK_BYTES):
+                yield chunk
+            data = member.unused_data if member.eof else member.unconsumed_tail
+    while not member.eof:
+        chunk = member.decompress(b"", CHUNK_BYTES)
+        if not chunk:
+            raise EOFError("it ends in the middle")
+        yield chunk
+
+
+class _HashedStream:
+    """A tar being read by ``tarfile``, hashed and counted on the way."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = b""
+        self._sha256 = hashlib.sha256()
+        self.size_bytes = 0
+
+    def read(self, size: int) -> bytes:
+        if not self._rest:
+            self._rest = self._next_chunk()
+        taken, self._rest = self._rest[:size], self._rest[size:]
+        return taken
+
+    def digest(self) -> bytes:
+        """SHA-256 of everything, which is read to its end."""
+        while self._next_chunk():
+            pass
+        return self._sha256.digest()
+
+    def _next_chunk(self) -> bytes:
+        chunk = next(self._chunks, b"")
+        self._sha256.update(chunk)
+        self.size_bytes += len(chunk)
+        return chunk
+
+
+def measure(layer: LayerBlob, path: Path) -> Measured:
+    """Read a layer once: the bytes of its files and of its tar.
+
+    Raises: DataError when it is not the layer that its diff ID names.
+    """
+    fd = open_blob(path)
+    try:
+        with closing(read_tar(fd, str(path))) as chunks:
+            stream = _HashedStream(chunks)
+            files_bytes = _files_bytes(stream)
+            if stream.digest() != layer.diff_id:
+                raise DataError(f"{path} is not the layer {digest_text(layer.diff_id)}")
+            return Measured(files_bytes, stream.size_bytes)
+    finally:
+        os.close(fd)
+
+
+def _files_bytes(stream: _HashedStream) -> int:
+    """Bytes of the files in a tar as they would lie on disk.
+
+    Hard links count once, a symlink is as long as its target, whiteouts and devices are empty.
+    Source: moby, pkg/directory (``Size``), which overlay2 asks after unpacking a layer.
+    """
+    sizes: dict[str, int] = {}
+    try:
+        with tarfile.open(fileobj=stream, mode="r|", bufsize=CHUNK_BYTES) as tar:  # type: ignore[call-overload]
+            while (entry := tar.next()) is not None:
+                tar.members.clear()
+                name = entry.name.strip("/")
+                if entry.isreg() and not os.path.basename(name).startswith(".wh."):
+                    sizes[name] = entry.size
+                elif entry.issym():
+                    sizes[name] = len(os.fsencode(entry.linkname))
+                else:
+                    sizes.pop(name, None)
+    except tarfile.TarError:
+        # An empty layer may be no tar at all, and some end with bytes that are none. Its digest
+        # says whether it is the layer; what was counted up to here is what is in it.
+        pass
+    return sum(sizes.values())
+
+
+class BlobTar:
+    """The tar of a layer that lies in a blob. Keeps ``layer_reader.TarSource``.
+
+    The blob stays readable until ``close``, also when it is removed from its folder.
+    """
+
+    def __init__(self, path: Path, tar_bytes: int | None = None) -> None:
+        """Open the blob at ``path``; its tar's length is its own when ``tar_bytes`` is None.
+
+        Raises: DataError when it cannot be read.
+        """
+        self._path = path
+        self._fd = open_blob(path)
+        self._compressed = is_compressed(self._fd)
+        status = os.fstat(self._fd)
+        self.size_bytes = status.st_size if tar_bytes is None else tar_bytes
+        self.identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+    def read(self, start: int, end: int) -> Iterator[bytes]:
+        """As ``layer_reader.TarSource`` says. Of a compressed blob all before ``end`` is read."""
+        if self._compressed:
+            yield from self._read_compressed(start, end)
+            return
+        while start < end:
+            try:
+                data = os.pread(self._fd, min(CHUNK_BYTES, end - start), start)
+            except OSError as error:
+                raise DataError(f"{self._path} cannot be read: {error.strerror}") from None
+            if not data:
+                raise DataError(f"{self._path} ends at byte {start} where {end} are due")
+            yield data
+            start += len(data)
+
+    def _read_compressed(self, start: int, end: int) -> Iterator[bytes]:
+        position = 0
+        with closing(read_tar(self._fd, str(self._path))) as chunks:
+            for chunk in chunks:
+                first, last = max(start - position, 0), min(end - position, len(chunk))
+                if first < last:
+                    yield chunk[first:last]
+                position += len(chunk)
+                if position >= end:
+                    return
+        raise DataError(f"{self._path} ends at byte {position} of its tar where {end} are due")
+
+    def close(self) -> None:
+        """Close the blob."""
+        os.close(self._fd)

@@ -1,0 +1,133 @@
+"""Reading a layer's tar in threads, and handing out only what its diff ID vouches for."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+import trio
+
+from beiran.errors import DataError
+from beiran.ids import Digest, digest_text
+
+READS_AT_ONCE: Final = 8
+_VERIFIED_MAX: Final = 4096
+
+
+class TarSource(Protocol):
+    """A layer's tar as it can be read from disk, by blocking calls."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the tar."""
+        ...
+
+    @property
+    def identity(self) -> Hashable:
+        """Changes when the files do that it is read from."""
+        ...
+
+    def read(self, start: int, end: int) -> Iterator[bytes]:
+        """The bytes from ``start`` to ``end``, in chunks of at most a few MiB.
+
+        Raises: DataError when they cannot be read.
+        """
+        ...
+
+    def close(self) -> None:
+        """Nothing more will be read."""
+        ...
+
+
+class LayerReaders:
+    """Makes readers, and remembers which layers were verified."""
+
+    def __init__(self) -> None:
+        self.limiter = trio.CapacityLimiter(READS_AT_ONCE)
+        self._verified: OrderedDict[Digest, Hashable] = OrderedDict()
+
+    @contextmanager
+    def open(self, digest: Digest, source: TarSource) -> Iterator["VerifiedReader"]:
+        """A reader of ``source``, which should be the layer ``digest``; closes it afterwards."""
+        try:
+            yield VerifiedReader(self, digest, source)
+        finally:
+            source.close()
+
+    def is_verified(self, digest: Digest, source: TarSource) -> bool:
+        """Whether all of it was read before, and the digest was right."""
+        return self._verified.get(digest) == source.identity
+
+    def set_verified(self, digest: Digest, source: TarSource) -> None:
+        """All of it was read, and the digest is right."""
+        self._verified[digest] = source.identity
+        while len(self._verified) > _VERIFIED_MAX:
+            self._verified.popitem(last=False)
+
+
+class VerifiedReader:
+    """A layer that is open. Keeps ``contract.LayerReader``.
+
+    When all of it is asked for, the last chunk is held back until the SHA-256 is known. A range
+    is given only of a layer that was verified as a whole before: where it was not, it is now
+    (about a second per GB), and remembered for as long as its files stay as they are.
+    """
+
+    def __init__(self, readers: LayerReaders, digest: Digest, source: TarSource) -> None:
+        self._readers = readers
+        self._digest = digest
+        self._source = source
+        self.size_bytes = source.size_bytes
+
+    def chunks(self, start: int, end: int) -> AsyncIterator[bytes]:
+        """As ``contract.LayerReader`` says. Raises: DataError; ValueError for a bad range."""
+        if not 0 <= start <= end <= self.size_bytes:
+            raise ValueError(f"no range {start}-{end} in {self.size_bytes} bytes")
+        return _InThreads(self._produce(start, end), self._readers.limiter)
+
+    def _produce(self, start: int, end: int) -> Iterator[bytes]:
+        """The chunks; an empty one where only time passed, so that each step is short."""
+        if self._readers.is_verified(self._digest, self._source):
+            yield from self._source.read(start, end)
+        elif (start, end) == (0, self.size_bytes):
+            yield from self._read_all_verified()
+        else:
+            for _ in self._read_all_verified():
+                yield b""
+            yield from self._source.read(start, end)
+
+    def _read_all_verified(self) -> Iterator[bytes]:
+        sha256 = hashlib.sha256()
+        held = b""
+        for chunk in self._source.read(0, self.size_bytes):
+            sha256.update(chunk)
+            yield held
+            held = chunk
+        if sha256.digest() != self._digest:
+            raise DataError(f"what is on disk is not the layer {digest_text(self._digest)}")
+        self._readers.set_verified(self._digest, self._source)
+        yield held
+
+
+class _InThreads:
+    """An iterator of bytes whose every step runs in a thread.
+
+    No async generator: those must be closed by whoever stops in the middle, where this only
+    drops its files.
+    """
+
+    def __init__(self, steps: Iterator[bytes], limiter: trio.CapacityLimiter) -> None:
+        self._steps = steps
+        self._limiter = limiter
+
+    def __aiter__(self) -> "_InThreads":
+        return self
+
+    async def __anext__(self) -> bytes:
+        while True:
+            chunk = await trio.to_thread.run_sync(next, self._steps, None, limiter=self._limiter)
+            if chunk is None:
+                raise StopAsyncIteration
+            if chunk:
+                return chunk
