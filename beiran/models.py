@@ -103,3 +103,19 @@ class Errors(Struct, frozen=True):
     """The body of every error: ``{"errors": [...]}``, as the OCI distribution spec has it."""
 
     errors: tuple[ErrorItem, ...]
+
+
+class Change(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A message of a listing followed by WebSocket (``?follow=true``), after its rows.
+
+    First come the rows as they are now, each a bare ``Node``, ``Image`` or ``Layer``; then one
+    ``{"change": "listed"}`` with nothing else, which says that those were all; then a message
+    for each change, with exactly one of ``node``, ``image``, ``layer``: for ``added`` and
+    ``changed`` the row as it is now, for ``removed`` as it was last known. Rows that the
+    listing's parameters leave out are ``removed`` when they fall out of it.
+    """
+
+    change: Literal["listed", "added", "changed", "removed"]
+    node: Node | None = None
+    image: Image | None = None
+    layer: Layer | None = None
