@@ -1,0 +1,71 @@
+"""Who this node is: the UUID in ``{config_dir}/node.uuid``, made on the first start."""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Final
+
+from beiran.errors import DataError
+from beiran.ids import NodeId, new_node_id, node_id_text, parse_node_id
+
+FILE_NAME: Final = "node.uuid"
+FILE_MODE: Final = 0o644
+FILE_BYTES_MAX: Final = 128
+
+
+def node_uuid(config_dir: Path) -> NodeId:
+    """Read this node's UUID, or make it (and ``config_dir``) when there is none.
+
+    Whole or not at all: the file appears with its text in it, and one that is there is never
+    written to. Of two agents that start at once, both get the UUID of the first.
+
+    Raises: DataError, one line, when the file holds anything else, or cannot be read or made.
+    """
+    path = config_dir / FILE_NAME
+    try:
+        found = _read(path)
+        if found is None:
+            config_dir.mkdir(parents=True, exist_ok=True)
+            _make(path, new_node_id())
+            found = _read(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read or made: {error.strerror}") from error
+    if found is None:
+        raise DataError(f"{path}: was removed while the agent started")
+    return found
+
+
+def _read(path: Path) -> NodeId | None:
+    try:
+        with path.open("rb") as file:
+            data = file.read(FILE_BYTES_MAX)
+    except FileNotFoundError:
+        return None
+    try:
+        return parse_node_id(data.decode("ascii").strip())
+    except ValueError:
+        raise DataError(
+            f"{path}: does not hold a UUID; put the right one back, or remove the file "
+            f"to join as a new node"
+        ) from None
+
+
+def _make(path: Path, node: NodeId) -> None:
+    draft = path.with_name(f".{FILE_NAME}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, FILE_MODE)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            os.fchmod(file.fileno(), FILE_MODE)  # whatever the umask
+            file.write(node_id_text(node) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        # A link, unlike a rename, leaves a file that is there already alone.
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        os.unlink(draft)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,44 @@
+"""Keeping an idle TCP connection to a neighbour, to learn at once when its agent is gone.
+
+The kernel of a killed process closes its connections within milliseconds. A connection that ends is
+no proof (the agent may close it, or restart), but a new one that is refused is: the host is up and
+nobody listens.
+"""
+
+from typing import Final, Protocol
+
+import trio
+
+from beiran.gossip.member import Address
+from beiran.net.peer_client import HoldOutcome, PeerClient
+
+RETRY_MIN_S: Final = 0.5
+RETRY_MAX_S: Final = 15.0
+QUICK_RETRIES: Final = 3
+STEADY_S: Final = 5.0  # a connection that lasted this long was a good one: start over
+
+
+class Broken(Protocol):
+    """Told when a watched connection ended and could not be made anew."""
+
+    def __call__(self, *, refused: bool) -> None:
+        """``refused``: the host said that nobody listens there; else it said nothing."""
+        ...
+
+
+async def watch(peers: PeerClient, address: Address, path: str, broken: Broken) -> None:
+    """Keep a connection to ``address`` until cancelled; tell ``broken`` whenever it is lost."""
+    wait_s = RETRY_MIN_S
+    quick = 0
+    while True:
+        began = trio.current_time()
+        outcome = await peers.hold_watch(address, path)
+        if trio.current_time() - began >= STEADY_S:
+            wait_s, quick = RETRY_MIN_S, 0
+        if outcome is HoldOutcome.CLOSED and quick < QUICK_RETRIES:
+            quick += 1  # it was open and ended: whether somebody still listens tells the reason
+            continue
+        if outcome in (HoldOutcome.REFUSED, HoldOutcome.UNREACHABLE):
+            broken(refused=outcome is HoldOutcome.REFUSED)
+        await trio.sleep(wait_s)
+        wait_s = min(wait_s * 2, RETRY_MAX_S)
