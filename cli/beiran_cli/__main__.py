@@ -1,0 +1,5 @@
+"""``python -m beiran_cli`` is ``beiran``."""
+
+from beiran_cli.main import main
+
+main()

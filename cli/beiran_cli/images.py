@@ -1,0 +1,115 @@
+"""``beiran image``: list and show images, and which nodes hold them."""
+
+from collections.abc import Iterable
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from beiran.models import Image, Layer
+from beiran_cli.exits import WrongUsage
+from beiran_cli.names import NodeNames, find_image, find_node, short_digest
+from beiran_cli.options import DEFAULTS, Common
+from beiran_cli.table import Columns, Names, Rows, print_fields, print_json, print_table
+from beiran_cli.units import UNKNOWN, human_age, human_size
+
+app = App(name="image")
+
+
+@app.command(name="list")
+def list_images(
+    *,
+    all: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+    node: Annotated[str | None, Parameter(metavar="NODE")] = None,
+    common: Common = DEFAULTS,
+) -> None:
+    """List the images of this host, of all nodes, or of one.
+
+    Parameters
+    ----------
+    all
+        The images of all nodes.
+    node
+        The images of this node (a UUID, the beginning of one, or a name).
+    """
+    if all and node is not None:
+        raise WrongUsage("give --all or --node, not both")
+    with common.connect() as client:
+        known = client.get_known_nodes() if node is not None or not common.as_json else []
+        uuid = None if node is None else find_node(node, known).uuid
+        images = client.get_images(all=all, node=uuid)
+    if common.as_json:
+        print_json(images)
+        return
+    print_table(*image_table(images, NodeNames(known)))
+
+
+@app.command(name="show")
+def show_image(image: str, /, *, common: Common = DEFAULTS) -> None:
+    """Show one image: its names, its layers, and the nodes that hold it.
+
+    Parameters
+    ----------
+    image
+        Its ID, the beginning of it, or a tag.
+    """
+    with common.connect() as client:
+        known = client.get_known_nodes()
+        names = NodeNames(known)
+        found = find_image(image, client.get_images(all=True), names)
+        answer = client.get_image(found.id)
+        layers = [] if common.as_json else client.get_layers(all=True)
+    if common.as_json:
+        print_json(answer)
+        return
+    print_fields(
+        [
+            ("Image", answer.id),
+            ("Tags", answer.tags or "<none>"),
+            ("Digests", answer.digests or "<none>"),
+            ("Platform", "/".join(filter(None, (answer.os, answer.architecture))) or UNKNOWN),
+            ("Created", human_age(answer.created_at)),
+            ("Size", size(answer)),
+            ("Layers", _layer_lines(answer, layers)),
+            ("Nodes", names.of(answer.available_at) or "<none>"),
+        ]
+    )
+
+
+def image_table(images: Iterable[Image], names: NodeNames) -> tuple[Columns, Rows]:
+    """The table of ``beiran image list``."""
+    return (
+        ("IMAGE", "ID", "CREATED", "SIZE", "NODES"),
+        [
+            (
+                name,
+                short_digest(image.id),
+                human_age(image.created_at),
+                size(image),
+                Names(names.of(image.available_at)),
+            )
+            for name, image in sorted(_named(images), key=lambda row: (row[0], row[1].id))
+        ],
+    )
+
+
+def size(image: Image) -> str:
+    """An image's size in words, as far as it is known."""
+    return UNKNOWN if image.size_bytes is None else human_size(image.size_bytes)
+
+
+def _named(images: Iterable[Image]) -> Iterable[tuple[str, Image]]:
+    """A row for each tag, as ``docker images`` has it; one for an image without any."""
+    for image in images:
+        for name in image.tags or (_without_tag(image),):
+            yield name, image
+
+
+def _without_tag(image: Image) -> str:
+    """``busybox:<none>`` where at least the repository is known."""
+    return f"{image.digests[0].partition('@')[0]}:<none>" if image.digests else "<none>"
+
+
+def _layer_lines(image: Image, layers: Iterable[Layer]) -> list[str] | str:
+    sizes = {layer.digest: human_size(layer.size_bytes) for layer in layers}
+    lines = [f"{digest}   {sizes.get(digest, UNKNOWN)}" for digest in image.layers]
+    return lines or "<none>"

@@ -1,0 +1,162 @@
+"""The entry points. Commands are loaded when they are used: a listing must come at once.
+
+Starting Python takes 30 ms, cyclopts 50 and the client 30; trio, rich or docker would each take
+as long again, so nothing that a listing does without is imported before it is needed.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from cyclopts import App, CycloptsError
+
+import beiran
+from beiran.errors import AgentUnreachable, BeiranError, SettingsError
+from beiran_cli.exits import FAILED, INTERRUPTED, NO_AGENT, OK, USAGE, Unfound, WrongUsage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+COMMON_OPTIONS: Final = ("--socket", "--url", "--output")
+HELP: Final = (
+    "Docker hosts that find each other, and know what each one holds.\n\n"
+    "Every command that asks the agent takes --socket PATH, --url URL and --output table|json, "
+    "before or after it; in the environment they are BEIRAN_SOCKET, BEIRAN_URL and BEIRAN_OUTPUT."
+)
+EXIT_CODES: Final = "Exit codes: 0 done, 1 not found or failed, 2 wrong usage, 3 no agent answers."
+
+
+def make_app() -> App:
+    """The command tree of ``beiran``."""
+    app = App(
+        name="beiran",
+        help=HELP,
+        help_epilogue=EXIT_CODES,
+        version=beiran.__version__,
+        suppress_keyboard_interrupt=False,
+    )
+    commands = (
+        ("info", "beiran_cli.info:app", "Show the agent: who it is and how it is doing."),
+        ("node", "beiran_cli.nodes:app", "List and show nodes."),
+        ("image", "beiran_cli.images:app", "List and show images, and which nodes hold them."),
+        ("layer", "beiran_cli.layers:app", "List layers, and which nodes hold them."),
+        (
+            "events",
+            "beiran_cli.events:app",
+            "Tell what happened lately, or what happens from now on.",
+        ),
+        (
+            "agent",
+            "beiran_cli.agent:app",
+            "Run this host's agent in the foreground (the same as beirand).",
+        ),
+        ("demo", "beiran_cli.demo:app", "See three agents on this machine find each other."),
+    )
+    for place, (name, where, help_) in enumerate(commands):
+        app.command(where, name=name, help=help_, sort_key=place)
+    return app
+
+
+def make_agent_app() -> App:
+    """``beirand``: the one command ``agent`` under a name of its own."""
+    from beiran_cli.agent import HELP_AFTER, run
+
+    app = App(
+        name="beirand",
+        help_epilogue=HELP_AFTER,
+        version=beiran.__version__,
+        suppress_keyboard_interrupt=False,
+    )
+    app.default(run)
+    return app
+
+
+def main() -> NoReturn:
+    """``beiran``."""
+    _exit(_run(make_app, common_options_last(sys.argv[1:]), program="beiran"))
+
+
+def main_agent() -> NoReturn:
+    """``beirand``."""
+    _exit(_run(make_agent_app, sys.argv[1:], program="beirand"))
+
+
+def common_options_last(arguments: Sequence[str]) -> list[str]:
+    """Move the options that every command has behind it, where the command will find them.
+
+    >>> common_options_last(["--output", "json", "node", "list", "--all"])
+    ['node', 'list', '--all', '--output', 'json']
+    """
+    rest: list[str] = []
+    common: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            return [*rest, *common, word, *words]
+        if word in COMMON_OPTIONS:
+            common += [word, *([value] if (value := next(words, None)) is not None else [])]
+        elif word.startswith(tuple(option + "=" for option in COMMON_OPTIONS)):
+            common.append(word)
+        else:
+            rest.append(word)
+    return rest + common
+
+
+def _run(make: "Callable[[], App]", arguments: Sequence[str], *, program: str) -> int:
+    try:
+        code = make()(
+            arguments, exit_on_error=False, print_error=False, result_action="return_value"
+        )
+        sys.stdout.flush()
+        return code if isinstance(code, int) else OK
+    except BaseExceptionGroup as group:  # from a nursery
+        return _end(program, _first(group))
+    except (Exception, KeyboardInterrupt) as error:
+        return _end(program, error)
+
+
+def _end(program: str, error: BaseException) -> int:
+    """Tell what went wrong, in one line, and which exit code that is."""
+    match error:
+        case KeyboardInterrupt():
+            return INTERRUPTED
+        case BrokenPipeError():
+            # Who read our output has seen enough (| head); what is left goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return OK
+        case CycloptsError():
+            command = " ".join([program, *(error.command_chain or ())])
+            return _fail(program, f"{_one_line(error)} ({command} --help tells more)", USAGE)
+        case SettingsError() | WrongUsage():
+            return _fail(program, _one_line(error), USAGE)
+        case AgentUnreachable():
+            return _fail(program, _one_line(error), NO_AGENT)
+        case Unfound():
+            return _fail(program, str(error), FAILED)
+        case BeiranError():
+            return _fail(program, _one_line(error), FAILED)
+        case _:
+            raise error
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The exception of a group that ends the program; Ctrl-C before any other."""
+    interrupts, others = group.split(KeyboardInterrupt)
+    error: BaseException = interrupts or others or group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _fail(program: str, message: str, code: int) -> int:
+    print(f"{program}: {message}", file=sys.stderr)
+    return code
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _exit(code: int) -> NoReturn:
+    sys.exit(code)

@@ -1,0 +1,120 @@
+"""An agent's API on a unix socket and on TCP, served by the real server from ``rows``."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import trio
+from msgspec import Struct
+
+from beiran.errors import NotFound
+from beiran.models import Image, Layer, Node
+from beiran.net.http import Request, Response, Route, SendMessage
+from beiran.net.http_server import HttpCounters, serve_http
+from tests.cli.rows import EVENTS, IMAGES, INFO, LAYERS, NODES, UUID_A, at
+
+
+class Api(Struct, frozen=True):
+    """Where the canned agent answers."""
+
+    socket: str
+    url: str
+
+
+def _json(value: object) -> Response:
+    return Response(headers=[("Content-Type", "application/json")], body=msgspec.json.encode(value))
+
+
+def _of(request: Request, rows: Sequence[Node | Image | Layer]) -> list[Node | Image | Layer]:
+    return [row for row in rows if _is_wanted(row, request)]
+
+
+def _is_wanted(row: Node | Image | Layer, request: Request) -> bool:
+    if request.query.get("all") == ["true"]:
+        return True
+    if isinstance(row, Node):
+        return row.online
+    (uuid,) = request.query.get("node", [UUID_A])
+    return at(uuid)[0] in row.available_at
+
+
+async def _info(request: Request) -> Response:
+    return _json(INFO)
+
+
+async def _nodes(request: Request) -> Response:
+    return _json({"nodes": _of(request, NODES)})
+
+
+async def _node(request: Request) -> Response:
+    for row in NODES:
+        if row.uuid == request.path_args["uuid"]:
+            return _json(row)
+    raise NotFound("NODE_UNKNOWN", "no such node")
+
+
+async def _images(request: Request) -> Response:
+    return _json({"images": _of(request, IMAGES)})
+
+
+async def _image(request: Request) -> Response:
+    for row in IMAGES:
+        if row.id == request.path_args["id"]:
+            return _json(row)
+    raise NotFound("IMAGE_UNKNOWN", "no such image")
+
+
+async def _layers(request: Request) -> Response:
+    return _json({"layers": _of(request, LAYERS)})
+
+
+async def _events(request: Request) -> Response:
+    return _json({"events": EVENTS})
+
+
+async def _follow_events(request: Request, send: SendMessage) -> None:
+    for event in EVENTS:
+        await send(msgspec.json.encode(event))
+    await trio.sleep_forever()
+
+
+ROUTES = (
+    Route(method="GET", pattern="/info", handler=_info),
+    Route(method="GET", pattern="/nodes", handler=_nodes),
+    Route(method="GET", pattern="/nodes/{uuid}", handler=_node),
+    Route(method="GET", pattern="/images", handler=_images),
+    Route(method="GET", pattern="/images/{id}", handler=_image),
+    Route(method="GET", pattern="/layers", handler=_layers),
+    Route(method="GET", pattern="/events", handler=_events, stream=_follow_events),
+)
+
+
+@asynccontextmanager
+async def open_canned_agent(folder: Path) -> AsyncIterator[Api]:
+    path = str(folder / "agent.sock")
+    with trio.socket.socket(trio.socket.AF_UNIX) as unix:
+        await unix.bind(path)
+        unix.listen()
+        (tcp,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = tcp.socket.getsockname()[1]
+        async with trio.open_nursery() as nursery:
+            for listener, door in ((trio.SocketListener(unix), "unix"), (tcp, "tcp")):
+                await nursery.start(_serve, listener, door)
+            yield Api(path, f"http://127.0.0.1:{port}")
+            nursery.cancel_scope.cancel()
+
+
+async def _serve(
+    listener: trio.SocketListener,
+    door: str,
+    *,
+    task_status: trio.TaskStatus[list[trio.SocketListener]],
+) -> None:
+    await serve_http(
+        [listener],
+        ROUTES,
+        door="unix" if door == "unix" else "tcp",
+        counters=HttpCounters(),
+        task_status=task_status,
+    )

@@ -1,0 +1,49 @@
+"""Processes that a test starts, talks to, and never leaves behind."""
+
+import subprocess
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+
+@asynccontextmanager
+async def open_process(
+    command: Sequence[str], environ: Mapping[str, str]
+) -> AsyncIterator[trio.Process]:
+    """A process with pipes for its output; ended with what is in here."""
+    process = await trio.lowlevel.open_process(
+        list(command), env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+            for stream in (process.stdout, process.stderr):
+                assert stream is not None
+                await stream.aclose()
+
+
+async def read_all(stream: trio.abc.ReceiveStream | None) -> str:
+    """What comes until the other end closes it."""
+    assert stream is not None
+    return b"".join([chunk async for chunk in stream]).decode()
+
+
+async def read_until(stream: trio.abc.ReceiveStream | None, wanted: str, count: int = 1) -> str:
+    """What comes until ``wanted`` has come ``count`` times."""
+    assert stream is not None
+    data = b""
+    while data.count(wanted.encode()) < count:
+        more = await stream.receive_some()
+        assert more, f"ended before {wanted!r} came: {data.decode()}"
+        data += more
+    return data.decode()
+
+
+async def close(stream: trio.abc.ReceiveStream | None) -> None:
+    """Read no more of it."""
+    assert stream is not None
+    await stream.aclose()
