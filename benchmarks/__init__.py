@@ -1,0 +1,1 @@
+"""What beiran does beside what others do, in the same run on the same machine."""
