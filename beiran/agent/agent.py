@@ -22,6 +22,7 @@ from beiran.agent.recorder import Recorder
 from beiran.agent.report import Report
 from beiran.engine.contract import Engine
 from beiran.engine.open import open_engine
+from beiran.errors import DataError
 from beiran.gossip.config import GossipConfig
 from beiran.gossip.effects import Effect
 from beiran.gossip.member import Address, Member, Status
@@ -188,7 +189,13 @@ async def _open_agent(settings: Settings) -> AsyncIterator[Agent]:
 
 @contextmanager
 def _open_store(settings: Settings, uuid: NodeId) -> Iterator[Store]:
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"data folder {settings.data_dir} cannot be made: {error.strerror}; "
+            "choose another with --data-dir"
+        ) from error
     store = Store.open(str(settings.data_dir / DATABASE_NAME), node=uuid, cluster=settings.cluster)
     try:
         yield store

@@ -121,10 +121,13 @@ class SavedLayers:
 
     async def serve(self) -> None:
         """Give up, for ever, what was not asked for in a while."""
-        while True:
-            await trio.sleep(KEPT_S / 2)
-            if trio.current_time() - self._used_at > KEPT_S:
-                self._forget()
+        try:
+            while True:
+                await trio.sleep(KEPT_S / 2)
+                if trio.current_time() - self._used_at > KEPT_S:
+                    self._forget()
+        finally:
+            self._forget()
 
     def _forget(self) -> None:
         if self._file is not None:

@@ -1,9 +1,9 @@
 """Finding peers: beacons on the LAN, addresses we were told, members of an earlier life, the lost.
 
 A beacon tells everybody on a LAN who is there and what its picture's hash is. All agents of a LAN
-together send about one a second: each waits as many seconds as there are members. If a beacon's
-picture is not ours, the three members next to its sender on the ring get in touch with it, and the
-others, who heard it too, stay silent.
+together send about one every two seconds: each waits in proportion to the number of members. If a
+beacon's picture is not ours, the three members next to its sender on the ring get in touch with it,
+and the others, who heard it too, stay silent.
 """
 
 from collections.abc import Iterable
@@ -53,7 +53,6 @@ class Discovery:
         if self.beacons:
             context.set_timer("beacon", None, self._burst.pop(0))
         context.set_timer("lost", None, context.config.lost_interval_s)
-        context.set_timer("seeds", None, 0.0)
         remembered = list(self._remembered.values())
         some = min(context.config.seeds_at_once, len(remembered))
         for member in context.random.sample(remembered, some):
@@ -70,7 +69,7 @@ class Discovery:
     def try_seeds(self) -> None:
         """Get in touch with some addresses where nobody we know is online."""
         context = self._context
-        context.set_timer("seeds", None, context.config.seed_interval_s)
+        context.set_timer("seeds", None, context.config.seed_interval_s)  # as long as we have any
         online = {m.address for m in context.members.all() if m.status.online}
         unmet = [address for address in self._seeds if address not in online]
         some = min(context.config.seeds_at_once, len(unmet))

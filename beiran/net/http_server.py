@@ -250,7 +250,7 @@ class _Connection:
             upgrade = wanted_upgrade(head.http_version, match.request)
             if upgrade is not None and await self._upgrade(upgrade, match):
                 return None
-            body = await self._receive_body(match.route.body_bytes_max)
+            body = await self._receive_body(match)
         except ApiError as error:
             self._counters.http_bad_requests += error.status in _UNREADABLE
             return error_response(error)
@@ -303,9 +303,12 @@ class _Connection:
         finally:
             self._counters.http_watchers -= 1
 
-    async def _receive_body(self, bytes_max: int) -> bytes:
+    async def _receive_body(self, match: Match) -> bytes:
         if self._http.their_state is not h11.SEND_BODY:
             return b""
+        bytes_max = match.route.body_bytes_max
+        if int(match.request.header("content-length") or 0) > bytes_max:
+            raise _body_too_large(bytes_max)  # before we say 100, and before it is sent
         body = bytearray()
         with trio.move_on_after(BODY_TIMEOUT_S):
             while True:
