@@ -11,7 +11,6 @@ from msgspec import Struct
 from beiran.ids import NodeId
 from beiran.models import NodeState
 
-
 _STATES: Final[tuple[NodeState, ...]] = ("alive", "suspect", "down", "left")
 
 

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 from msgspec import Raw, Struct
 
 from beiran.errors import BadPacket
-from beiran.gossip.anti_entropy import AntiEntropy, unpack_deltas_untrusted
+from beiran.gossip.anti_entropy import AntiEntropy
 from beiran.gossip.codec import Codec, OtherCluster, unpack_address_untrusted
 from beiran.gossip.config import GossipConfig
 from beiran.gossip.context import Context
 from beiran.gossip.descriptions import Descriptions
 from beiran.gossip.discovery import Discovery
-from beiran.gossip.dissemination import NEWS_BYTES_MAX, Dissemination
-from beiran.gossip.effects import Effect, HoldingsChanged
+from beiran.gossip.dissemination import Dissemination
+from beiran.gossip.effects import Effect
 from beiran.gossip.failure_detector import FailureDetector
-from beiran.gossip.member import Address, Member, Status
+from beiran.gossip.member import Address, Member
 from beiran.gossip.membership import Membership
 from beiran.gossip.messages import (
     Ack,
@@ -46,6 +46,7 @@ from beiran.gossip.messages import (
     Want,
 )
 from beiran.gossip.possession import Possession
+from beiran.gossip.reconciliation import STRANGER_SYNC_S, Reconciliation
 from beiran.gossip.verdicts import Verdicts
 from beiran.ids import Digest, NodeId
 from beiran.oci import Holding, ImageDescription
@@ -53,7 +54,6 @@ from beiran.oci import Holding, ImageDescription
 if TYPE_CHECKING:
     from random import Random
 
-STRANGER_SYNC_S = 0.03  # somebody unknown got in touch: find out who is with it
 FAREWELL_RETRY_S = 0.1
 FAREWELL_TRIES = 4
 
@@ -104,6 +104,14 @@ class GossipNode:
         )
         self._anti_entropy = AntiEntropy(self._context, self._possession)
         self._descriptions = Descriptions(self._context, self._possession)
+        self._reconciliation = Reconciliation(
+            self._context,
+            self._possession,
+            self._dissemination,
+            self._descriptions,
+            self._anti_entropy,
+            self._verdicts,
+        )
         self._discovery = Discovery(self._context, self._anti_entropy, self._detector)
         self._verdicts.detector = self._detector
         self._verdicts.recall = self._discovery.recall
@@ -186,13 +194,13 @@ class GossipNode:
         self._begin(now)
         for description in descriptions:
             self._descriptions.learn(description)
-        self._change_own(holdings, ())
+        self._reconciliation.change_own(holdings, ())
         return self._end()
 
     def release(self, images: Sequence[Digest], *, now: float) -> list[Effect]:
         """We no longer hold these images."""
         self._begin(now)
-        self._change_own((), images)
+        self._reconciliation.change_own((), images)
         self._descriptions.drop_unheld(images)
         return self._end()
 
@@ -275,9 +283,9 @@ class GossipNode:
                     unpack_address_untrusted(message.sender.host, message.sender.port)
                     reply = self._anti_entropy.vector_for(message)
                     self._verdicts.hear(message.sender.node)
-                    self._on_alive_directly(message.sender)
+                    self._reconciliation.on_alive_directly(message.sender)
                 case SyncExchange():
-                    self._apply_exchange_untrusted(message)
+                    self._reconciliation.apply_exchange_untrusted(message)
                     reply = self._anti_entropy.answer_wants(message.wants)
                 case StreamPing():
                     self._verdicts.hear(message.sender)
@@ -299,9 +307,9 @@ class GossipNode:
             match message:
                 case SyncVector() if self._anti_entropy.awaits(token):
                     unpack_address_untrusted(message.sender.host, message.sender.port)
-                    self._on_vector(token, message)
+                    self._reconciliation.on_vector(token, message)
                 case SyncExchange() if self._anti_entropy.awaits(token):
-                    self._apply_exchange_untrusted(message)
+                    self._reconciliation.apply_exchange_untrusted(message)
                     self._anti_entropy.finish(token)
                 case StreamAck():
                     self._verdicts.hear(message.sender)
@@ -397,6 +405,14 @@ class GossipNode:
         effects, context.effects = context.effects, []
         return effects
 
+    def _on_news(self, news: News, raw: Raw, heard_from: NodeId) -> None:
+        if isinstance(news, Delta):
+            self._reconciliation.on_delta(news, raw, heard_from)
+        elif isinstance(news, Ahead):
+            self._reconciliation.on_ahead(news, heard_from)
+        else:
+            self._verdicts.on_news(news, raw, heard_from, eager=True)
+
     # --- members ----------------------------------------------------------------------------
 
     def _on_ping(self, message: Ping, source: Address) -> None:
@@ -419,7 +435,7 @@ class GossipNode:
         if alive.node != self.own.node:
             self._context.counters["beacons_received"] += 1
             self._verdicts.hear(alive.node)
-        self._on_alive_directly(alive)
+        self._reconciliation.on_alive_directly(alive)
         member = self._members.get(alive.node)
         if alive.node == self.own.node or member is None or self._verdicts.leaving:
             return
@@ -428,11 +444,6 @@ class GossipNode:
                 self._anti_entropy.soon(member.address, alive.node, within_s=STRANGER_SYNC_S)
         elif beacon.picture != self._members.picture and self._discovery.responds_to(alive.node):
             self._detector.ping(member)
-
-    def _on_alive_directly(self, alive: Alive) -> None:
-        """A member speaks for itself, to many or to us: there is no need to push it on."""
-        raw = self._context.codec.encode_news(alive)
-        self._verdicts.on_alive(alive, raw, alive.node, eager=False)
 
     def _forget(self, node: NodeId) -> None:
         if self._verdicts.forget(node):
@@ -454,129 +465,6 @@ class GossipNode:
             self._detector.say(member, self._farewell_news)
         if self._farewells:
             self._context.set_timer("farewell", None, FAREWELL_RETRY_S)
-
-    # --- possession -------------------------------------------------------------------------
-
-    def _change_own(self, holdings: Sequence[Holding], released: Sequence[Digest]) -> None:
-        own = self.own.node
-        deltas = self._possession.change(own, holdings, released)
-        if not deltas:
-            return
-        version = deltas[-1].version
-        self._members.set_version(own, version)
-        by_image = {holding.image: holding for holding in holdings}
-        self._context.emit(
-            HoldingsChanged(
-                own,
-                version,
-                tuple(by_image[held.image] for delta in deltas for held in delta.held),
-                tuple(image for delta in deltas for image in delta.released),
-            )
-        )
-        self._tell_deltas(deltas, None)
-
-    def _tell_deltas(self, deltas: Sequence[Delta], heard_from: NodeId | None) -> None:
-        """Push deltas, or where they are too large announce the versions they lead to."""
-        raws = [self._context.codec.encode_news(delta) for delta in deltas]
-        size = sum(len(bytes(raw)) for raw in raws)
-        room = self._context.config.delta_datagrams_max * NEWS_BYTES_MAX
-        if size <= room and all(len(bytes(raw)) <= NEWS_BYTES_MAX for raw in raws):
-            for delta, raw in zip(deltas, raws, strict=True):
-                key = ("delta", delta.owner, delta.version)
-                self._dissemination.tell(key, raw, heard_from=heard_from)
-            return
-        newest = {delta.owner: delta.version for delta in deltas}
-        if len(newest) > self._context.config.eager_sync_max:
-            return  # a whole picture: others find the difference themselves
-        for owner, version in newest.items():
-            raw = self._context.codec.encode_news(Ahead(owner, version))
-            key = ("ahead", owner, version)
-            self._dissemination.tell(key, raw, subject=("ahead", owner), heard_from=heard_from)
-
-    def _on_news(self, news: News, raw: Raw, heard_from: NodeId) -> None:
-        if isinstance(news, Delta):
-            self._on_delta(news, raw, heard_from)
-        elif isinstance(news, Ahead):
-            self._on_ahead(news, raw, heard_from)
-        else:
-            self._verdicts.on_news(news, raw, heard_from, eager=True)
-
-    def _on_delta(self, delta: Delta, raw: Raw, heard_from: NodeId) -> None:
-        if delta.owner == self.own.node:
-            return
-        if delta.owner not in self._members or self._possession.is_gap(delta):
-            self._fetch_from(heard_from)
-        elif self._apply(delta, heard_from):
-            key = ("delta", delta.owner, delta.version)
-            self._dissemination.tell(key, raw, heard_from=heard_from)
-        else:
-            self._dissemination.echo(("delta", delta.owner, delta.version), heard_from)
-
-    def _on_ahead(self, ahead: Ahead, raw: Raw, heard_from: NodeId) -> None:
-        key = ("ahead", ahead.owner, ahead.version)
-        if ahead.owner == self.own.node or ahead.version <= self._possession.version(ahead.owner):
-            self._dissemination.echo(key, heard_from)
-            return
-        self._fetch_from(heard_from)
-
-    def _fetch_from(self, node: NodeId) -> None:
-        member = self._members.get(node)
-        if member is not None:
-            self._anti_entropy.soon(member.address, node, within_s=STRANGER_SYNC_S)
-
-    def _apply(self, delta: Delta, heard_from: NodeId) -> bool:
-        change = self._possession.apply(delta)
-        if change is None:
-            return False
-        self._members.set_version(delta.owner, delta.version)
-        for holding in change.held:
-            self._descriptions.want(holding.image, heard_from)
-        self._context.emit(
-            HoldingsChanged(delta.owner, delta.version, change.held, change.released, change.reset)
-        )
-        self._descriptions.drop_unheld(change.released)
-        return True
-
-    # --- push-pull --------------------------------------------------------------------------
-
-    def _on_vector(self, token: int, message: SyncVector) -> None:
-        self._verdicts.hear(message.sender.node)
-        self._on_alive_directly(message.sender)
-        for entry in message.entries:
-            if entry.node != self.own.node:
-                continue
-            self._outgrow(entry.version)
-            status = Status(entry.status)
-            if status in (Status.DOWN, Status.LEFT):
-                self._verdicts.refute(entry.generation, entry.incarnation)
-        self._anti_entropy.continue_with(token, message)
-
-    def _apply_exchange_untrusted(self, message: SyncExchange) -> None:
-        """Take over what the other side pushed. Raises: BadPacket, before anything is changed."""
-        deltas = unpack_deltas_untrusted(message)
-        for fact in message.members:
-            unpack_address_untrusted(fact.host, fact.port)
-        self._verdicts.hear(message.sender)
-        eager = len(message.members) <= self._context.config.eager_sync_max
-        for fact in message.members:
-            self._verdicts.on_sync_member(fact, message.sender, eager=eager)
-        applied = []
-        for delta in deltas:
-            if delta.owner == self.own.node:
-                self._outgrow(delta.version)
-            elif delta.owner in self._members and self._apply(delta, message.sender):
-                applied.append(delta)
-        if applied:
-            self._tell_deltas(applied, message.sender)
-
-    def _outgrow(self, version: int) -> None:
-        """Others know a later version of our holdings than we do (our database was lost, and the
-        clock went back): go past it, so that they take over what is true now."""
-        own = self.own.node
-        if version > self._possession.version(own):
-            self._possession.begin(own, version + 1)
-            self._members.set_version(own, version + 1)
-            self._context.emit(HoldingsChanged(own, version + 1))
 
     # --- requests ---------------------------------------------------------------------------
 
