@@ -23,6 +23,7 @@ from beiran.oci import ImageDescription
 WANTS_A_DATAGRAM: Final = 32  # digests of 34 bytes: 1,100 bytes
 WANTS_A_REQUEST: Final = 4096
 DATAGRAM_TRIES: Final = 2  # then over a stream
+PATIENCE_DOUBLINGS: Final = 6  # asked again after 0.3 s, and ever more rarely down to 20 s
 ASKERS_MAX: Final = 64  # remembered per image; others ask again
 ROOM_BYTES: Final = DATAGRAM_BYTES_MAX - 64
 
@@ -178,7 +179,7 @@ class Descriptions:
                 self._context.send(member.address, Want(own, tuple(group)))
         if self._wanted:
             most = max(wanted.tries for wanted in self._wanted.values())
-            patience = self._context.config.want_retry_s * min(2 ** (most - 1), 64)
+            patience = self._context.config.want_retry_s * 2 ** min(most - 1, PATIENCE_DOUBLINGS)
             self._context.set_timer("want", None, patience)
 
     def _ask_by_stream(self, source: NodeId, images: Sequence[Digest]) -> None:

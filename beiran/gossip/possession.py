@@ -130,7 +130,7 @@ class Possession:
         for held in delta.held:
             holding = Holding(held.image, held.tags, held.digests)
             before = log.held.get(held.image)
-            if before is None or before[1] != holding:
+            if reset or before is None or before[1] != holding:  # a reset tells all there is
                 changed.append(holding)
             self._put(log, holding, delta.version)
         for image in gone:

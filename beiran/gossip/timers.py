@@ -2,16 +2,18 @@
 
 import heapq
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
+STALE_MIN: Final = 64  # so many moved or cancelled entries are not worth the cleaning
 
 
 class Timers(Generic[Key]):
     """Deadlines by key, one each; setting a key again moves it.
 
-    A heap in which moved and cancelled entries stay until they come up: setting and cancelling
-    are O(log n) and O(1), and of equal deadlines the one set first is due first.
+    A heap in which moved and cancelled entries stay until they come up, or are more than half:
+    setting and cancelling are O(log n) and O(1), and of equal deadlines the one set first is due
+    first.
     """
 
     def __init__(self) -> None:
@@ -24,6 +26,8 @@ class Timers(Generic[Key]):
         self._sequence += 1
         self._at[key] = (at, self._sequence)
         heapq.heappush(self._heap, (at, self._sequence, key))
+        if len(self._heap) > STALE_MIN + 2 * len(self._at):
+            self._rebuild()
 
     def cancel(self, key: Key) -> None:
         """Forget ``key``, if it is there."""
@@ -55,5 +59,9 @@ class Timers(Generic[Key]):
     def shift(self, seconds: float) -> None:
         """Put everything off by ``seconds``."""
         self._at = {key: (at + seconds, order) for key, (at, order) in self._at.items()}
+        self._rebuild()
+
+    def _rebuild(self) -> None:
+        """Leave nothing in the heap that was moved or cancelled."""
         self._heap = [(at, order, key) for key, (at, order) in self._at.items()]
         heapq.heapify(self._heap)

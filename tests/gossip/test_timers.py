@@ -35,3 +35,11 @@ def test_timers_behave_as_a_sorted_dictionary(operations: list[tuple[str, int, i
                 del model[expected]
         assert timers.next_deadline() == (min(at for at, _ in model.values()) if model else None)
         assert all(timers.deadline(k) == at for k, (at, _) in model.items())
+
+
+def test_a_timer_that_is_moved_for_ever_takes_no_more_room() -> None:
+    timers: Timers[str] = Timers()
+    for at in range(10_000):
+        timers.set("forget", at + 86_400)
+    assert len(timers._heap) < 200
+    assert timers.next_deadline() == 9_999 + 86_400
