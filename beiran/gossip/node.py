@@ -304,6 +304,10 @@ class GossipNode:
         self._begin(now)
         try:
             message = self._context.codec.decode_stream_untrusted(data)
+            if isinstance(message, SyncVector):
+                self._verdicts.reached_by_tcp(message.sender.node)
+            elif isinstance(message, SyncExchange | StreamAck | Described):
+                self._verdicts.reached_by_tcp(message.sender)
             match message:
                 case SyncVector() if self._anti_entropy.awaits(token):
                     unpack_address_untrusted(message.sender.host, message.sender.port)
@@ -334,17 +338,19 @@ class GossipNode:
         """A host says that nobody listens on its agent's UDP port (ICMP port unreachable)."""
         self._begin(now)
         member = self._members.at(address)
-        if member is not None and member.node != self.own.node:
+        if member is not None and member.node in self._verdicts.last_heard():
             self._verdicts.accuse(member.node, refused=True)
         return self._end()
 
     def watch_broken(self, node: NodeId, *, refused: bool, now: float) -> list[Effect]:
-        """A watched member's connection has ended; ``refused``: so has every new attempt."""
+        """A watched member cannot be connected to; ``refused``: it was, and its host says that
+        nobody listens now."""
         self._begin(now)
         member = self._members.get(node)
         if member is not None and member.status.online:
             if refused:
-                self._verdicts.accuse(node, refused=True)
+                self._verdicts.reached_by_tcp(node)
+                self._verdicts.refused_by(node)
             else:
                 self._detector.probe_now(node)
         return self._end()
@@ -471,10 +477,10 @@ class GossipNode:
     def _fail(self, token: int, *, refused: bool) -> None:
         probed = self._detector.stream_failed(token)
         if probed is not None and refused:
-            self._verdicts.accuse(probed, refused=True)
+            self._verdicts.refused_by(probed)
         exchange = self._anti_entropy.failed(token)
         if exchange is not None and exchange.node is not None and refused:
-            self._verdicts.accuse(exchange.node, refused=True)
+            self._verdicts.refused_by(exchange.node)
         self._descriptions.on_reply(token, None)
 
     def _count_bad(self, error: BadPacket) -> None:

@@ -45,6 +45,7 @@ class Verdicts:
         self._heard_at: dict[NodeId, float] = {}
         self._last_heard = context.now
         self._watched: dict[NodeId, Address] = {}
+        self._reached_by_tcp: set[NodeId] = set()
         self._conflict_at = -CONFLICT_INTERVAL_S
         self.leaving = False
         self.detector: FailureDetector  # handed in once both exist
@@ -179,6 +180,22 @@ class Verdicts:
             self.on_suspect(suspect, context.codec.encode_news(suspect), heard_from)
         elif not status.online:
             self._on_sync_offline(fact, status)
+
+    def reached_by_tcp(self, node: NodeId) -> None:
+        """A member has answered over TCP: should it refuse later, that means something."""
+        if node in self._context.members:
+            self._reached_by_tcp.add(node)
+
+    def refused_by(self, node: NodeId) -> None:
+        """A member's host says that nobody listens on its TCP port.
+
+        Where nobody of ours was ever let in, a firewall may say so, and UDP has to tell.
+        """
+        member = self._context.members.get(node)
+        if node in self._reached_by_tcp:
+            self.accuse(node, refused=True)
+        elif member is not None and member.status.online:
+            self.detector.probe_now(node)
 
     def accuse(self, node: NodeId, *, refused: bool) -> None:
         """We ourselves could not reach a member."""
@@ -476,6 +493,7 @@ class Verdicts:
         if not member.status.online:
             self.detector.give_up(member.node)
             self._heard_at.pop(member.node, None)
+            self._reached_by_tcp.discard(member.node)
             forget = context.config.forget_s - offline_for_s
             context.set_timer("forget", member.node, max(forget, 0.0))
             self._unwatch(member.node)

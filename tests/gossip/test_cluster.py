@@ -97,6 +97,15 @@ def test_one_of_two_that_falls_silent_is_down() -> None:
     world.run_until(world.converged, within_s=30)
 
 
+@pytest.mark.parametrize("loss", [0.0, 0.25])
+def test_a_firewall_that_rejects_tcp_brings_nobody_down(loss: float) -> None:
+    world = World(seed=28, loss=loss)
+    hosts = [world.add() for _ in range(20)]
+    hosts[3].refuses_tcp = True
+    world.run(120)
+    assert world.false_offline(hosts) == []
+
+
 def test_who_leaves_is_never_shown_as_failed() -> None:
     world = World(seed=13)
     hosts = world.cluster(10)

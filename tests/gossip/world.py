@@ -55,6 +55,7 @@ class Host:
     running: bool = True
     paused_until: float | None = None
     silent: bool = False
+    refuses_tcp: bool = False
     backlog: list[Callable[[], None]] = field(default_factory=list)
     events: list[tuple[float, MemberChanged]] = field(default_factory=list)
     rows: dict[NodeId, set[Digest]] = field(default_factory=dict)
@@ -271,8 +272,8 @@ class World:
                 case Watch(node=node, address=address):
                     host.watching[node] = address
                     target = self.hosts.get(address)
-                    if target is None or not target.running:
-                        self.at(self.now + WATCH_RETRY_S, lambda n=node: self._refuse(host, n))  # type: ignore[misc]
+                    if target is None or not target.running or target.refuses_tcp:
+                        self._cannot_watch(host, node)
                 case Unwatch(node=node):
                     host.watching.pop(node, None)
                 case MemberChanged():
@@ -334,7 +335,7 @@ class World:
 
         def arrive() -> None:
             target = self.hosts.get(effect.to)
-            if target is None or not target.running:
+            if target is None or not target.running or target.refuses_tcp:
                 self.at(self.now + LATENCY_S, lambda: fail(refused=True))
                 return
 
@@ -360,11 +361,23 @@ class World:
         if self._reachable(watcher.address, target.address):
             self.at(self.now + LATENCY_S, lambda: self._refuse(watcher, target.id))
 
-    def _refuse(self, watcher: Host, node: NodeId) -> None:
+    def _refuse(self, watcher: Host, node: NodeId, *, refused: bool = True) -> None:
         self._deliver(
             watcher,
-            lambda: self.do(watcher, watcher.node.watch_broken(node, refused=True, now=self.now)),
+            lambda: self.do(
+                watcher, watcher.node.watch_broken(node, refused=refused, now=self.now)
+            ),
         )
+
+    def _cannot_watch(self, watcher: Host, node: NodeId) -> None:
+        """It never was connected: told as no evidence, again and again, as the agent does."""
+
+        def again() -> None:
+            if node in watcher.watching and watcher.running:
+                self._refuse(watcher, node, refused=False)
+                self._cannot_watch(watcher, node)
+
+        self.at(self.now + WATCH_RETRY_S, again)
 
     def _schedule_advance(self, host: Host) -> None:
         deadline = host.node.next_deadline()
