@@ -24,7 +24,7 @@ from beiran.engine.contract import Engine
 from beiran.engine.open import open_engine
 from beiran.errors import DataError
 from beiran.gossip.config import GossipConfig
-from beiran.gossip.effects import Effect
+from beiran.gossip.effects import Effect, MemberChanged
 from beiran.gossip.member import Address, Member, Status
 from beiran.gossip.node import GossipNode, Remembered
 from beiran.ids import NodeId, node_id_text
@@ -55,18 +55,16 @@ async def serve_agent(settings: Settings) -> None:
     Raises: LocalError, one line, when something on this host stands in the way.
     """
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with trio.open_nursery() as nursery:
-            async with _open_agent(settings) as agent:
-                nursery.start_soon(agent.serve)
-                await agent.ready.wait()
-                notify("READY=1")
-                async for signal_number in signals:
-                    _log.info("%s: leaving", signal.Signals(signal_number).name)
-                    break
-                notify("STOPPING=1")
-                with trio.move_on_after(STOP_S):
-                    await agent.leave()
-                nursery.cancel_scope.cancel()
+        async with _open_agent(settings) as agent, trio.open_nursery() as nursery:
+            nursery.start_soon(agent.serve)
+            await agent.ready.wait()
+            notify("READY=1")
+            number = await anext(signals)
+            _log.info("%s: leaving", signal.Signals(number).name)
+            notify("STOPPING=1")
+            with trio.move_on_after(STOP_S):
+                await agent.leave()
+            nursery.cancel_scope.cancel()
 
 
 class Agent:
@@ -215,6 +213,7 @@ def _make_node(settings: Settings, store: Store, uuid: NodeId) -> GossipNode:
         incarnation=0,
         status=Status.ALIVE,
     )
+    store.apply([MemberChanged(own, None)], now_text())  # listed as we are before anybody asks
     return GossipNode(
         own,
         cluster=settings.cluster,

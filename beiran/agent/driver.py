@@ -63,8 +63,10 @@ class GossipDriver:
         self._record: Final = record
         self._nursery: trio.Nursery | None = None
         self._watches: dict[NodeId, trio.CancelScope] = {}
+        self._leaving = False
         self._sleeping_until = math.inf
         self._wake = trio.Event()
+        self._farewell_heard = trio.Event()
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Gossip until cancelled."""
@@ -79,10 +81,10 @@ class GossipDriver:
 
     async def leave(self) -> None:
         """Say goodbye, and wait a moment for others to have heard it."""
+        self._leaving = True
         self.do(self.node.leave(now=trio.current_time()))
         with trio.move_on_after(FAREWELL_S):
-            while not self.node.farewell_heard:
-                await trio.sleep(0.01)
+            await self._farewell_heard.wait()
 
     def routes(self) -> list[Route]:
         """What other agents ask of this one over TCP."""
@@ -131,6 +133,8 @@ class GossipDriver:
                     found.append(effect)
         if found:
             self._record(found)
+        if self._leaving and self.node.farewell_heard:
+            self._farewell_heard.set()
         deadline = self.node.next_deadline()
         if deadline is not None and deadline < self._sleeping_until:
             self._wake.set()

@@ -21,6 +21,7 @@ JSON: Final = "application/json"
 UUID_PATTERN: Final = (
     "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
 )
+REFERENCE_PATTERN: Final = "^[A-Za-z0-9._:/@-]+$"
 DIGEST_PATTERN: Final = "^sha256:[0-9a-f]{64}$"
 
 DESCRIPTION: Final = """\
@@ -81,7 +82,7 @@ def _paths() -> Json:
         "/images/{id}": _get(
             "One image, by its digest, a prefix of it that no other has, a tag or NAME@DIGEST",
             _ok(_ref("Image")) | _not_found(),
-            [_path("id", {"type": "string", "minLength": 1})],
+            [_path("id", {"type": "string", "pattern": REFERENCE_PATTERN})],
         ),
         "/layers": _get(
             "The layers of the images that this node holds, the largest first",
@@ -104,7 +105,7 @@ def _paths() -> Json:
 
 
 def _layer() -> Json:
-    tar = {LAYER_MEDIA_TYPE: {}}
+    tar: Json = {LAYER_MEDIA_TYPE: {}}
     described = tar | {JSON: {"schema": _ref("Layer")}}
     etag = {"ETag": {"schema": {"type": "string"}}, "Accept-Ranges": {"schema": {"const": "bytes"}}}
     content_range = {"Content-Range": {"schema": {"type": "string"}}}

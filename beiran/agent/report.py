@@ -112,7 +112,7 @@ class Report:
     def metrics(self) -> list[Metric]:
         """Numbers for Prometheus."""
         node = self._driver.node
-        states = {status: 0 for status in Status}
+        states = dict.fromkeys(Status, 0)
         for member in node.members.all():
             states[member.status] += 1
         own = node.own.node

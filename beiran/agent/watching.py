@@ -1,8 +1,8 @@
 """Keeping an idle TCP connection to a neighbour, to learn at once when its agent is gone.
 
 The kernel of a killed process closes its connections within milliseconds. A connection that ends is
-no proof (the agent may close it, or restart), but if a new one is refused where the last was not, it
-is: the host is up and nobody listens. A refusal alone proves nothing: a firewall may be its reason.
+no proof (the agent may close it, or restart), but if a new one is refused where the last was not,
+it is: the host is up and nobody listens. A refusal alone proves nothing: it may be a firewall's.
 """
 
 from typing import Final, Protocol

@@ -22,7 +22,7 @@ from beiran.gossip.context import Context
 from beiran.gossip.descriptions import Descriptions
 from beiran.gossip.discovery import Discovery
 from beiran.gossip.dissemination import Dissemination
-from beiran.gossip.effects import Effect
+from beiran.gossip.effects import Effect, MemberForgotten
 from beiran.gossip.failure_detector import FailureDetector
 from beiran.gossip.member import Address, Member
 from beiran.gossip.membership import Membership
@@ -459,6 +459,7 @@ class GossipNode:
         for node in list(self._discovery.remembered):
             self._discovery.recall(node)
             if node not in self._members:
+                self._context.emit(MemberForgotten(node))
                 self._descriptions.drop_unheld(self._possession.forget(node))
 
     def _say_farewell(self, _: object) -> None:

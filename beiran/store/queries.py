@@ -159,7 +159,8 @@ class Queries:
         if prefix is not None:
             low = "sha256:" + prefix[1]
             rows = self._column(
-                "SELECT id FROM images WHERE digest BETWEEN ? AND ? ORDER BY digest",
+                "SELECT id FROM images WHERE digest BETWEEN ? AND ?"
+                " AND EXISTS (SELECT 1 FROM holdings WHERE image = images.id) ORDER BY digest",
                 [low, low + "g"],
             )
             if rows:
@@ -287,7 +288,11 @@ class Queries:
 
         Raises: NotFound (``LAYER_UNKNOWN``).
         """
-        rows = self._column("SELECT id FROM layers WHERE digest = ?", [digest])
+        rows = self._column(
+            "SELECT id FROM layers WHERE digest = ? AND EXISTS (SELECT 1 FROM image_layers"
+            " JOIN holdings ON holdings.image = image_layers.image WHERE layer = layers.id)",
+            [digest],
+        )
         if not rows:
             raise NotFound("LAYER_UNKNOWN", f"no layer {digest} is known here")
         return self._layers(rows, None)[rows[0]]

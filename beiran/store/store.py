@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Self
+from typing import Final, Self
 
 from msgspec import MsgspecError
 from sqlite_utils import Database
@@ -17,6 +17,8 @@ from beiran.store.database import clear_errors, open_reader, open_writer
 from beiran.store.projection import Projection, prune
 from beiran.store.queries import Queries
 from beiran.store.restore import Restored, restore
+
+_NOW: Final = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
 
 
 class Store:
@@ -88,8 +90,8 @@ class Store:
                     db.execute("UPDATE self SET generation = max(generation + 1, ?)", [now_s])
                     (generation,) = db.execute("SELECT generation FROM self").fetchone()
                     db.execute(
-                        "UPDATE nodes SET state = 'alive', generation = ?, incarnation = 0"
-                        " WHERE uuid = ?",
+                        "UPDATE nodes SET state = 'alive', generation = ?, incarnation = 0,"
+                        f" last_seen_at = {_NOW} WHERE uuid = ?",
                         [generation, node_id_text(self.node)],
                     )
                     db.execute(
@@ -178,8 +180,8 @@ def _become(db: Database, uuid: str, name: str, cluster: str) -> None:
             db.execute("DELETE FROM nodes WHERE uuid = ?", [row[0]])
     db.execute(
         "INSERT INTO nodes (uuid, name, address, port, state, generation, incarnation,"
-        " first_seen_at) VALUES (?, ?, '', 0, 'alive', 0, 0,"
-        " strftime('%Y-%m-%dT%H:%M:%SZ', 'now')) ON CONFLICT (uuid) DO UPDATE SET"
+        f" first_seen_at) VALUES (?, ?, '', 0, 'alive', 0, 0, {_NOW})"
+        " ON CONFLICT (uuid) DO UPDATE SET"
         " name = iif(excluded.name = '', name, excluded.name),"
         " first_seen_at = coalesce(first_seen_at, excluded.first_seen_at)",
         [uuid, name],

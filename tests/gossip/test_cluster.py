@@ -312,3 +312,17 @@ def test_a_forgotten_member_leaves_nothing_behind() -> None:
     assert all(hosts[1].id not in host.node.members for host in world.running())
     assert all(digest("a") not in host.described for host in world.running())
     assert all(hosts[1].id not in host.rows for host in world.running())
+
+
+def test_a_remembered_member_that_never_shows_itself_is_forgotten() -> None:
+    world = World(seed=29, forget_s=30.0)
+    hosts = world.cluster(3)
+    world.hold(hosts[1], "a")
+    world.run_until(world.converged, within_s=5)
+    for host in hosts:
+        world.kill(host)
+    alone = world.restart(hosts[0])
+    assert hosts[1].id in alone.rows
+    world.run(40)
+    assert set(alone.rows) <= {alone.id}
+    assert digest("a") not in alone.described

@@ -1,0 +1,186 @@
+"""What listeners are told of a batch of effects."""
+
+import pytest
+
+from beiran.events import EventName
+from beiran.gossip.effects import Effect, HoldingsChanged, ImageForgotten, MemberForgotten
+from beiran.gossip.member import Status
+from beiran.store.projection import member_events
+from beiran.store.store import Store
+from tests.store.pictures import (
+    AT,
+    LATER,
+    changed,
+    described,
+    digest,
+    held,
+    holding,
+    node,
+    released,
+    text,
+    told,
+    uuid,
+)
+
+ALIVE, SUSPECT, DOWN, LEFT = Status.ALIVE, Status.SUSPECT, Status.DOWN, Status.LEFT
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "events"),
+    [
+        (None, ALIVE, ["node.added", "node.online"]),
+        (None, SUSPECT, ["node.added", "node.online", "node.suspect"]),
+        (None, DOWN, ["node.added"]),
+        (None, LEFT, ["node.added"]),
+        (ALIVE, ALIVE, []),
+        (ALIVE, SUSPECT, ["node.suspect"]),
+        (ALIVE, DOWN, ["node.offline"]),
+        (ALIVE, LEFT, ["node.left"]),
+        (SUSPECT, ALIVE, ["node.online"]),
+        (SUSPECT, SUSPECT, []),
+        (SUSPECT, DOWN, ["node.offline"]),
+        (SUSPECT, LEFT, ["node.left"]),
+        (DOWN, ALIVE, ["node.online"]),
+        (DOWN, SUSPECT, ["node.online", "node.suspect"]),
+        (DOWN, DOWN, []),
+        (DOWN, LEFT, ["node.left"]),
+        (LEFT, ALIVE, ["node.online"]),
+        (LEFT, SUSPECT, ["node.online", "node.suspect"]),
+        (LEFT, DOWN, []),
+        (LEFT, LEFT, []),
+    ],
+)
+def test_every_change_of_a_member_is_told_in_the_words_of_the_events(
+    before: Status | None, now: Status, events: list[EventName]
+) -> None:
+    assert member_events(before, now) == events
+
+
+def test_an_event_says_when_whose_and_why(store: Store) -> None:
+    store.apply([changed("peer")], AT)
+    (event,) = store.apply([changed("peer", DOWN, reason="refused")], LATER).events
+    assert (event.event, event.at, event.node, event.name, event.reason) == (
+        "node.offline",
+        LATER,
+        uuid("peer"),
+        "peer",
+        "refused",
+    )
+
+
+def test_what_becomes_of_ourselves_is_no_news(store: Store) -> None:
+    assert store.apply([changed("me"), changed("me", LEFT)], AT).events == ()
+
+
+def test_a_member_known_by_its_holdings_alone_is_added_when_it_shows_itself(store: Store) -> None:
+    assert told(store.apply([held("peer", holding("app"))], AT).events) == [("image.added", "app")]
+    assert told(store.apply([changed("peer")], AT).events) == [
+        ("node.added", "peer"),
+        ("node.online", "peer"),
+    ]
+
+
+def test_an_image_brings_its_layers_and_takes_them_along(store: Store) -> None:
+    batch: list[Effect] = [
+        changed("peer"),
+        described("app", "base", "top"),
+        held("peer", holding("app", "a:1")),
+    ]
+    events = store.apply(batch, AT).events[2:]
+    assert told(events) == [
+        ("image.added", "peer", "app"),
+        ("layer.added", "peer", "base"),
+        ("layer.added", "peer", "top"),
+    ]
+    assert events[0].tags == ("a:1",)
+    events = store.apply([released("peer", "app")], AT).events
+    assert told(events) == [
+        ("image.removed", "peer", "app"),
+        ("layer.removed", "peer", "base"),
+        ("layer.removed", "peer", "top"),
+    ]
+    assert events[0].tags == ("a:1",)
+
+
+def test_a_layer_is_told_with_the_first_image_that_has_it_and_the_last(store: Store) -> None:
+    store.apply([changed("peer"), described("app", "base", "top"), described("web", "base")], AT)
+    assert told(store.apply([held("peer", holding("web"))], AT).events) == [
+        ("image.added", "peer", "web"),
+        ("layer.added", "peer", "base"),
+    ]
+    assert told(store.apply([held("peer", holding("app"))], AT).events) == [
+        ("image.added", "peer", "app"),
+        ("layer.added", "peer", "top"),
+    ]
+    assert told(store.apply([released("peer", "web")], AT).events) == [
+        ("image.removed", "peer", "web")
+    ]
+
+
+def test_a_layer_that_comes_twice_in_an_image_is_told_once(store: Store) -> None:
+    batch: list[Effect] = [described("app", "base", "top", "base"), held("me", holding("app"))]
+    assert told(store.apply(batch, AT).events) == [
+        ("image.added", "me", "app"),
+        ("layer.added", "me", "base"),
+        ("layer.added", "me", "top"),
+    ]
+
+
+def test_layers_follow_when_the_description_comes_late(store: Store) -> None:
+    store.apply([changed("a"), changed("b")], AT)
+    store.apply([held("a", holding("app")), held("b", holding("app"), holding("web"))], AT)
+    store.apply([described("web", "base")], AT)
+    assert told(store.apply([described("app", "base", "top")], AT).events) == [
+        ("layer.added", "a", "base"),
+        ("layer.added", "a", "top"),
+        ("layer.added", "b", "top"),
+    ]
+    assert store.apply([described("app", "base", "top")], AT).events == ()
+
+
+def test_other_names_for_an_image_are_no_event_but_a_changed_row(store: Store) -> None:
+    store.apply([described("app", "base"), held("me", holding("app", "a:1"))], AT)
+    applied = store.apply([held("me", holding("app", "a:2"))], AT)
+    assert applied.events == ()
+    assert applied.rows.images == {text("app")}
+
+
+def test_the_same_holding_again_changes_nothing(store: Store) -> None:
+    store.apply([held("me", holding("app", "a:1"))], AT)
+    applied = store.apply([held("me", holding("app", "a:1"), version=2)], AT)
+    assert not applied.events
+    assert not applied.rows
+
+
+def test_a_reset_tells_only_what_differs(store: Store) -> None:
+    descriptions = [described("app", "base", "top"), described("web", "base"), described("db")]
+    store.apply([changed("peer"), *descriptions], AT)
+    store.apply([held("peer", holding("app"), holding("db"))], AT)
+    reset = HoldingsChanged(node("peer"), 9, held=(holding("web"), holding("db")), reset=True)
+    assert told(store.apply([reset], AT).events) == [
+        ("image.added", "peer", "web"),
+        ("image.removed", "peer", "app"),
+        ("layer.removed", "peer", "top"),
+    ]
+
+
+def test_releasing_what_is_not_held_is_passed_over(store: Store) -> None:
+    assert store.apply([released("peer", "app")], AT).events == ()
+
+
+def test_a_forgotten_member_tells_no_more_but_its_rows_change(store: Store) -> None:
+    store.apply([changed("peer"), described("app", "base"), held("peer", holding("app"))], AT)
+    store.apply([changed("peer", DOWN)], AT)
+    applied = store.apply([MemberForgotten(node("peer")), ImageForgotten(digest("app"))], AT)
+    assert applied.events == ()
+    assert applied.rows.nodes == {uuid("peer")}
+    assert applied.rows.images == {text("app")}
+    assert applied.rows.layers == {text("base")}
+
+
+def test_who_goes_offline_changes_the_rows_of_what_it_holds(store: Store) -> None:
+    store.apply([changed("peer"), described("app", "base"), held("peer", holding("app"))], AT)
+    assert not store.apply([changed("peer", SUSPECT)], AT).rows.images
+    rows = store.apply([changed("peer", DOWN)], AT).rows
+    assert rows.images == {text("app")}
+    assert rows.layers == {text("base")}
