@@ -8,11 +8,10 @@
 ...             print(event.event, event.node)
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
 from types import TracebackType
-from typing import Final, Generic, Self, TypeVar
-from weakref import WeakSet
+from typing import Any, Final, Generic, Self, TypeVar
 
 import trio
 from wsproto import ConnectionType, WSConnection
@@ -86,7 +85,7 @@ class Client:
     def __init__(self, *, socket: str | None = None, url: str | None = None) -> None:
         self.endpoint = parse_endpoint(socket=socket, url=url)
         self._idle: list[HttpConnection] = []
-        self._follows: WeakSet[Follow[Event] | Follow[Change]] = WeakSet()
+        self._follows: set[Follow[Any]] = set()
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -160,7 +159,8 @@ class Client:
                 raise read_error(answer.status, await connection.read(bytes_max=ERROR_BYTES_MAX))
             if headers and answer.status != 206:
                 raise RemoteProtocolError("the agent ignored the range it was asked for")
-            yield self._chunks(connection)
+            async with aclosing(self._chunks(connection)) as chunks:
+                yield chunks
         finally:
             self._give_back(connection)
 
@@ -189,8 +189,8 @@ class Client:
         node: str | None = None,
     ) -> "Follow[T]":
         target = listing_path(path, all=all, node=node, follow=True)
-        follow = Follow(self.endpoint, target, read)
-        self._follows.add(follow)  # type: ignore[arg-type]  # it is closed, never read, from there
+        follow = Follow(self.endpoint, target, read, self._follows.discard)
+        self._follows.add(follow)
         return follow
 
     async def _get(self, path: str, type: type[T]) -> T:
@@ -231,9 +231,9 @@ class Client:
         else:
             connection.close()
 
-    async def _chunks(self, connection: HttpConnection) -> AsyncIterator[bytes]:
+    async def _chunks(self, connection: HttpConnection) -> AsyncGenerator[bytes]:
         try:
-            async for chunk in connection.chunks():
+            while chunk := await connection.receive():
                 yield chunk
         except ConnectionLost as error:
             raise AgentUnreachable(f"{self.endpoint}: {error}") from None
@@ -247,10 +247,17 @@ class Follow(AsyncIterator[T], Generic[T]):
     agent says no. Read steadily: an agent gives up on who does not for half a minute.
     """
 
-    def __init__(self, endpoint: Endpoint, target: str, read: Callable[[bytes], T | None]) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        target: str,
+        read: Callable[[bytes], T | None],
+        on_close: "Callable[[Follow[T]], None]",
+    ) -> None:
         self._endpoint = endpoint
         self._target = target
         self._read = read
+        self._on_close = on_close
         self._stream: trio.SocketStream | None = None
         self._websocket = WSConnection(ConnectionType.CLIENT)
         self._ended = False
@@ -259,7 +266,11 @@ class Follow(AsyncIterator[T], Generic[T]):
 
     async def __aenter__(self) -> Self:
         """Connect now, so that nothing from now on is missed."""
-        await self._open()
+        try:
+            await self._open()
+        except BaseException:
+            await self.aclose()
+            raise
         return self
 
     async def __aexit__(
@@ -294,14 +305,14 @@ class Follow(AsyncIterator[T], Generic[T]):
     async def aclose(self) -> None:
         """Close the connection. Closing twice does nothing."""
         self._ended = True
+        self._on_close(self)
         stream, self._stream = self._stream, None
         if stream is None:
             return
         with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True), suppress(trio.BrokenResourceError):
-            if self._websocket.state is ConnectionState.OPEN:
+            if self._websocket.state in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
                 await stream.send_all(self._websocket.send(CloseConnection(code=1000)))
         stream.socket.close()
-        await trio.lowlevel.checkpoint()
 
     async def _open(self) -> None:
         if self._stream is not None or self._ended:

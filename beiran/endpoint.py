@@ -4,6 +4,7 @@ The part that ``Client`` (trio) and ``BlockingClient`` (plain sockets) have in c
 input or output and imports little: the CLI starts with it.
 """
 
+import os
 from collections.abc import Callable
 from typing import Final, Literal, TypeVar, get_args
 from urllib.parse import quote, urlencode, urlsplit
@@ -184,7 +185,9 @@ def unreachable(endpoint: Endpoint, error: OSError | str) -> AgentUnreachable:
         return AgentUnreachable(
             f"no permission to use {endpoint}: run this as root or as a member of its group"
         )
-    reason = error if isinstance(error, str) else error.strerror or str(error)
+    if isinstance(error, OSError):  # a number below 0 is the resolver's
+        number = error.errno or 0
+        error = os.strerror(number) if number > 0 else error.strerror or str(error)
     return AgentUnreachable(
-        f"no agent answers at {endpoint} ({reason.lower()}); start one with: beirand"
+        f"no agent answers at {endpoint} ({error.lower()}); start one with: beirand"
     )

@@ -1,6 +1,6 @@
 """A kept-alive HTTP/1.1 connection on trio, as the client library and the peer client use it."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -37,7 +37,7 @@ class Answer(Struct, frozen=True):
 class HttpConnection:
     """One connection, which carries one request at a time.
 
-    Send with ``ask``, then read the body to its end with ``read`` or ``chunks``; when that went
+    Send with ``ask``, then read the body to its end with ``read`` or ``receive``; when that went
     well the connection is ``reusable``. Owns ``stream``.
     """
 
@@ -87,20 +87,23 @@ class HttpConnection:
         Raises: ConnectionLost; RemoteProtocolError also when it has more than ``bytes_max``.
         """
         body = bytearray()
-        async for chunk in self.chunks():
+        while chunk := await self.receive():
             body += chunk
             if len(body) > bytes_max:
                 raise RemoteProtocolError(f"an answer of more than {bytes_max} bytes")
         return bytes(body)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes. It is whole when the iteration ends without an error."""
+    async def receive(self) -> bytes:
+        """The next part of the body; empty when it was whole.
+
+        Raises: ConnectionLost, RemoteProtocolError.
+        """
         while True:
             event = await self._next_event()
-            if isinstance(event, h11.Data):
-                yield bytes(event.data)
-            elif isinstance(event, h11.EndOfMessage):
-                return
+            if isinstance(event, h11.EndOfMessage):
+                return b""
+            if isinstance(event, h11.Data) and event.data:
+                return bytes(event.data)
 
     @property
     def reusable(self) -> bool:

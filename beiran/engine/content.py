@@ -228,7 +228,9 @@ def _is_no_image(descriptor: Descriptor) -> bool:
     return unknown or NOT_AN_IMAGE in (descriptor.annotations or {})
 
 
-_FRACTION: Final = re.compile(r"(.*:\d\d)\.(\d+)(.*)")
+_RFC_3339: Final = re.compile(
+    r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)", re.ASCII
+)
 
 
 def utc_time(text: str | None) -> str:
@@ -236,17 +238,12 @@ def utc_time(text: str | None) -> str:
 
     Engines write the same time in several ways; Go's zero time (year 1) means that there is none.
     """
-    if not text or text.startswith("0001-"):
+    parts = _RFC_3339.fullmatch(text or "")
+    if parts is None or parts[1].startswith("0001-"):
         return ""
-    fraction = ""
-    if parts := _FRACTION.fullmatch(text):
-        fraction = parts[2][:9].rstrip("0")
-        text = parts[1] + parts[3]
     try:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None:
-            return ""
-        moment = moment.astimezone(UTC)
+        moment = datetime.fromisoformat(parts[1] + parts[3]).astimezone(UTC)
     except (ValueError, OverflowError):
         return ""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S") + (f".{fraction}" if fraction else "") + "Z"
+    fraction = (parts[2] or "")[:9].rstrip("0")
+    return moment.replace(tzinfo=None).isoformat() + (f".{fraction}" if fraction else "") + "Z"

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import posixpath
 import stat
 import tarfile
 import zlib
@@ -162,8 +163,8 @@ def _files_bytes(stream: _HashedStream) -> int:
         with tarfile.open(fileobj=stream, mode="r|", bufsize=CHUNK_BYTES) as tar:  # type: ignore[call-overload]
             while (entry := tar.next()) is not None:
                 tar.members.clear()
-                name = entry.name.strip("/")
-                if entry.isreg() and not os.path.basename(name).startswith(".wh."):
+                name = posixpath.normpath("/" + entry.name)
+                if entry.isreg() and "/.wh." not in name:
                     sizes[name] = entry.size
                 elif entry.issym():
                     sizes[name] = len(os.fsencode(entry.linkname))

@@ -23,8 +23,11 @@ def familiar_name(reference: str) -> str:
 
 
 def tags_of(names: list[str] | None) -> tuple[str, ...]:
-    """The tags among ``RepoTags``, sorted. ``<none>:<none>`` is none."""
-    found = {familiar_name(name) for name in names or () if "<none>" not in name}
+    """The tags among ``RepoTags``, sorted.
+
+    ``<none>:<none>`` is none, nor is ``NAME@sha256:…``, which Docker 26.1 lists there.
+    """
+    found = {familiar_name(name) for name in names or () if not {"<", "@"} & set(name)}
     return tuple(sorted(found - {""}))
 
 

@@ -2,8 +2,8 @@
 
 import errno
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
+from contextlib import aclosing
 from typing import Final
 
 import trio
@@ -18,9 +18,6 @@ SEND_BYTES: Final = 256 * 1024
 
 WARM_BYTES: Final = 1024 * 1024
 """How much of a file that is not cached is read in a thread before it is sent."""
-
-NOTSENT_BYTES: Final = 1024 * 1024
-"""What a socket may hold unsent while a file goes out; trio's 16 KiB means many wake-ups."""
 
 _SOCKET_ERRORS: Final = frozenset(
     {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTUNREACH}
@@ -53,21 +50,17 @@ async def send_file(stream: trio.SocketStream, piece: FileSlice) -> None:
 
     Raises: ClientStalled; trio.BrokenResourceError; BodyFailed.
     """
-    with suppress(OSError):  # a unix socket has no such option, and no such limit
-        stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, NOTSENT_BYTES)
     offset, end = piece.start, piece.start + piece.length
-    while offset < end:
-        step_end = min(offset + SEND_BYTES, end)
-        if not _cached(piece.descriptor, step_end - 1):
-            warm = min(WARM_BYTES, end - offset)
-            await _warm(piece.descriptor, warm, offset)
-        try:
-            with trio.fail_after(STALL_TIMEOUT_S):
-                await _send_file_step(stream, piece.descriptor, offset, step_end)
-        except trio.TooSlowError:
-            raise ClientStalled from None
-        offset = step_end
-        await trio.lowlevel.checkpoint()
+    with trio.CancelScope() as scope:
+        while offset < end:
+            step_end = min(offset + SEND_BYTES, end)
+            if not _cached(piece.descriptor, step_end - 1):
+                await _warm(piece.descriptor, min(WARM_BYTES, end - offset), offset)
+            scope.deadline = trio.current_time() + STALL_TIMEOUT_S
+            await _send_file_step(stream, piece.descriptor, offset, step_end)
+            offset = step_end
+    if scope.cancelled_caught:
+        raise ClientStalled
 
 
 async def send_chunks(
@@ -85,8 +78,9 @@ async def send_chunks(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_cancel_when_gone, stream, nursery.cancel_scope)
         try:
-            async for data in _framed(chunks, frame):
-                await _send_step(stream, data)
+            async with aclosing(_framed(chunks, frame)) as framed:
+                async for data in framed:
+                    await _send_step(stream, data)
             done = True
         except Exception as error:
             failure = error
@@ -99,7 +93,7 @@ async def send_chunks(
 
 async def _framed(
     chunks: AsyncIterable[bytes], frame: Callable[[memoryview], Sequence[bytes]]
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     try:
         async for chunk in chunks:
             view = memoryview(chunk)
@@ -121,11 +115,13 @@ async def _send_step(stream: trio.SocketStream, data: bytes | memoryview) -> Non
 async def _send_file_step(
     stream: trio.SocketStream, descriptor: int, offset: int, end: int
 ) -> None:
+    waited = False
     while offset < end:
         try:
             sent = os.sendfile(stream.socket.fileno(), descriptor, offset, end - offset)
         except BlockingIOError:
             await stream.socket.wait_writable()
+            waited = True
             continue
         except OSError as error:
             if error.errno in _SOCKET_ERRORS:
@@ -134,6 +130,8 @@ async def _send_file_step(
         if not sent:
             raise BodyFailed(f"the file ends at byte {offset}, before what was promised")
         offset += sent
+    if not waited:
+        await trio.lowlevel.checkpoint()
 
 
 def _cached(descriptor: int, offset: int) -> bool:

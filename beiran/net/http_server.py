@@ -44,6 +44,7 @@ from beiran.net.http_body import (
 from beiran.net.http_routing import Match, RouteTable
 from beiran.net.http_upgrade import (
     Upgrade,
+    WebSocketEnd,
     check_websocket,
     serve_websocket,
     wanted_upgrade,
@@ -260,12 +261,24 @@ class _Connection:
         except ApiError as error:
             return error_response(error)
         except Exception:
-            return self._failure(request)
+            return error_response(self._failure(request))
 
-    def _failure(self, request: Request) -> Response:
+    def _failure(self, request: Request) -> ApiError:
+        """Note the exception at hand. Returns: what to tell of it."""
         self._counters.http_failures += 1
         _log.exception("%s %s failed", request.method, request.path)
-        return error_response(ApiError(500, "INTERNAL", "the agent failed; its log tells why"))
+        return ApiError(500, "INTERNAL", "the agent failed; its log tells why")
+
+    def _prepare(self, match: Match) -> None:
+        """Raises: ApiError when the route refuses the upgrade."""
+        if match.route.prepare is None:
+            return
+        try:
+            match.route.prepare(match.request)
+        except ApiError:
+            raise
+        except Exception:
+            raise self._failure(match.request) from None
 
     async def _upgrade(self, upgrade: Upgrade, match: Match) -> bool:
         """Upgrade the connection. Returns: False when the request to do so is to be ignored.
@@ -280,13 +293,14 @@ class _Connection:
             raise HttpError(400, "BAD_REQUEST", message, [("Connection", "close")])
         if upgrade == "websocket":
             key = check_websocket(request, route)
-            if not await serve_websocket(self._stream, request, route, key):
-                self._counters.http_stalled += 1
+            self._prepare(match)
+            end = await serve_websocket(self._stream, request, route, key)
+            self._counters.http_stalled += end is WebSocketEnd.STALLED
+            self._counters.http_failures += end is WebSocketEnd.FAILED
             return True
         if self._counters.http_watchers >= WATCHERS_MAX:
             raise ApiError(503, "TOO_MANY_WATCHERS", "enough others watch this agent")
-        if route.prepare is not None:
-            route.prepare(request)
+        self._prepare(match)
         await self._hold()
         return True
 

@@ -6,6 +6,7 @@ The server hands over when the head of the upgrade request has been read and its
 import base64
 import logging
 from contextlib import suppress
+from enum import Enum
 from typing import Final, Literal
 
 import trio
@@ -47,10 +48,10 @@ def wanted_upgrade(http_version: bytes, request: Request) -> Upgrade | None:
 
 
 def check_websocket(request: Request, route: Route) -> str:
-    """Judge an upgrade request to WebSocket before it is accepted.
+    """Judge the handshake of an upgrade to WebSocket.
 
     Returns: the value of ``Sec-WebSocket-Key``.
-    Raises: ApiError when it cannot be accepted; what the route's ``prepare`` raises.
+    Raises: ApiError when it cannot be accepted.
     Source: RFC 6455 §4.2.1.
     """
     if route.stream is None:
@@ -69,43 +70,51 @@ def check_websocket(request: Request, route: Route) -> str:
         nonce = b""
     if len(nonce) != _WEBSOCKET_KEY_BYTES:
         raise BadRequest("Sec-WebSocket-Key is missing or wrong")
-    if route.prepare is not None:
-        route.prepare(request)
     return key
+
+
+class WebSocketEnd(Enum):
+    """How a WebSocket ended: ``STALLED`` by a client that does not read, ``FAILED`` by our fault.
+
+    All else, a client that leaves or talks nonsense included, is ``DONE``.
+    """
+
+    DONE = "done"
+    STALLED = "stalled"
+    FAILED = "failed"
 
 
 async def serve_websocket(
     stream: trio.SocketStream, request: Request, route: Route, key: str
-) -> bool:
-    """Accept a WebSocket, have the route's ``stream`` talk, close it.
-
-    Returns: whether the other end took what we had to send; it may also have gone or closed.
-    """
+) -> WebSocketEnd:
+    """Accept a WebSocket, have the route's ``stream`` talk, close it."""
     upgraded = _UpgradedStream(stream, key)
+    failed = False
     try:
         async with trio.open_nursery() as nursery:
             proposal = await wrap_server_stream(
                 nursery, upgraded, max_message_size=MESSAGE_BYTES_MAX
             )
             websocket = await proposal.accept()
-            nursery.start_soon(_talk, websocket, request, route, nursery.cancel_scope)
+            failed = await _talk(websocket, request, route)
+            nursery.cancel_scope.cancel()
     except* (ProtocolError, ConnectionClosed, trio.BrokenResourceError) as errors:
         # For instance a ping that comes after our close: wsproto then refuses to pong.
         _log.debug("websocket %s of %s ended: %r", request.path, request.peer, errors.exceptions)
-    return not upgraded.stalled
+    if failed:
+        return WebSocketEnd.FAILED
+    return WebSocketEnd.STALLED if upgraded.stalled else WebSocketEnd.DONE
 
 
-async def _talk(
-    websocket: WebSocketConnection, request: Request, route: Route, whole: trio.CancelScope
-) -> None:
-    """Run the route's ``stream``, then close and end ``whole``."""
-    code, reason = 1000, None
-    finished = False
+async def _talk(websocket: WebSocketConnection, request: Request, route: Route) -> bool:
+    """Run the route's ``stream``, then close. Returns: whether it failed by our fault."""
+    code, reason, failed, finished = 1000, None, False, False
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_discard_messages, websocket, nursery.cancel_scope)
-            code, reason = await _run_stream(websocket, request, route, nursery.cancel_scope)
-            nursery.cancel_scope.cancel()
+            scope = nursery.cancel_scope
+            code, reason, failed = await _run_stream(websocket, request, route, scope)
+            scope.cancel()
         with trio.move_on_after(CLOSE_TIMEOUT_S):
             await websocket.aclose(code, reason)
         finished = True
@@ -114,13 +123,13 @@ async def _talk(
             # The agent stops. Nobody reads answers any more: this sends our close and is off.
             with trio.move_on_after(GOING_AWAY_TIMEOUT_S, shield=True):
                 await websocket.aclose(1001, "the agent stops")
-    whole.cancel()
+    return failed
 
 
 async def _run_stream(
     websocket: WebSocketConnection, request: Request, route: Route, scope: trio.CancelScope
-) -> tuple[int, str | None]:
-    """The code and the reason to close with."""
+) -> tuple[int, str | None, bool]:
+    """The code and the reason to close with, and whether it is our fault."""
     assert route.stream is not None
 
     async def send(message: bytes) -> None:
@@ -133,11 +142,11 @@ async def _run_stream(
     try:
         await route.stream(request, send)
     except ApiError as error:
-        return 1011, error.message
+        return 1011, error.message, False
     except Exception:
         _log.exception("%s failed by WebSocket", request.path)
-        return 1011, "internal error"
-    return 1000, None
+        return 1011, "internal error", True
+    return 1000, None, False
 
 
 async def _discard_messages(websocket: WebSocketConnection, scope: trio.CancelScope) -> None:
