@@ -15,8 +15,8 @@ from beiran.models import Info
 from beiran.net.peer_client import PeerClient, PeerRefused, PeerUnreachable
 
 AT_ONCE: Final = 4
-TRIES: Final = 3
-TRY_AGAIN_S: Final = 2.0
+TRY_AGAIN_S: Final = 1.0
+TRY_AGAIN_MAX_S: Final = 60.0
 TIMEOUT_S: Final = 5.0
 PATIENCE_S_A_MEMBER: Final = 0.002  # so that a thousand do not ask a newcomer in one instant
 
@@ -54,18 +54,22 @@ class Acquaintance:
                 self._nursery.start_soon(self._ask, member)
 
     async def _ask(self, member: Member) -> None:
-        for attempt in range(TRIES):
-            wait_s = TRY_AGAIN_S * attempt + PATIENCE_S_A_MEMBER * len(self._node.members)
+        """Ask until there is an answer, or nobody there to give one."""
+        wait_s = PATIENCE_S_A_MEMBER * len(self._node.members)
+        while self._is_current(member):
             await trio.sleep(wait_s * (member.node[0] + 1) / 256)
             async with self._limiter:
                 info = await self._info_of(member)
             if info is not None:
                 await self._recorder.record_info(member.node, info)
                 return
-            known = self._node.members.get(member.node)
-            if known is None or known.generation != member.generation:
-                return
-        self._asked.pop(member.node, None)
+            wait_s = min(max(2 * wait_s, TRY_AGAIN_S), TRY_AGAIN_MAX_S)
+        if self._asked.get(member.node) == member.generation:
+            del self._asked[member.node]
+
+    def _is_current(self, member: Member) -> bool:
+        known = self._node.members.get(member.node)
+        return known is not None and known.status.online and known.generation == member.generation
 
     async def _info_of(self, member: Member) -> Info | None:
         try:

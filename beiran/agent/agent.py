@@ -150,12 +150,12 @@ class Agent:
 
     async def _note_who_was_seen(self) -> None:
         while True:
-            await trio.sleep(SEEN_INTERVAL_S)
             now = trio.current_time()
             seen = self._node.last_heard()
             texts = {node: seconds_ago_text(now - at) for node, at in seen.items()}
             texts[self._node.own.node] = now_text()
             await self._recorder.record_seen(texts)
+            await trio.sleep(SEEN_INTERVAL_S)
 
     async def _notice_new_address(self) -> None:
         """A host may get its address late, or another one (DHCP)."""

@@ -83,7 +83,7 @@ class Discovery:
         """
         context = self._context
         members = context.members
-        wait = context.config.lost_interval_s * members.online_count
+        wait = context.config.lost_interval_s * max(1, members.online_count)
         context.set_timer("lost", None, wait * context.random.uniform(0.5, 1.5))
         lost = [
             member
@@ -104,7 +104,7 @@ class Discovery:
         if self._burst:
             wait = self._burst.pop(0)
         else:
-            wait = context.config.beacon_lan_interval_s * members.online_count
+            wait = context.config.beacon_lan_interval_s * max(1, members.online_count)
         context.set_timer("beacon", None, wait * context.random.uniform(0.75, 1.25))
 
     def responds_to(self, node: NodeId) -> bool:

@@ -14,8 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
@@ -36,9 +36,8 @@ from beiran_cli.table import Columns, Rows, table_lines, terminal_columns
 LOOPBACK: Final = "127.0.0.1"
 PORTS: Final = range(20_000, 32_000)  # below those that Linux hands out by itself
 PORT_TRIES: Final = 1000
-START_TIMEOUT_S: Final = 15.0
-CONVERGE_TIMEOUT_S: Final = 20.0
-ARRIVE_TIMEOUT_S: Final = 10.0
+TIMEOUT_S: Final = 50.0  # for all but stopping
+INTRODUCTION_S: Final = 2.0
 STOP_TIMEOUT_S: Final = 5.0  # an agent leaves and ends within this; then it is killed
 ASK_AGAIN_S: Final = 0.02
 DOCKER_TIMEOUT_S: Final = 1.0
@@ -105,7 +104,10 @@ def demo(
     docker
         One of the agents watches this machine's Docker Engine, if there is one (read only).
     """
-    trio.run(_run, docker and docker_answers(DOCKER_SOCKET))
+    try:
+        trio.run(_run, docker and docker_answers(DOCKER_SOCKET))
+    except* AgentUnreachable as lost:
+        raise DemoFailed("an agent ended in the middle of the demo") from lost
 
 
 def docker_answers(path: str) -> bool:
@@ -119,10 +121,19 @@ def docker_answers(path: str) -> bool:
 
 
 class Teller:
-    """Prints lines that begin with the seconds since the demo began."""
+    """Prints lines that begin with the seconds since the demo began, and knows what is to come."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
+        self.missing: dict[str, None] = {}
+        """What is waited for, in the words for when it does not come; the oldest first."""
+
+    @contextmanager
+    def expecting(self, failure: str) -> Iterator[None]:
+        """While in here, and when it is left by an exception, ``failure`` is missing."""
+        self.missing[failure] = None
+        yield
+        del self.missing[failure]
 
     def say(self, text: str) -> None:
         """Print one line."""
@@ -164,10 +175,13 @@ async def _show(folder: Path, with_docker: bool) -> None:
     hosts = demo_hosts(folder, ports, with_docker=with_docker)
     teller.say(f"starting {len(hosts)} agents on {LOOPBACK}, beacon port {beacon_port}")
     async with running(hosts, beacon_port, cluster=folder.name) as agents:
-        await _start(agents, teller)
-        await _meet(agents, teller)
-        await _agree(agents, teller)
-        await _add(agents, teller)
+        with trio.move_on_after(TIMEOUT_S) as patience:
+            await _start(agents, teller)
+            await _meet(agents, teller)
+            await _agree(agents, teller)
+            await _add(agents, teller)
+        if patience.cancelled_caught:
+            raise DemoFailed(f"after {TIMEOUT_S:.0f} s {', '.join(teller.missing)}")
         teller.say("stopping the agents")
     teller.say("done; nothing is left behind")
 
@@ -180,7 +194,8 @@ async def _start(agents: Sequence[DemoAgent], teller: Teller) -> None:
                 return True
             return False
 
-        await _until(agents, up, START_TIMEOUT_S, f"{agent.host.name} did not start")
+        with teller.expecting(f"{agent.host.name} has not started"):
+            await _until(agents, up)
         whose = "a folder of images" if agent.host.images else "Docker's images"
         teller.say(f"{agent.host.name} is up at {LOOPBACK}:{agent.host.port}, with {whose}")
 
@@ -195,9 +210,16 @@ async def _meet(agents: Sequence[DemoAgent], teller: Teller) -> None:
             nodes = await agent.client.get_online_nodes()
             return sorted(node.name for node in nodes) == names
 
-        why = f"{agent.host.name} does not see all {len(names)} nodes"
-        await _until(agents, all_known, CONVERGE_TIMEOUT_S, why)
+        with teller.expecting(f"{agent.host.name} does not see all {len(names)} nodes"):
+            await _until(agents, all_known)
         teller.say(f"{agent.host.name} sees {', '.join(names)}")
+
+        async def all_introduced() -> bool:
+            nodes = await agent.client.get_online_nodes()
+            return all(node.engine is not None for node in nodes)
+
+        with trio.move_on_after(INTRODUCTION_S):  # the table has a gap otherwise, that is all
+            await _until(agents, all_introduced)
 
     await _each(agents, say_when_all_are_known)
     nodes = await agents[0].client.get_online_nodes()
@@ -224,8 +246,8 @@ async def _agree(agents: Sequence[DemoAgent], teller: Teller) -> None:
                     return False
             return (await agent.client.get_info()).engine.up
 
-        why = f"{agent.host.name} does not know what the others hold"
-        await _until(agents, knows_all, CONVERGE_TIMEOUT_S, why)
+        with teller.expecting(f"{agent.host.name} does not know what all hold"):
+            await _until(agents, knows_all)
         teller.say(f"{agent.host.name} knows what all hold")
 
     await _each(agents, say_when_it_knows)
@@ -244,25 +266,22 @@ async def _add(agents: Sequence[DemoAgent], teller: Teller) -> None:
     added_at = 0.0
 
     async def wait_for(agent: DemoAgent, *, task_status: trio.TaskStatus[None]) -> None:
-        async with agent.client.follow_images(all=True) as changes:
-            async for change in changes:
-                if _is_end_of_list(change):
-                    task_status.started()
-                elif change.image and change.image.id == image.id and _held(change.image, uuid):
-                    took_ms = 1000 * (time.monotonic() - added_at)
-                    teller.say(f"{agent.host.name} knows it after {took_ms:.0f} ms")
-                    return
-        raise DemoFailed(f"{agent.host.name} stopped telling what it sees")
+        with teller.expecting(f"{agent.host.name} does not know {image.tag}"):
+            async with agent.client.follow_images(all=True) as changes:
+                async for change in changes:
+                    if _is_end_of_list(change):
+                        task_status.started()
+                    elif change.image and change.image.id == image.id and _held(change.image, uuid):
+                        break
+        took_ms = 1000 * (time.monotonic() - added_at)
+        teller.say(f"{agent.host.name} knows it after {took_ms:.0f} ms")
 
-    with trio.move_on_after(ARRIVE_TIMEOUT_S) as patience:
-        async with trio.open_nursery() as nursery:
-            for agent in others:
-                await nursery.start(wait_for, agent)
-            teller.say(f"putting {image.tag} into the folder of {owner.host.name}")
-            added_at = time.monotonic()
-            await trio.to_thread.run_sync(add_image, owner.host.layout, image)
-    if patience.cancelled_caught:
-        raise DemoFailed(f"{image.tag} did not arrive everywhere in {ARRIVE_TIMEOUT_S:.0f} s")
+    async with trio.open_nursery() as nursery:
+        for agent in others:
+            await nursery.start(wait_for, agent)
+        teller.say(f"putting {image.tag} into the folder of {owner.host.name}")
+        added_at = time.monotonic()
+        await trio.to_thread.run_sync(add_image, owner.host.layout, image)
 
 
 def demo_hosts(folder: Path, ports: Sequence[int], *, with_docker: bool) -> list[DemoHost]:
@@ -357,24 +376,16 @@ async def _each(agents: Iterable[DemoAgent], act: Callable[[DemoAgent], Awaitabl
             nursery.start_soon(act, agent)
 
 
-async def _until(
-    agents: Iterable[DemoAgent],
-    is_so: Callable[[], Awaitable[bool]],
-    timeout_s: float,
-    failure: str,
-) -> None:
+async def _until(agents: Iterable[DemoAgent], is_so: Callable[[], Awaitable[bool]]) -> None:
     """Ask again and again until it is so.
 
-    Raises: DemoFailed with ``failure`` after ``timeout_s``, or at once when an agent ends.
+    Raises: DemoFailed when an agent has ended.
     """
-    with trio.move_on_after(timeout_s):
-        while not await is_so():
-            for agent in agents:
-                if agent.process.poll() is not None:
-                    raise DemoFailed(f"{agent.host.name} ended by itself: {_last_words(agent)}")
-            await trio.sleep(ASK_AGAIN_S)
-        return
-    raise DemoFailed(f"{failure} within {timeout_s:.0f} s")
+    while not await is_so():
+        for agent in agents:
+            if agent.process.poll() is not None:
+                raise DemoFailed(f"{agent.host.name} ended by itself: {_last_words(agent)}")
+        await trio.sleep(ASK_AGAIN_S)
 
 
 def _last_words(agent: DemoAgent) -> str:

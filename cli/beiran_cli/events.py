@@ -48,7 +48,7 @@ def event_line(event: Event) -> str:
         event.name or short_uuid(event.node),
         short_digest(about) if about else "",
         ", ".join(event.tags),
-        f"({event.reason})" if event.reason else "",
+        f"({event.reason})" if event.reason and not event.event.endswith(event.reason) else "",
     ]
     return "  ".join(part for part in parts if part)
 

@@ -61,7 +61,7 @@ def show_node(node: str, /, *, common: Common = DEFAULTS) -> None:
                 f"{_state(answer)}, generation {answer.generation}, "
                 f"incarnation {answer.incarnation}",
             ),
-            ("Seen", human_age(answer.last_seen_at)),
+            ("Seen", _seen(answer)),
             ("Version", answer.version or "unknown"),
             ("Engine", engine_words(answer.engine)),
         ]
@@ -78,12 +78,17 @@ def node_table(nodes: Iterable[Node]) -> tuple[Columns, Rows]:
                 node.name,
                 address(node.address, node.port),
                 _state(node),
-                human_age(node.last_seen_at),
+                _seen(node),
                 _engine(node.engine),
             )
             for node in sorted(nodes, key=lambda node: (node.name, node.uuid))
         ],
     )
+
+
+def _seen(node: Node) -> str:
+    """Whoever is alive answers probes all the time; only of the others it matters since when."""
+    return "now" if node.state == "alive" else human_age(node.last_seen_at)
 
 
 def _engine(engine: EngineInfo | None) -> str:

@@ -109,7 +109,7 @@ async def _serve(
     listener: trio.SocketListener,
     door: str,
     *,
-    task_status: trio.TaskStatus[list[trio.SocketListener]],
+    task_status: trio.TaskStatus[None],
 ) -> None:
     await serve_http(
         [listener],

@@ -83,10 +83,10 @@ def as_api(rows: object) -> object:
 async def test_node_list_is_a_table_of_those_online(api: Api) -> None:
     assert await ask(api, "node", "list") == (
         "ID         NAME     ADDRESS          STATE              SEEN   ENGINE\n"
-        "aaaaaaaa   host-a   10.0.0.1:8888    online             N/A    docker 26.1.5 overlay2\n"
+        "aaaaaaaa   host-a   10.0.0.1:8888    online             now    docker 26.1.5 overlay2\n"
         "bbbbbbbb   host-b   [fd00::1]:8888   online (suspect)   N/A"
         "    oci (down)\n"
-        "cccccccc   host-c   10.0.0.1:8888    online             N/A    unknown\n"
+        "cccccccc   host-c   10.0.0.1:8888    online             now    unknown\n"
     )
 
 

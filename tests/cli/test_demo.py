@@ -16,7 +16,7 @@ import trio
 from beiran_cli.demo import docker_answers, free_ports
 from tests.cli.processes import close, open_process, read_all, read_until
 
-DEMO_TIMEOUT_S = 60
+DEMO_TIMEOUT_S = 90
 
 
 @pytest.fixture
@@ -84,6 +84,30 @@ async def test_a_demo_that_nobody_watches_any_more_leaves_nothing_behind(folder:
             assert await demo.wait() == 0
             assert await read_all(demo.stderr) == ""
     assert_nothing_is_left(folder)
+
+
+@pytest.mark.slow
+async def test_an_agent_that_is_killed_fails_the_demo_and_nothing_is_left(folder: Path) -> None:
+    with trio.fail_after(DEMO_TIMEOUT_S):
+        async with open_demo(folder) as demo:
+            await read_until(demo.stdout, "is up at")
+            os.kill(agent_of("host-b", folder), signal.SIGKILL)
+            assert await demo.wait() == 1
+            said = await read_all(demo.stderr)
+    assert re.fullmatch(r"beiran: (host-b|an agent) ended .*\n", said)
+    assert_nothing_is_left(folder)
+
+
+def agent_of(host: str, folder: Path) -> int:
+    """The process ID of an agent of the demo in ``folder``."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue  # it has ended
+        if host.encode() in words and any(str(folder).encode() in word for word in words):
+            return int(path.parent.name)
+    raise AssertionError(f"{host} does not run")
 
 
 async def test_an_agent_that_cannot_start_ends_the_demo_with_one_line(folder: Path) -> None:

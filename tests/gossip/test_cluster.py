@@ -118,6 +118,16 @@ def test_who_leaves_is_never_shown_as_failed() -> None:
     assert {member.status for member in left if member} == {Status.LEFT}
 
 
+def test_all_may_leave_at_once() -> None:
+    world = World(seed=30)
+    hosts = world.cluster(3)
+    for host in hosts:
+        world.do(host, host.node.leave(now=world.now))
+    world.run(10)
+    assert all(host.node.farewell_heard for host in hosts)
+    assert world.false_offline(hosts) == []
+
+
 @pytest.mark.parametrize("loss", [0.1, 0.25])
 def test_lost_packets_alone_bring_nobody_down(loss: float) -> None:
     world = World(seed=14)
