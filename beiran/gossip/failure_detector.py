@@ -82,6 +82,11 @@ class FailureDetector:
             self._context.config.local_health_max, max(0, self.local_health + by)
         )
 
+    def answered_lately(self, node: NodeId) -> bool:
+        """Whether a member has answered us in the last two rounds: the way to it is known."""
+        round_s = self._context.members.online_count * self._context.config.probe_interval_s
+        return self._context.now - self._answered_at.get(node, -1e9) < 2 * round_s
+
     def start(self) -> None:
         """Begin the rounds, at a time that differs from node to node."""
         interval = self._context.config.probe_interval_s
@@ -236,11 +241,10 @@ class FailureDetector:
         context = self._context
         own = context.members
         news = self._dissemination.piggyback(first=self._suspicion_news(member.node))
-        lately = context.now - self._answered_at.get(member.node, -1e9)
-        # One round is as many intervals as there are members; what answered in the last is there.
-        confirmed = lately < 2 * own.online_count * context.config.probe_interval_s
         context.send(
-            member.address, Ping(number, own.own.node, own.picture, news), confirmed=confirmed
+            member.address,
+            Ping(number, own.own.node, own.picture, news),
+            confirmed=self.answered_lately(member.node),
         )
 
     def _succeed(self, probe: Probe) -> None:

@@ -424,7 +424,7 @@ class GossipNode:
     def _on_ping(self, message: Ping, source: Address) -> None:
         news = self._dissemination.piggyback(first=self._verdicts.suspicion_news(message.sender))
         ack = Ack(message.probe, self.own.node, self._members.picture, news)
-        self._context.send(source, ack, confirmed=False)
+        self._context.send(source, ack, confirmed=self._detector.answered_lately(message.sender))
         self._meet(message.sender, source, message.picture)
 
     def _meet(self, node: NodeId, source: Address, picture: int) -> None:
