@@ -39,5 +39,13 @@ bench-gossip: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks.gossip $(BENCH_ARGS)
 
+# Any bytes on the UDP and the TCP port, guided by coverage; RUNS inputs for each target.
+RUNS ?= 1000000
+fuzz: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,fuzz]'
+	$(BIN)/python -m tests.fuzz.fuzz_codec -runs=$(RUNS)
+	$(BIN)/python -m tests.fuzz.fuzz_node -runs=$(RUNS)
+	$(BIN)/python -m tests.fuzz.fuzz_http -runs=$(RUNS)
+
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

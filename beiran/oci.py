@@ -2,20 +2,24 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from beiran.ids import Digest, WireDigest
 
 LAYERS_MAX: Final = 512  # Docker stops at 127; headroom for other builders
 
 
+SizeBytes = Annotated[int, Meta(ge=0, le=2**48)]
+"""Of one layer: up to 256 TiB, so that the sum over ``LAYERS_MAX`` fits SQLite's 64 bits."""
+
+
 class LayerDescription(Struct, frozen=True, array_like=True):
     """A layer by its diff ID, and the bytes of the files in it."""
 
     digest: WireDigest
-    size_bytes: int
+    size_bytes: SizeBytes
 
 
 class ImageDescription(Struct, frozen=True, array_like=True):
@@ -31,7 +35,7 @@ class ImageDescription(Struct, frozen=True, array_like=True):
     os: str
     architecture: str
     created_at: str
-    layers: tuple[LayerDescription, ...]
+    layers: Annotated[tuple[LayerDescription, ...], Meta(max_length=LAYERS_MAX)]
 
     @property
     def size_bytes(self) -> int:

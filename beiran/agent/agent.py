@@ -138,7 +138,7 @@ class Agent:
         await self._recorder.flushed()
 
     async def _ask_dns(self) -> None:
-        from beiran.net.dns import resolve_peers  # dnspython takes 20 MB; most do without
+        from beiran.net.dns import resolve_peers  # dnspython takes 50 ms; most do without
 
         while True:
             resolved = await resolve_peers(

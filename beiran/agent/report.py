@@ -31,6 +31,7 @@ COUNTER_HELP: Final = {
     "datagrams_sent": "Gossip datagrams sent.",
     "deaf_spells": "Times in which nobody was heard.",
     "identity_conflicts": "Signs of another agent with this node's UUID.",
+    "incredible_claims": "Claims about this node with numbers that nobody can know, ignored.",
     "other_cluster_packets": "Packets of other clusters, ignored.",
     "pauses": "Times in which this process did not run.",
     "probes_failed": "Probes without an answer.",

@@ -7,6 +7,9 @@ from msgspec import Struct
 
 DATAGRAM_BYTES_MAX: Final = 1400  # memberlist UDPBufferSize: below any Ethernet MTU, tunnels too
 STREAM_BYTES_MAX: Final = 32 * 1024 * 1024  # 10,000 nodes pack into 2 MB; the rest is headroom
+COUNT_CREDIBLE_MAX: Final = 2**47
+"""Of ourselves nobody can know a larger generation, incarnation or version: half of what the wire
+has room for, so that our own next one always fits."""
 SYNC_WHOLE_MAX: Final = 150  # members up to which a version vector is cheaper than its buckets
 
 

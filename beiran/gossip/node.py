@@ -265,7 +265,9 @@ class GossipNode:
             case Nack():
                 self._detector.on_nack(message)
             case Want():
-                self._descriptions.answer(source, message.images)
+                member = self._members.get(message.sender)
+                if member is not None and member.address == source:  # else it may be forged
+                    self._descriptions.answer(source, message.images)
             case Described():
                 self._descriptions.on_described(message)
             case Gossip():

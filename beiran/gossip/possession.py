@@ -125,7 +125,7 @@ class Possession:
             log.released.clear()
             log.floor = delta.version
         else:
-            gone = [image for image in delta.released if image in log.held]
+            gone = [image for image in dict.fromkeys(delta.released) if image in log.held]
         changed = []
         for held in delta.held:
             holding = Holding(held.image, held.tags, held.digests)

@@ -11,6 +11,7 @@ from msgspec import Raw
 
 from beiran.gossip.anti_entropy import AntiEntropy, unpack_deltas_untrusted
 from beiran.gossip.codec import unpack_address_untrusted
+from beiran.gossip.config import COUNT_CREDIBLE_MAX
 from beiran.gossip.context import Context
 from beiran.gossip.descriptions import Descriptions
 from beiran.gossip.dissemination import NEWS_BYTES_MAX, Dissemination
@@ -161,7 +162,9 @@ class Reconciliation:
         """Others know a later version of our holdings than we do (our database was lost, and the
         clock went back): go past it, so that they take over what is true now."""
         own = self._members.own.node
-        if version > self._possession.version(own):
+        if version > COUNT_CREDIBLE_MAX:
+            self._context.counters["incredible_claims"] += 1
+        elif version > self._possession.version(own):
             self._possession.begin(own, version + 1)
             self._members.set_version(own, version + 1)
             self._context.emit(HoldingsChanged(own, version + 1))

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from beiran.gossip.anti_entropy import own_alive
 from beiran.gossip.codec import unpack_address_untrusted
+from beiran.gossip.config import COUNT_CREDIBLE_MAX
 from beiran.gossip.context import Context
 from beiran.gossip.dissemination import Dissemination
 from beiran.gossip.effects import IdentityConflict, MemberChanged, MemberForgotten, Unwatch, Watch
@@ -293,10 +294,15 @@ class Verdicts:
         own = context.members.own
         if self.leaving or (generation, incarnation) < (own.generation, own.incarnation):
             return
+        if generation > COUNT_CREDIBLE_MAX:
+            context.counters["incredible_claims"] += 1
+            return
         context.counters["refutations"] += 1
         self.detector.worsen_health()
         # A generation above ours is one that we have forgotten (the clock went back): go past it.
         past = generation + 1 if generation > own.generation else own.generation
+        if incarnation >= COUNT_CREDIBLE_MAX:  # no room above it: a new generation has some
+            past, incarnation = generation + 1, 0
         self._renew(replace(own, generation=past, incarnation=incarnation + 1), reason="refuted")
 
     def move_to(self, address: Address) -> None:

@@ -196,16 +196,19 @@ class _Connection:
 
     async def run(self) -> None:
         """Answer requests until either side has enough."""
+        head_only = False
         try:
             while True:
+                head_only = False
                 head = await self._receive_head()
                 if head is None:
                     return
+                head_only = head.method == b"HEAD"
                 self._counters.http_requests += 1
                 response = await self._respond(head)
                 if response is None:
                     return
-                await self._send(response, head_only=head.method == b"HEAD")
+                await self._send(response, head_only=head_only)
                 if self._http.our_state is not h11.DONE:
                     break
                 if self._http.their_state is not h11.DONE:
@@ -215,7 +218,7 @@ class _Connection:
             self._counters.http_bad_requests += 1
             message = f"the request cannot be read: {error}"
             reply = error_response(ApiError(error.error_status_hint, "BAD_REQUEST", message))
-            await self._send(reply)
+            await self._send(reply, head_only=head_only)
         if self._http.their_state in (h11.SEND_BODY, h11.ERROR):
             await _linger(self._stream)
 

@@ -218,6 +218,28 @@ def _opener(bind: str) -> Callable[[], UdpSocket]:
     return lambda: open_udp(bind, 0)
 
 
+@needs_root
+@pytest.mark.lab
+def test_a_link_local_address_comes_with_its_link_and_is_answered_there() -> None:
+    async def talk() -> None:
+        with open_udp("::", 0) as here, open_udp("::", 0) as there:
+            zone = socket.if_nametoindex("eth0")
+            address = Address(f"fe80::1%{zone}", there.address.port)
+            assert here.send(b"hello", address)
+            [hello] = await receive_datagrams(there, 1)
+            assert hello.source == Address(f"fe80::1%{zone}", here.address.port)
+            assert there.send(b"hello yourself", hello.source)
+            assert await receive_datagrams(here, 1) == [Datagram(b"hello yourself", address)]
+
+    on_new_host(
+        lambda: trio.run(talk),
+        "ip link add eth0 type veth peer name switch",
+        "ip link set switch up",
+        "ip link set eth0 up",
+        "ip address add fe80::1/64 dev eth0 nodad",
+    )
+
+
 async def test_closing_wakes_whoever_receives() -> None:
     udp = open_udp("127.0.0.1", 0)
     async with trio.open_nursery() as nursery:

@@ -1,0 +1,32 @@
+"""Whatever clients send to the TCP door: no 500, no change, and the next one is served.
+
+``make fuzz`` does the same at length (``tests/fuzz``); what it found is here by name.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.fuzz.one_door import Door, open_door
+
+
+@pytest.fixture
+def door() -> Iterator[Door]:
+    with open_door() as door:
+        yield door
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(script=st.binary(max_size=600))
+def test_any_bytes_are_answered_or_not_and_nothing_else_happens(door: Door, script: bytes) -> None:
+    door.knock(script)
+
+
+def test_a_head_request_with_an_unreadable_body_is_a_bad_request(door: Door) -> None:
+    request = b"HEAD /info HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n"
+    assert door.say([request]).startswith(b"HTTP/1.1 400 ")
+    door.knock(b"")

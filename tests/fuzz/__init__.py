@@ -1,0 +1,1 @@
+"""Any bytes from the network, at length: ``make fuzz`` runs these with atheris (libFuzzer)."""
