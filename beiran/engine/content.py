@@ -114,8 +114,11 @@ class BlobFolder:
         return self.blobs / digest.hex()
 
     def has(self, digest: Digest) -> bool:
-        """Whether it is there."""
-        return self.path(digest).is_file()
+        """Whether it is there, and may be seen."""
+        try:
+            return self.path(digest).is_file()
+        except OSError:
+            return False
 
     def read(self, descriptor: Descriptor, document: type[T]) -> T:
         """The JSON that ``descriptor`` points to, verified.

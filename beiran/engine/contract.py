@@ -79,7 +79,8 @@ class Engine(Protocol):
         """Tell everything that happens, for ever; never raises because the engine is away.
 
         First ``EngineUp`` and ``ImagesListed``, then changes as the engine has them, and a
-        fresh ``ImagesListed`` now and then for what was missed.
+        fresh ``ImagesListed`` now and then for what was missed. Where layers must be read to
+        know their sizes, large images may come as changes soon after the first list.
         """
         ...
 

@@ -10,59 +10,38 @@ data root can be read, the kernel tells of those (inotify), and all is listed ag
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import msgspec
 import trio
 
 from beiran.engine.contract import EngineNews, LayerReader
-from beiran.engine.docker_api import (
-    BadAnswer,
-    DockerApi,
-    DockerEvent,
-    ImageInspect,
-    ImageSummary,
-    InfoReply,
-    lines,
-)
+from beiran.engine.docker_api import DockerApi, DockerEvent, InfoReply, lines
+from beiran.engine.docker_rows import INSPECTS_AT_ONCE, ImageRows
 from beiran.engine.docker_save import SavedLayers
-from beiran.engine.docker_stores import (
-    ContainerdStore,
-    GraphDriverStore,
-    ImageStore,
-    StoredImage,
-    has_layer,
-)
+from beiran.engine.docker_stores import ContainerdStore, GraphDriverStore, ImageStore
 from beiran.engine.inotify import watch_folders
 from beiran.engine.layer_reader import LayerReaders
 from beiran.engine.layer_sizes import LayerSizes
-from beiran.engine.references import digests_of, tags_of
-from beiran.engine.telling import Images, Row, Telling, merge
+from beiran.engine.list_schedule import ListSchedule
+from beiran.engine.telling import Telling
 from beiran.errors import EngineUnavailable, NotFound
 from beiran.ids import Digest, digest_text
 from beiran.models import EngineInfo
-from beiran.oci import RepoDigest
 
 RELIST_S: Final = 300.0
-RELIST_SOON_S: Final = 0.5
-"""How long after the last hint all is listed again. The steps of a build come in between."""
-RELIST_DELAY_S_MAX: Final = 5.0
-"""How long after the first hint that is, when hints go on and on."""
+HINT_PAUSE_S: Final = 0.25
+"""How long more hints are gathered into one."""
 RETRY_S_MIN: Final = 0.2
 RETRY_S_MAX: Final = 5.0
 FIRST_LIST_PATIENCE_S: Final = 2.0
 """How long the first list waits for layers that must be measured."""
-INSPECTS_AT_ONCE: Final = 4
-LIST_TRIES: Final = 5
-LIST_AGAIN_S: Final = 0.1
-BURST_MAX: Final = 32
-"""With more images than this to look at, all are listed instead."""
+BATCH: Final = 16
+"""How many images are looked at before their changes are told."""
 SINCE_S: Final = 1.0
 """How far back the events begin. Docker answers a little before it subscribes us."""
 
@@ -80,15 +59,6 @@ IMAGE_EVENTS: Final = (
 CONTAINER_EVENTS: Final = ("commit",)
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """An image as the engine lists it; there may be several platforms behind it."""
-
-    tags: tuple[str, ...]
-    digests: tuple[RepoDigest, ...]
-    images: tuple[StoredImage, ...]
 
 
 class DockerEngine:
@@ -118,11 +88,9 @@ class DockerEngine:
         self._relist_s = relist_s
         self._info = EngineInfo(kind="docker", up=False)
         self._store: ImageStore | None = None
-        self._rows: dict[str, _Row] = {}
+        self._rows: ImageRows | None = None
         self._pending: dict[str, None] = {}
-        self._warned: set[str] = set()
-        self._relist_at = inf
-        self._relist_by = inf
+        self._schedule = ListSchedule(relist_s)
         self._wake = trio.Event()
 
     @property
@@ -171,16 +139,18 @@ class DockerEngine:
         ):
             nursery.start_soon(self._watch_files, self._store.folders)
             nursery.start_soon(self._read_events, pieces)
-            self._rows = {}
-            await self._list()
+            self._rows = ImageRows(self._api, self._store, self._sizes)
+            self._schedule = ListSchedule(self._relist_s)
+            self._schedule.start(trio.current_time())
+            await self._list(self._rows)
             self._info = EngineInfo(
                 kind="docker", version=version.version, store=self._store.name, up=True
             )
             await telling.up(self._info)
             with trio.move_on_after(FIRST_LIST_PATIENCE_S):
                 await self._sizes.settled.wait()
-            await telling.everything(self._images())
-            await self._tell_changes(telling)
+            await telling.everything(self._rows.images())
+            await self._tell_changes(telling, self._rows, nursery)
 
     def _choose_store(self, info: InfoReply) -> ImageStore:
         data_root = Path(info.docker_root_dir) if self._read_data_root else None
@@ -188,118 +158,45 @@ class DockerEngine:
             return ContainerdStore(self._api, data_root, self._sizes, self._saved)
         return GraphDriverStore(self._api, data_root, info.driver, self._sizes, self._saved)
 
-    async def _tell_changes(self, telling: Telling) -> None:
-        """Look at what events name, and list all now and then; for ever."""
-        next_list_at = trio.current_time() + self._relist_s
+    async def _tell_changes(self, telling: Telling, rows: ImageRows, nursery: trio.Nursery) -> None:
+        """Look at what events name, and list all when it is time; for ever."""
         while True:
-            with trio.move_on_at(min(next_list_at, self._relist_at)):
+            with trio.move_on_at(self._schedule.due_at):
                 await self._wake.wait()
             self._wake = trio.Event()
             now = trio.current_time()
-            if now >= next_list_at:
-                await self._list()
-                await telling.everything(self._images())
-                next_list_at = trio.current_time() + self._relist_s
-                continue
-            names = list(self._pending)
-            self._pending.clear()
-            if now >= self._relist_at or len(names) > BURST_MAX or not await self._look_at(names):
-                await self._list()
-            await telling.changes(self._images())
+            if now >= self._schedule.due_at:
+                self._schedule.start(now)
+                nursery.start_soon(self._list, rows)
+            await self._look_at_pending(rows)
+            if self._schedule.take_whole():
+                await telling.everything(rows.images())
+            else:
+                await telling.changes(rows.images())
 
-    async def _look_at(self, names: list[str]) -> bool:
-        """Bring the rows of some images up to date.
+    async def _look_at_pending(self, rows: ImageRows) -> None:
+        """Look at some of the images that events named; the rest is for the next time."""
+        names = list(self._pending)[:BATCH]
+        waiting = iter(names)
 
-        Returns: False when only a list can tell. An image without a name may be one that lists
-        hide (a step of a build), and a tag that moved leaves its former image behind.
-        """
-        for name in names:
-            try:
-                inspect = await self._api.get(f"/images/{quote(name)}/json", ImageInspect)
-                row = await self._read_row(inspect.id, inspect.repo_tags, inspect.repo_digests)
-            except BadAnswer:
-                return False
-            except NotFound:
-                if self._rows.pop(name, None) is None:
-                    return False
-                # What was built on may be an image of its own again.
-                self._relist_soon()
-                continue
-            others = (row_id for row_id in self._rows if row_id != inspect.id)
-            if not row.tags or any(set(self._rows[each].tags) & set(row.tags) for each in others):
-                return False
-            self._rows[inspect.id] = row
-            self._want_sizes()
-        return True
-
-    async def _list(self) -> None:
-        """Bring all rows up to date. What was read of an image before is not read again."""
-        self._relist_at = inf
-        summaries = await self._list_summaries()
-        rows: dict[str, _Row] = {}
-        waiting = iter(summaries)
-
-        async def read_some() -> None:
-            for summary in waiting:
-                try:
-                    row = await self._read_row(summary.id, summary.repo_tags, summary.repo_digests)
-                except NotFound:
-                    continue  # removed since it was listed; an event tells
-                except BadAnswer as problem:
-                    self._warn_once(str(problem))
-                    continue
-                rows[summary.id] = row
+        async def look() -> None:
+            for name in waiting:
+                del self._pending[name]
+                if await rows.look_at(name):
+                    self._schedule.need(trio.current_time())
+                    self._rouse()
 
         async with trio.open_nursery() as nursery:
-            for _ in range(INSPECTS_AT_ONCE):
-                nursery.start_soon(read_some)
-        self._rows = rows
-        self._want_sizes()
+            for _ in range(min(INSPECTS_AT_ONCE, len(names))):
+                nursery.start_soon(look)
+        if self._pending:
+            self._rouse()
 
-    async def _list_summaries(self) -> list[ImageSummary]:
-        """The engine's own list. Docker 26.1 answers 404 while an image is being removed."""
-        for _ in range(LIST_TRIES - 1):
-            try:
-                return await self._api.get("/images/json", list[ImageSummary])
-            except (NotFound, BadAnswer):
-                await trio.sleep(LIST_AGAIN_S)
-        try:
-            return await self._api.get("/images/json", list[ImageSummary])
-        except NotFound as error:
-            raise EngineUnavailable(f"Docker cannot list its images: {error}") from None
-
-    def _warn_once(self, problem: str) -> None:
-        if problem not in self._warned:
-            self._warned.add(problem)
-            _log.warning("Leaving out an image: %s", problem)
-
-    async def _read_row(
-        self, image_id: str, tags: list[str] | None, digests: list[str] | None
-    ) -> _Row:
-        """A row with these names; what the image is, is read where it is not known for good."""
-        assert self._store is not None
-        known = self._rows.get(image_id)
-        if known is not None and self._store.immutable:
-            images = known.images
-        else:
-            images = await self._store.read(image_id)
-        return _Row(tags_of(tags), digests_of(digests), images)
-
-    def _want_sizes(self) -> None:
-        assert self._store is not None
-        stored = (image for row in self._rows.values() for image in row.images)
-        self._sizes.want(self._store.unmeasured(stored))
-
-    def _images(self) -> Images:
-        return merge(self._merge_rows())
-
-    def _merge_rows(self) -> Iterator[Row]:
-        assert self._store is not None
-        for row in self._rows.values():
-            for image in row.images:
-                description = self._store.describe(image)
-                if description is not None:
-                    yield description, row.tags, row.digests
+    async def _list(self, rows: ImageRows) -> None:
+        """Bring all rows up to date."""
+        await rows.list_all()
+        self._schedule.end(trio.current_time())
+        self._rouse()
 
     async def _read_events(self, pieces: AsyncIterator[bytes]) -> None:
         """Note whom Docker's events are about. Raises: EngineUnavailable when they end."""
@@ -320,7 +217,7 @@ class DockerEngine:
                 self._pending[image] = None
                 self._rouse()
         elif event.action == "prune" or not event.actor.id:
-            self._relist_soon()
+            self._hint()
         else:
             self._pending[event.actor.id] = None
             self._rouse()
@@ -332,14 +229,12 @@ class DockerEngine:
         with watch_folders(folders, otherwise_s=self._relist_s) as watch:
             while True:
                 await watch.changed()
-                self._relist_soon()
-                await trio.sleep(RELIST_SOON_S / 2)
+                self._hint()
+                await trio.sleep(HINT_PAUSE_S)
 
-    def _relist_soon(self) -> None:
-        now = trio.current_time()
-        if self._relist_at == inf:
-            self._relist_by = now + RELIST_DELAY_S_MAX
-        self._relist_at = min(now + RELIST_SOON_S, self._relist_by)
+    def _hint(self) -> None:
+        """There may be something new that has no event."""
+        self._schedule.hint(trio.current_time())
         self._rouse()
 
     def _rouse(self) -> None:
@@ -351,13 +246,12 @@ class DockerEngine:
         store = self._store
         if store is None or not self._info.up:
             raise EngineUnavailable(f"Docker at {self._api.socket_path} does not answer")
-        for image_id, row in self._rows.items():
-            for image in row.images:
-                if has_layer(image, digest):
-                    tar = await store.open_tar(image_id, image, digest)
-                    with self._readers.open(digest, tar) as reader:
-                        yield reader
-                    return
+        found = None if self._rows is None else self._rows.find(digest)
+        if found is not None:
+            tar = await store.open_tar(*found, digest)
+            with self._readers.open(digest, tar) as reader:
+                yield reader
+            return
         raise NotFound("LAYER_UNKNOWN", f"this engine has no layer {digest_text(digest)}")
 
 

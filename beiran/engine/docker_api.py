@@ -9,6 +9,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Final, TypeVar
+from urllib.parse import quote
 
 import h11
 import msgspec
@@ -17,6 +18,7 @@ from msgspec import Struct, field
 
 from beiran.errors import EngineUnavailable, NotFound
 
+IMAGES: Final = "/images/json"
 API_VERSION_MAX: Final = (1, 51)
 """The newest version whose changes were read (Docker 28.5); older engines speak theirs."""
 ANSWER_TIMEOUT_S: Final = 60.0
@@ -102,8 +104,8 @@ class BadAnswer(EngineUnavailable):
 class DockerApi:
     """Questions to a Docker Engine, over a few kept-alive connections.
 
-    Every method raises EngineUnavailable when the engine does not answer (in time), or answers
-    what cannot be read, and NotFound when it says that there is no such thing.
+    Every method raises EngineUnavailable when the engine does not answer (in time), BadAnswer when
+    it answers what cannot be used, and NotFound when it says that there is no such image.
     """
 
     def __init__(self, socket_path: str) -> None:
@@ -207,12 +209,17 @@ class DockerApi:
             message = msgspec.json.decode(body, type=_ErrorReply).message
         except msgspec.DecodeError:
             message = f"HTTP status {status}"
-        if status == 404:
+        if status == 404 and path.startswith("/images/") and path != IMAGES:
             raise NotFound("IMAGE_UNKNOWN", message)
         raise BadAnswer(f"Docker answers {status} to {path}: {message}")
 
     def _unavailable(self, reason: str) -> EngineUnavailable:
         return EngineUnavailable(f"Docker at {self.socket_path}: {reason}")
+
+
+def image_path(name: str, what: str) -> str:
+    """Where ``what`` (``json``, ``history``, ``get``) of the image with this name or ID is."""
+    return f"/images/{quote(name, safe='/:@')}/{what}"
 
 
 async def lines(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
@@ -288,11 +295,15 @@ class _Connection:
         self.stream.socket.close()
 
     async def _next_event(self) -> h11.Event | type[h11.PAUSED]:
+        data = None
         try:
             while True:
                 event = self._http.next_event()
                 if event is not h11.NEED_DATA:
                     return event  # type: ignore[return-value]
-                self._http.receive_data(await self.stream.receive_some(_RECEIVE_BYTES))
+                data = await self.stream.receive_some(_RECEIVE_BYTES)
+                self._http.receive_data(data)
         except (trio.BrokenResourceError, h11.ProtocolError) as error:
+            if data == b"":
+                raise _Closed("it closed the connection") from None
             raise _Closed(f"the connection broke ({error})") from None

@@ -11,12 +11,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Final
-from urllib.parse import quote
 
 import trio
 
 from beiran.engine.content import DOCUMENT_BYTES_MAX, BlobFolder
-from beiran.engine.docker_api import DockerApi
+from beiran.engine.docker_api import DockerApi, image_path
 from beiran.engine.layer_blob import BlobTar
 from beiran.errors import EngineUnavailable, NotFound
 from beiran.ids import Digest, digest_text
@@ -40,7 +39,7 @@ async def saved_image(
     with tempfile.TemporaryDirectory(prefix="beiran-save-") as folder:
         blobs = BlobFolder(Path(folder))
         blobs.blobs.mkdir(parents=True)
-        async with api.stream(f"/images/{quote(image_id)}/get") as pieces:
+        async with api.stream(image_path(image_id, "get")) as pieces:
             await trio.to_thread.run_sync(_keep_files, _Pieces(pieces), blobs, wanted)
         yield blobs
 

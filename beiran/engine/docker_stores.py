@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
-from urllib.parse import quote
 
 import trio
 
@@ -14,7 +13,7 @@ from beiran.engine.content import (
     PlatformImage,
     utc_time,
 )
-from beiran.engine.docker_api import BadAnswer, DockerApi, HistoryEntry, ImageInspect
+from beiran.engine.docker_api import BadAnswer, DockerApi, HistoryEntry, ImageInspect, image_path
 from beiran.engine.docker_save import SavedLayers, saved_image
 from beiran.engine.graph_driver import LayerDb
 from beiran.engine.history import sizes_from_history
@@ -53,6 +52,11 @@ class ImageStore(Protocol):
         ...
 
     @property
+    def hides_steps(self) -> bool:
+        """Whether an event may name an image without a name that lists hide."""
+        ...
+
+    @property
     def folders(self) -> Sequence[Path]:
         """Where new images show; none where the engine's files cannot be read."""
         ...
@@ -81,6 +85,7 @@ class GraphDriverStore:
     """Images of a graph driver: their ID is the digest of their config."""
 
     immutable = True
+    hides_steps = True
 
     def __init__(
         self,
@@ -100,7 +105,7 @@ class GraphDriverStore:
 
     async def read(self, image_id: str) -> tuple[StoredImage, ...]:
         """As ``ImageStore`` says."""
-        inspect = await self._api.get(f"/images/{quote(image_id)}/json", ImageInspect)
+        inspect = await self._api.get(image_path(image_id, "json"), ImageInspect)
         try:
             image = parse_digest(inspect.id)
             diff_ids = [parse_digest(text) for text in inspect.root_fs.layers or []]
@@ -116,7 +121,7 @@ class GraphDriverStore:
             sizes = await trio.to_thread.run_sync(self.layer_db.sizes, diff_ids)
             if sizes is not None:
                 return sizes
-        history = await self._api.get(f"/images/{quote(image_id)}/history", list[HistoryEntry])
+        history = await self._api.get(image_path(image_id, "history"), list[HistoryEntry])
         sizes = sizes_from_history(history, len(diff_ids))
         if sizes is not None:
             return sizes
@@ -152,6 +157,7 @@ class ContainerdStore:
 
     name = "containerd"
     immutable = False
+    hides_steps = False
 
     def __init__(
         self, api: DockerApi, data_root: Path | None, sizes: LayerSizes, saved: SavedLayers

@@ -65,13 +65,13 @@ class LayerDb:
         notes_path = self.folder(chain_id) / "tar-split.json.gz"
         try:
             cache_id = (self.folder(chain_id) / "cache-id").read_text().strip()
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", cache_id):
+                raise DataError(f"{self.folder(chain_id)} has a strange cache-id")
             status = notes_path.stat()
+            files = self.data_root / self.driver / cache_id / _FOLDERS[self.driver]
+            if not files.is_dir():
+                return None
         except (OSError, ValueError):
-            return None
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", cache_id):
-            raise DataError(f"{self.folder(chain_id)} has a strange cache-id")
-        files = self.data_root / self.driver / cache_id / _FOLDERS[self.driver]
-        if not files.is_dir():
             return None
         identity = (cache_id, status.st_ino, status.st_size, status.st_mtime_ns)
         return UnpackedTar(self._notes(notes_path, identity), files, identity)

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import trio
@@ -13,6 +14,9 @@ from beiran.engine.layer_blob import Measured, measure
 from beiran.errors import DataError
 from beiran.ids import Digest, digest_text, parse_digest
 from beiran.oci import ImageDescription, LayerDescription
+
+TELL_PAUSE_S: Final = 0.2
+"""Telling what was measured costs more than measuring a small layer."""
 
 _log = logging.getLogger(__name__)
 
@@ -81,26 +85,34 @@ class LayerSizes:
             self.settled.set()
 
     async def serve(self, measured: Callable[[], None]) -> None:
-        """Measure what is wanted, for ever; call ``measured`` after each layer.
+        """Measure what is wanted, for ever; call ``measured`` now and then, and when all is done.
 
         A damaged blob is logged once, and read again only after its file changed.
         """
         while True:
             await self._work.wait()
+            tell_at = trio.current_time()
             while self._wanted:
                 key, (layer, path) = next(iter(self._wanted.items()))
-                await trio.to_thread.run_sync(self._measure, key, layer, path)
+                await self._measure_in_thread(key, layer, path)
                 self._wanted.pop(key, None)
-                measured()
+                if trio.current_time() >= tell_at:
+                    measured()
+                    tell_at = trio.current_time() + TELL_PAUSE_S
             self._work = trio.Event()
             self.settled.set()
+            measured()
 
     async def measure_now(self, layers: Iterable[tuple[LayerBlob, Path]]) -> None:
         """Measure these before going on."""
         for layer, path in layers:
             key = (layer.digest, layer.diff_id)
             if key not in self._sizes:
-                await trio.to_thread.run_sync(self._measure, key, layer, path)
+                await self._measure_in_thread(key, layer, path)
+
+    async def _measure_in_thread(self, key: _Key, layer: LayerBlob, path: Path) -> None:
+        # A large layer takes longer than an agent that is told to stop may go on.
+        await trio.to_thread.run_sync(self._measure, key, layer, path, abandon_on_cancel=True)
 
     def _measure(self, key: _Key, layer: LayerBlob, path: Path) -> None:
         try:

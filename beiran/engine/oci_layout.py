@@ -193,8 +193,11 @@ class OciLayoutEngine:
         self._layers = {layer.diff_id: layer for each in found for layer in each.image.layers}
 
     def _read_index(self) -> _Index:
-        if not self._folder.is_dir():
-            raise MissingContent(f"{self._folder}: no such folder")
+        try:
+            if not self._folder.is_dir():
+                raise MissingContent(f"{self._folder}: no such folder")
+        except OSError as error:
+            raise BadContent(f"{self._folder}: {error.strerror}") from None
         try:
             layout = msgspec.json.decode(
                 read_small_file(self._folder / "oci-layout"), type=_LayoutFile

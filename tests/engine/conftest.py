@@ -1,6 +1,7 @@
 """Engines to test, and the news they tell."""
 
 import shutil
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -75,6 +76,12 @@ class Listener:
         """Hear news until ``image`` is there with these tags and no others."""
         await self.until(lambda: image in self.images and self.tags(image) == tags)
         return self.images[image]
+
+    async def until_new(self, before: set[str]) -> str:
+        """Hear news until there is an image that was not there ``before``."""
+        await self.until(lambda: set(self.images) - before)
+        (new,) = set(self.images) - before
+        return new
 
     async def until_gone(self, image: str) -> None:
         await self.until(lambda: image not in self.images)
@@ -276,9 +283,9 @@ def place(request: pytest.FixtureRequest) -> Place:
     return found
 
 
-async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+async def in_thread(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """Do something slow while the engine is heard."""
-    return await trio.to_thread.run_sync(partial(function, *arguments))
+    return await trio.to_thread.run_sync(partial(function, *arguments, **options))
 
 
 async def read_layer(engine: Engine, digest: str, start: int = 0, end: int | None = None) -> bytes:
@@ -286,3 +293,12 @@ async def read_layer(engine: Engine, digest: str, start: int = 0, end: int | Non
     async with engine.open_layer(parse_digest(digest)) as layer:
         stop = layer.size_bytes if end is None else end
         return b"".join([chunk async for chunk in layer.chunks(start, stop)])
+
+
+def skopeo(*arguments: str) -> None:
+    """Run skopeo, or skip the test where there is none."""
+    if shutil.which("skopeo") is None:
+        pytest.skip("needs the program skopeo (Debian: skopeo)")
+    subprocess.run(
+        ["skopeo", "--insecure-policy", *arguments], check=True, capture_output=True, timeout=60
+    )

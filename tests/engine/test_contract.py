@@ -221,7 +221,7 @@ async def test_damaged_layer_is_an_error_before_its_last_chunk(place: Place) -> 
         async with engine.open_layer(parse_digest(image.diff_ids[0])) as layer:
             chunks = aiter(layer.chunks(0, layer.size_bytes))
             got_bytes = 0
-            with pytest.raises(DataError):  # noqa: PT012: which of the chunks fails is open
+            with pytest.raises(DataError):  # noqa: PT012
                 while True:
                     got_bytes += len(await anext(chunks))
         assert got_bytes < len(image.layers[0])

@@ -8,6 +8,7 @@ import fcntl
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -16,8 +17,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
-
-import docker
 
 Store = Literal["overlay2", "containerd"]
 
@@ -98,18 +97,11 @@ class RunningEngine:
                 env={**os.environ, "GOMAXPROCS": os.environ.get("GOMAXPROCS", "2")},
             )
         deadline = time.monotonic() + START_TIMEOUT_S
-        client = docker.APIClient(base_url=f"unix://{self.socket_path}", version="1.41")
-        try:
-            while True:
-                with suppress(Exception):
-                    client.ping()
-                    return
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    self.stop()
-                    raise RuntimeError("dockerd did not start:\n" + self.log.read_text()[-3000:])
-                time.sleep(0.05)
-        finally:
-            client.close()
+        while not _answers(self.socket_path):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError("dockerd did not start:\n" + self.log.read_text()[-3000:])
+            time.sleep(0.05)
 
     def stop(self, signal_number: int = signal.SIGTERM) -> None:
         """Stop it and wait until it and its containerd are gone. Nothing happens when it is."""
@@ -123,25 +115,44 @@ class RunningEngine:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        # A dockerd that was killed leaves its containerd and containers; all are in its session.
-        for straggler in _session_members(process.pid):
+        for straggler in _stragglers(self._exec_root / "x"):
             with suppress(ProcessLookupError):
                 os.kill(straggler, signal.SIGKILL)
+        # Where nobody reaps orphans, a killed containerd looks alive to the next dockerd.
+        shutil.rmtree(self._exec_root / "x", ignore_errors=True)
         Path(self.socket_path).unlink(missing_ok=True)
         (self._exec_root / "docker.pid").unlink(missing_ok=True)
 
 
-def _session_members(session: int) -> list[int]:
-    """Processes of a session that is known to be ours (its leader was our child)."""
-    members = []
+def _answers(socket_path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        try:
+            connection.connect(socket_path)
+            connection.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+            return b"200 OK" in connection.recv(100)
+        except OSError:
+            return False
+
+
+def _stragglers(exec_root: Path) -> list[int]:
+    """What a killed dockerd leaves: its containerd, shims and containers, the children first.
+
+    The first two have its exec root, which nobody else has, in their arguments.
+    """
+    parents: dict[int, int] = {}
+    found: list[int] = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with suppress(OSError):
-                # Fields after the name in parentheses: state, parent, group, session.
+                # Fields after the name in parentheses: state, parent.
                 after_name = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(after_name[3]) == session:
-                    members.append(int(entry.name))
-    return members
+                parents[int(entry.name)] = int(after_name[1])
+                if os.fsencode(exec_root) in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+    for ancestor in found:
+        found += [pid for pid, parent in parents.items() if parent == ancestor and pid not in found]
+    return found[::-1]
 
 
 @contextmanager

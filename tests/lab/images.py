@@ -122,11 +122,7 @@ class MadeImage:
 
     def archive(self, *tags: str) -> bytes:
         """As ``docker load`` takes it."""
-        config_name = self.id.removeprefix("sha256:") + ".json"
-        names = [f"{number}/layer.tar" for number in range(len(self.layers))]
-        manifest = [{"Config": config_name, "RepoTags": list(tags) or None, "Layers": names}]
-        files = {config_name: self.config, "manifest.json": json.dumps(manifest).encode()}
-        return files_tar({**dict(zip(names, self.layers, strict=True)), **files})
+        return docker_archive((self, tags))
 
     def write_blobs(self, folder: Path, compression: Compression = "gzip") -> dict[str, Any]:
         """Put its blobs into a layout folder. Returns: the descriptor of its manifest."""
@@ -146,6 +142,21 @@ def made_image(*layers: Mapping[str, bytes], **fields: Any) -> MadeImage:
     """An image with these files in its layers, the base first."""
     sizes = tuple(sum(map(len, files.values())) for files in layers)
     return MadeImage(tuple(map(files_tar, layers)), sizes, **fields)
+
+
+def docker_archive(*images: tuple[MadeImage, Sequence[str]]) -> bytes:
+    """Some images and their tags, as ``docker load`` takes them."""
+    files: dict[str, bytes] = {}
+    manifests = []
+    for image, tags in images:
+        folder = image.id.removeprefix("sha256:")
+        names = [f"{folder}/{number}/layer.tar" for number in range(len(image.layers))]
+        files.update(zip(names, image.layers, strict=True))
+        files[f"{folder}.json"] = image.config
+        manifests.append(
+            {"Config": f"{folder}.json", "RepoTags": list(tags) or None, "Layers": names}
+        )
+    return files_tar({**files, "manifest.json": json.dumps(manifests).encode()})
 
 
 def odd_image() -> MadeImage:

@@ -1,59 +1,76 @@
-"""Debian's docker-registry on a host of the lab: a real origin."""
+"""A real registry (Debian's docker-registry) on loopback."""
 
+import http.client
 import os
-import socket
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from socket import create_server
 from typing import Final
 
-from tests.lab.network import Host, Lan
-
-PORT: Final = 5000
 START_TIMEOUT_S: Final = 20.0
+
+_CONFIG: Final = """\
+version: 0.1
+log: {{level: error}}
+storage: {{filesystem: {{rootdirectory: {folder}/registry}}, delete: {{enabled: true}}}}
+http: {{addr: "{address}"}}
+"""
+
+
+def missing_for_registry() -> str:
+    """Why no registry can be started here; empty when it can."""
+    if shutil.which("docker-registry") is None:
+        return "needs the program docker-registry (Debian: docker-registry)"
+    return ""
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A registry that answers plain HTTP at ``address`` (``127.0.0.1:PORT``)."""
+
+    address: str
+    pid: int
 
 
 @contextmanager
-def start_registry(lan: Lan, host: Host, folder: Path) -> Iterator[str]:
-    """A registry with its data in ``folder``, listening on all addresses of ``host``.
-
-    Yields: ``ADDRESS:PORT``. On ``host`` itself it is at ``127.0.0.1:PORT``, where Docker asks for
-    no TLS.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    config = folder / "config.yml"
-    config.write_text(
-        "version: 0.1\n"
-        "log: {level: error, accesslog: {disabled: true}}\n"
-        f"storage: {{filesystem: {{rootdirectory: {folder}}}, delete: {{enabled: true}}}}\n"
-        f"http: {{addr: ':{PORT}'}}\n"
+def start_registry(folder: Path) -> Iterator[Registry]:
+    """A registry with its blobs under ``folder``, stopped on the way out."""
+    with create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = f"127.0.0.1:{port}"
+    config = folder / "registry.yml"
+    config.write_text(_CONFIG.format(folder=folder, address=address))
+    process = subprocess.Popen(
+        ["docker-registry", "serve", str(config)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "GOMAXPROCS": "1"},
     )
-    with (folder / "log").open("ab") as log:
-        process = subprocess.Popen(
-            lan.command(host, "docker-registry", "serve", str(config)),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "GOMAXPROCS": "1", "OTEL_TRACES_EXPORTER": "none"},
-        )
     try:
-        _await_listening(lan, host, process)
-        yield f"{host.address}:{PORT}"
+        _wait(port, process)
+        yield Registry(address, process.pid)
     finally:
         process.kill()
         process.wait()
 
 
-def _await_listening(lan: Lan, host: Host, process: subprocess.Popen[bytes]) -> None:
+def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
-        with lan.socket(host, socket.SOCK_STREAM) as connection:
-            try:
-                connection.connect(("127.0.0.1", PORT))
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", "/v2/")
+            if connection.getresponse().status == 200:
                 return
-            except OSError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise
-        time.sleep(0.02)
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        finally:
+            connection.close()
