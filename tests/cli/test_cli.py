@@ -32,7 +32,7 @@ from tests.cli.rows import (
     WEB,
 )
 
-PROCESS_TIMEOUT_S = 30
+PROCESS_TIMEOUT_S = 120
 
 
 @pytest.fixture

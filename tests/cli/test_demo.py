@@ -68,7 +68,7 @@ async def test_a_demo_that_is_interrupted_leaves_nothing_behind(
 ) -> None:
     with trio.fail_after(DEMO_TIMEOUT_S):
         async with open_demo(folder) as demo:
-            await read_until(demo.stdout, "is up at")
+            await read_until(demo.stdout, "starting")
             demo.send_signal(number)
             assert await demo.wait() == 130
             assert await read_all(demo.stderr) == ""

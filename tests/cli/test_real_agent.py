@@ -20,7 +20,7 @@ from beiran_cli.demo_images import DemoImage, add_image, demo_layer, make_layout
 from tests.cli.processes import open_process, read_all
 from tests.cli.test_cli import beiran
 
-TIMEOUT_S = 40
+TIMEOUT_S = 120
 IMAGE = DemoImage("demo/web:1.0", (demo_layer("base", 2000), demo_layer("web", 1000)))
 
 
