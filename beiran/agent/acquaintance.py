@@ -7,7 +7,7 @@ import trio
 
 from beiran.agent.recorder import Recorder
 from beiran.errors import RemoteProtocolError
-from beiran.gossip.effects import Effect, MemberChanged
+from beiran.gossip.effects import Effect, MemberChanged, MemberForgotten
 from beiran.gossip.member import Member
 from beiran.gossip.node import GossipNode
 from beiran.ids import NodeId, node_id_text
@@ -44,6 +44,8 @@ class Acquaintance:
     def notice(self, effects: list[Effect]) -> None:
         """Somebody may have shown itself."""
         for effect in effects:
+            if isinstance(effect, MemberForgotten):
+                self._asked.pop(effect.node, None)
             if not isinstance(effect, MemberChanged) or not effect.member.status.online:
                 continue
             member = effect.member
@@ -60,8 +62,7 @@ class Acquaintance:
             await trio.sleep(wait_s * (member.node[0] + 1) / 256)
             async with self._limiter:
                 info = await self._info_of(member)
-            if info is not None:
-                await self._recorder.record_info(member.node, info)
+            if info is not None and await self._recorder.record_info(member.node, info):
                 return
             wait_s = min(max(2 * wait_s, TRY_AGAIN_S), TRY_AGAIN_MAX_S)
         if self._asked.get(member.node) == member.generation:
@@ -74,7 +75,7 @@ class Acquaintance:
     async def _info_of(self, member: Member) -> Info | None:
         try:
             info = await self._peers.get_json(member.address, "/info", Info, timeout_s=TIMEOUT_S)
-        except (PeerRefused, PeerUnreachable, RemoteProtocolError) as error:
+        except (PeerRefused, PeerUnreachable, RemoteProtocolError, OSError) as error:
             _log.debug("asking %s for /info: %s", member.name, error)
             return None
         return info if info.uuid == node_id_text(member.node) else None

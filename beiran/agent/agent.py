@@ -95,7 +95,15 @@ class Agent:
         self._holder: Final = Holder(engine, self._driver, self._bus)
         http_counters = HttpCounters()
         self._report: Final = Report(
-            settings, store, self._driver, self._holder, engine, udp, beacon, http_counters
+            settings,
+            store,
+            self._driver,
+            self._holder,
+            engine,
+            udp,
+            beacon,
+            http_counters,
+            self._recorder,
         )
         self._http_counters: Final = http_counters
         self._routes: Final = [
@@ -202,8 +210,8 @@ def _open_store(settings: Settings, uuid: NodeId) -> Iterator[Store]:
 
 
 def _make_node(settings: Settings, store: Store, uuid: NodeId) -> GossipNode:
-    wall_s = int(time.time())
-    generation = store.begin_life(wall_s)
+    wall_s = time.time()
+    generation = store.begin_life(int(wall_s))
     before = store.restore()
     own = Member(
         node=uuid,
@@ -220,8 +228,9 @@ def _make_node(settings: Settings, store: Store, uuid: NodeId) -> GossipNode:
         config=GossipConfig(),
         random=SystemRandom(),
         now=trio.current_time(),
-        # With the power the last writes may be lost: go past any version that peers may know.
-        version=max(before.version + 1, wall_s),
+        # With the power the last writes may be lost, or somebody removed the file: go past any
+        # version that peers may know. Nobody changes a thousand holdings a second for long.
+        version=max(before.version + 1, int(wall_s * 1000)),
         holdings=before.holdings,
         remembered=[Remembered(m.member, m.version, m.holdings) for m in before.members],
         descriptions=before.descriptions,

@@ -118,12 +118,11 @@ class GossipDriver:
                 case SendRequest():
                     self._start(self._request, effect)
                 case Watch():
-                    self._watches[effect.node] = trio.CancelScope()
-                    self._start(self._watch, effect)
+                    scope = self._watches[effect.node] = trio.CancelScope()
+                    self._start(self._watch, effect, scope)
                 case Unwatch(node=node):
-                    scope = self._watches.pop(node, None)
-                    if scope is not None:
-                        scope.cancel()
+                    if node in self._watches:
+                        self._watches.pop(node).cancel()
                 case IdentityConflict(address=address):
                     self.identity_conflict = f"another agent uses this node's UUID: {address}"
                     _log.error(
@@ -158,9 +157,10 @@ class GossipDriver:
     async def _receive_datagrams(self) -> None:
         while True:
             datagrams, refusals = await self._udp.receive()
-            self._take(datagrams)
+            # Who was gone when we asked may have started again and said so since.
             for address in refusals:
                 self.do(self.node.refused(address, now=trio.current_time()))
+            self._take(datagrams)
 
     async def _receive_beacons(self, beacon: Beacon) -> None:
         while True:
@@ -192,18 +192,14 @@ class GossipDriver:
             )
         except PeerRefused:
             refused = True
-        except (PeerUnreachable, RemoteProtocolError) as error:
+        except (PeerUnreachable, RemoteProtocolError, OSError) as error:  # no descriptors left
             _log.debug("asking %s: %s", effect.to, error)
         else:
             self.do(self.node.receive_reply(effect.token, reply, now=trio.current_time()))
             return
         self.do(self.node.request_failed(effect.token, refused=refused, now=trio.current_time()))
 
-    async def _watch(self, effect: Watch) -> None:
-        scope = self._watches.get(effect.node)
-        if scope is None:
-            return
-
+    async def _watch(self, effect: Watch, scope: trio.CancelScope) -> None:
         def broken(*, refused: bool) -> None:
             now = trio.current_time()
             self.do(self.node.watch_broken(effect.node, refused=refused, now=now))
@@ -211,6 +207,6 @@ class GossipDriver:
         with scope:
             await watch(self._peers, effect.address, WATCH_PATH, broken)
 
-    def _start(self, task: Callable[..., object], effect: Effect) -> None:
+    def _start(self, task: Callable[..., object], *args: object) -> None:
         if self._nursery is not None:
-            self._nursery.start_soon(task, effect)  # type: ignore[arg-type]
+            self._nursery.start_soon(task, *args)  # type: ignore[arg-type]

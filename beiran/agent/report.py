@@ -12,6 +12,7 @@ from beiran.agent.driver import GossipDriver
 from beiran.agent.holder import Holder
 from beiran.agent.listings import Reads
 from beiran.agent.metrics import Metric, Sample
+from beiran.agent.recorder import Recorder
 from beiran.engine.contract import Engine, LayerReader
 from beiran.gossip.member import Status
 from beiran.ids import Digest, node_id_text
@@ -62,6 +63,7 @@ class Report:
         udp: UdpSocket,
         beacon: Beacon | None,
         http: HttpCounters,
+        recorder: Recorder,
     ) -> None:
         self._settings: Final = settings
         self._reads: Final = Reads(store)
@@ -71,6 +73,7 @@ class Report:
         self._udp: Final = udp
         self._beacon: Final = beacon
         self._http: Final = http
+        self._recorder: Final = recorder
         self._started_at: Final = now_text()
         self.dns_problems: tuple[str, ...] = ()
 
@@ -101,6 +104,8 @@ class Report:
     def problems(self) -> Sequence[str]:
         """What is wrong now, a line each; empty when all is well."""
         problems = []
+        if self._recorder.problem is not None:
+            problems.append(self._recorder.problem)
         if self._holder.down_reason is not None:
             problems.append(f"the engine does not answer: {self._holder.down_reason}")
         if self._driver.node.hears_nobody:

@@ -33,7 +33,10 @@ async def watch(peers: PeerClient, address: Address, path: str, broken: Broken) 
     was_open = False
     while True:
         began = trio.current_time()
-        outcome = await peers.hold_watch(address, path)
+        try:
+            outcome = await peers.hold_watch(address, path)
+        except OSError:  # no file descriptors left: that says nothing of the neighbour
+            outcome = HoldOutcome.DECLINED
         if trio.current_time() - began >= STEADY_S:
             wait_s, quick = RETRY_MIN_S, 0
         was_open = was_open or outcome is HoldOutcome.CLOSED

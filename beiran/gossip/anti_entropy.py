@@ -160,8 +160,8 @@ class AntiEntropy:
     def answer_wants(self, wants: Iterable[SyncWant]) -> SyncExchange:
         """What the other side lacks."""
         members = self._context.members
-        wanted = [want for want in wants if want.node in members]
-        return self._pack([w.node for w in wanted], {w.node: w.version for w in wanted}, ())
+        wanted = {want.node: want.version for want in wants if want.node in members}
+        return self._pack(wanted, wanted, ())
 
     # --- what: the side that began ----------------------------------------------------------
 
@@ -189,6 +189,10 @@ class AntiEntropy:
             return False
         self._note_outcome(changed=exchange.picture != self._context.members.picture)
         return True
+
+    def address_asked(self, token: int) -> Address:
+        """Where the push-pull of this token, which is one of ours, was begun."""
+        return self._exchanges[token].address
 
     def awaits(self, token: int) -> bool:
         """Whether this is the token of a push-pull of ours."""

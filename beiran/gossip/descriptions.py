@@ -5,6 +5,7 @@ them when it knows. So descriptions run down the same paths as the news of their
 thousand nodes do not all ask the one that built the image.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -36,12 +37,13 @@ class Wanted(Struct):
     Attributes:
       source: who spoke of the image last.
       tries: how often it was asked for.
+      ask_at: when to ask next; at once if it never was asked for.
       askers: who waits for us to know.
     """
 
     source: NodeId
     tries: int = 0
-    asked: bool = False
+    ask_at: float = -math.inf
     askers: list[Address] = msgspec.field(default_factory=list)
 
 
@@ -65,8 +67,11 @@ class Descriptions:
         return len(self._wanted)
 
     def restore(self, descriptions: Iterable[ImageDescription]) -> None:
-        """Take over what an earlier life of ours knew."""
+        """Take over what an earlier life of ours knew; call it once the holdings are restored."""
         self._known = {description.image: description for description in descriptions}
+        self.drop_unheld(list(self._known))
+        for image, holder in self._possession.held_by_others(self._context.members.own.node):
+            self.want(image, holder)
 
     def learn(self, description: ImageDescription) -> None:
         """An image was described to us, or by our own engine."""
@@ -95,13 +100,15 @@ class Descriptions:
 
     def flush(self) -> None:
         """Ask for what is newly wanted. Called at the end of every input."""
-        if self._wanted and any(not wanted.asked for wanted in self._wanted.values()):
-            self._ask([i for i, wanted in self._wanted.items() if not wanted.asked])
+        if self._wanted and any(not wanted.tries for wanted in self._wanted.values()):
+            self._ask([i for i, wanted in self._wanted.items() if not wanted.tries])
 
     def ask_again(self) -> None:
-        """What has not come is asked of somebody else."""
+        """What has not come in time is asked of somebody else."""
         members = self._context.members
-        for image, wanted in self._wanted.items():
+        due = [i for i, wanted in self._wanted.items() if wanted.ask_at <= self._context.now]
+        for image in due:
+            wanted = self._wanted[image]
             holders = [
                 node
                 for node in self._possession.holders(image)
@@ -109,7 +116,7 @@ class Descriptions:
             ]
             if holders:
                 wanted.source = self._context.random.choice(holders)
-        self._ask(list(self._wanted))
+        self._ask(due)
 
     def answer(self, asker: Address, images: Sequence[Digest]) -> None:
         """Somebody wants descriptions: send what we know, remember them for what we want too."""
@@ -117,12 +124,10 @@ class Descriptions:
         batch: list[ImageDescription] = []
         room = ROOM_BYTES
         too_large: list[Digest] = []
-        for image in images:
+        for image in dict.fromkeys(images):
             description = self._known.get(image)
             if description is None:
-                wanted = self._wanted.get(image)
-                if wanted is not None and len(wanted.askers) < ASKERS_MAX:
-                    wanted.askers.append(asker)
+                self._remember_asker(image, asker)
                 continue
             size = len(_encoder.encode(description))
             if size > ROOM_BYTES - 34 * WANTS_A_DATAGRAM // 4:
@@ -138,9 +143,16 @@ class Descriptions:
         if too_large:
             self._context.send(asker, Described(own, (), tuple(too_large[:WANTS_A_DATAGRAM])))
 
+    def _remember_asker(self, image: Digest, asker: Address) -> None:
+        wanted = self._wanted.get(image)
+        askers = wanted.askers if wanted is not None else []
+        if asker not in askers and len(askers) < ASKERS_MAX:
+            askers.append(asker)
+
     def answer_stream(self, images: Sequence[Digest]) -> Described:
         """The same over a stream, where there is room for all."""
-        known = tuple(self._known[image] for image in images if image in self._known)
+        once = dict.fromkeys(images)
+        known = tuple(self._known[image] for image in once if image in self._known)
         return Described(self._context.members.own.node, known)
 
     def on_described(self, message: Described) -> None:
@@ -161,26 +173,27 @@ class Descriptions:
         return True
 
     def _ask(self, images: Sequence[Digest]) -> None:
+        context = self._context
         by_source: dict[NodeId, list[Digest]] = {}
         for image in images:
             wanted = self._wanted[image]
-            wanted.asked = True
+            patience = context.config.want_retry_s * 2 ** min(wanted.tries, PATIENCE_DOUBLINGS)
+            wanted.ask_at = context.now + patience
             wanted.tries += 1
             by_source.setdefault(wanted.source, []).append(image)
         for source, group in by_source.items():
-            member = self._context.members.get(source)
-            if member is None:
+            member = context.members.get(source)
+            if member is None or not member.status.online:
                 continue
             tries = min(self._wanted[image].tries for image in group)
             if tries > DATAGRAM_TRIES or len(group) > WANTS_A_DATAGRAM:
                 self._ask_by_stream(source, group)
             else:
-                own = self._context.members.own.node
-                self._context.send(member.address, Want(own, tuple(group)))
+                own = context.members.own.node
+                context.send(member.address, Want(own, tuple(group)))
         if self._wanted:
-            most = max(wanted.tries for wanted in self._wanted.values())
-            patience = self._context.config.want_retry_s * 2 ** min(most - 1, PATIENCE_DOUBLINGS)
-            self._context.set_timer("want", None, patience)
+            first = min(wanted.ask_at for wanted in self._wanted.values())
+            context.set_timer("want", None, first - context.now)
 
     def _ask_by_stream(self, source: NodeId, images: Sequence[Digest]) -> None:
         member = self._context.members.get(source)

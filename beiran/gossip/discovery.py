@@ -30,6 +30,7 @@ class Discovery:
         self._anti_entropy = anti_entropy
         self._detector = detector
         self._seeds: list[Address] = []
+        self._answered: dict[Address, NodeId] = {}
         self._remembered: dict[NodeId, Member] = {}
         self._burst = list(context.config.beacon_burst_s)
         self.beacons = True
@@ -66,12 +67,22 @@ class Discovery:
         if new:
             self._context.set_timer("seeds", None, 0.0)
 
+    def answered(self, address: Address, node: NodeId) -> None:
+        """Who it is that answers at an address; it may call itself by another, or be us."""
+        if address in self._seeds:
+            self._answered[address] = node
+
     def try_seeds(self) -> None:
         """Get in touch with some addresses where nobody we know is online."""
         context = self._context
         context.set_timer("seeds", None, context.config.seed_interval_s)  # as long as we have any
-        online = {m.address for m in context.members.all() if m.status.online}
-        unmet = [address for address in self._seeds if address not in online]
+        online = [member for member in context.members.all() if member.status.online]
+        addresses, nodes = {m.address for m in online}, {m.node for m in online}
+        unmet = [
+            address
+            for address in self._seeds
+            if address not in addresses and self._answered.get(address) not in nodes
+        ]
         some = min(context.config.seeds_at_once, len(unmet))
         for address in context.random.sample(unmet, some):
             self._anti_entropy.begin(address, None)

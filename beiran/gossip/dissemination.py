@@ -17,7 +17,7 @@ from beiran.gossip.messages import Gossip
 from beiran.ids import NodeId
 
 RUMOURS_MAX = 1024
-NEWS_BYTES_MAX = DATAGRAM_BYTES_MAX - 64  # what the largest message around it takes, and more
+NEWS_BYTES_MAX = DATAGRAM_BYTES_MAX - 80  # a PingReq for an IPv6 address takes 74 of its own
 
 RumourKey = tuple[Hashable, ...]
 

@@ -66,7 +66,7 @@ class FailureDetector:
         self._suspicion_news = suspicion_news
         self._probes: dict[int, Probe] = {}
         self._relays: dict[int, Relay] = {}
-        self._stream_probes: dict[int, int] = {}
+        self._stream_probes: dict[int, tuple[int, NodeId]] = {}
         self._number = context.random.randrange(PROBE_NUMBERS)
         self._answered_at: dict[NodeId, float] = {}
         self.local_health = 0
@@ -155,10 +155,10 @@ class FailureDetector:
             self.stream_probe(member, number, timeout_s=timeout * self.health_factor)
 
     def stream_probe(self, member: Member, number: int, *, timeout_s: float) -> None:
-        """Ask a member over TCP. ``number``: the probe it belongs to."""
+        """Ask a member over TCP. ``number``: the probe it belongs to, or -1."""
         message = StreamPing(self._context.members.own.node)
         token = self._context.request(member.address, message, timeout_s=timeout_s)
-        self._stream_probes[token] = number
+        self._stream_probes[token] = (number, member.node)
 
     def conclude_extra(self, number: int) -> None:
         """The time of an extra probe is over."""
@@ -173,7 +173,10 @@ class FailureDetector:
             self._relays.pop(next(iter(self._relays)))
         self._number = (self._number + 1) % PROBE_NUMBERS
         self._relays[self._number] = Relay(requester, message.probe, message.target)
-        news = self._dissemination.piggyback(first=self._suspicion_news(message.target))
+        known = context.members.get(message.target)
+        news: tuple[Raw, ...] = ()
+        if known is not None and known.address == target:  # else anybody could have it sent there
+            news = self._dissemination.piggyback(first=self._suspicion_news(message.target))
         own = context.members
         context.send(target, Ping(self._number, own.own.node, own.picture, news))
         nack_after = NACK_SHARE * context.config.probe_timeout_s
@@ -186,9 +189,11 @@ class FailureDetector:
             own = self._context.members.own.node
             self._context.send(relay.requester, Nack(relay.number, own))
 
-    def on_ack(self, message: Ack) -> None:
+    def on_ack(self, message: Ack, source: Address) -> None:
         """An ack, to us or to whom we asked for."""
-        self._answered_at[message.sender] = self._context.now
+        member = self._context.members.get(message.sender)
+        if member is not None and member.status.online and member.address == source:
+            self._answered_at[message.sender] = self._context.now  # itself, by no relay
         relay = self._relays.pop(message.probe, None)
         if relay is not None and relay.target == message.sender:
             self._context.cancel_timer("relay", message.probe)
@@ -205,17 +210,16 @@ class FailureDetector:
 
     def on_stream_ack(self, token: int, sender: NodeId) -> bool:
         """A reply over TCP. Returns whether it was to a probe of ours."""
-        number = self._stream_probes.pop(token, None)
-        probe = self._probes.get(number) if number is not None else None
+        asked = self._stream_probes.pop(token, None)
+        probe = self._probes.get(asked[0]) if asked is not None else None
         if probe is not None and probe.target == sender:
             self._succeed(probe)
-        return number is not None
+        return asked is not None
 
     def stream_failed(self, token: int) -> NodeId | None:
         """A request over TCP failed. Returns whom it was to probe, if it was a probe."""
-        number = self._stream_probes.pop(token, None)
-        probe = self._probes.get(number) if number is not None else None
-        return probe.target if probe else None
+        _, target = self._stream_probes.pop(token, (None, None))
+        return target
 
     def give_up(self, node: NodeId) -> None:
         """Its fate is known otherwise: end all probes of a member without a verdict."""

@@ -98,10 +98,10 @@ class Membership:
         self._count(node, +1)
 
     def forget(self, node: NodeId) -> None:
-        """Keep nothing of an offline member."""
-        self._offline_since.pop(node)
+        """Keep nothing of an offline member, or of one that was only remembered."""
+        self._offline_since.pop(node, None)
         self._versions.pop(node, None)
-        del self._members[node]
+        self._members.pop(node, None)
 
     def suspect(self, node: NodeId) -> Member:
         """The fact that ``node`` is suspect in its present life."""

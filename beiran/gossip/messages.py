@@ -6,7 +6,7 @@ raw bytes inside other messages: what an agent does not know it skips, and what 
 need not encode again.
 """
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from msgspec import Meta, Raw, Struct
 
@@ -22,9 +22,12 @@ Host = Annotated[bytes, Meta(min_length=4, max_length=16)]
 Name = Annotated[str, Meta(max_length=255)]
 PictureHash = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """63 bits: msgspec bounds integers within int64."""
-Tag = Annotated[str, Meta(max_length=512)]
-Tags = Annotated[tuple[Tag, ...], Meta(max_length=1024)]
-RepoDigests = Annotated[tuple[RepoDigest, ...], Meta(max_length=1024)]
+TAG_CHARACTERS_MAX: Final = 512
+NAMES_MAX: Final = 1024
+"""Tags, and repository digests, of one image; an owner tells no more than these."""
+Tag = Annotated[str, Meta(max_length=TAG_CHARACTERS_MAX)]
+Tags = Annotated[tuple[Tag, ...], Meta(max_length=NAMES_MAX)]
+RepoDigests = Annotated[tuple[RepoDigest, ...], Meta(max_length=NAMES_MAX)]
 
 
 # --- news: facts that are passed on -------------------------------------------------------------

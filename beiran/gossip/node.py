@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from msgspec import Raw, Struct
 
 from beiran.errors import BadPacket
-from beiran.gossip.anti_entropy import AntiEntropy
+from beiran.gossip.anti_entropy import AntiEntropy, own_alive
 from beiran.gossip.codec import Codec, OtherCluster, unpack_address_untrusted
 from beiran.gossip.config import GossipConfig
 from beiran.gossip.context import Context
@@ -24,7 +24,7 @@ from beiran.gossip.discovery import Discovery
 from beiran.gossip.dissemination import Dissemination
 from beiran.gossip.effects import Effect, MemberForgotten
 from beiran.gossip.failure_detector import FailureDetector
-from beiran.gossip.member import Address, Member
+from beiran.gossip.member import Address, Member, Status
 from beiran.gossip.membership import Membership
 from beiran.gossip.messages import (
     Ack,
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
 FAREWELL_RETRY_S = 0.1
 FAREWELL_TRIES = 4
+GOODBYE_S = 1.0  # whoever left this lately and still speaks is on its way out, and not asked why
 
 
 class Remembered(Struct, frozen=True):
@@ -72,8 +73,8 @@ class GossipNode:
     Args:
       own: ourselves; alive, with the generation of this life.
       cluster: its name; packets of others are counted and ignored.
-      version: of our holdings when we last ran, or the wall clock's seconds, whichever is larger;
-        never 0.
+      version: of our holdings when we last ran, or the wall clock's milliseconds, whichever is
+        larger; never 0.
       holdings: what we held then.
       remembered: members of that life. descriptions: of images that it knew.
     """
@@ -256,7 +257,7 @@ class GossipNode:
             case Ping():
                 self._on_ping(message, source)
             case Ack():
-                self._detector.on_ack(message)
+                self._detector.on_ack(message, source)
                 self._farewells.pop(message.sender, None)
                 self._meet(message.sender, source, message.picture)
             case PingReq():
@@ -313,16 +314,17 @@ class GossipNode:
             match message:
                 case SyncVector() if self._anti_entropy.awaits(token):
                     unpack_address_untrusted(message.sender.host, message.sender.port)
+                    asked = self._anti_entropy.address_asked(token)
+                    self._discovery.answered(asked, message.sender.node)
                     self._reconciliation.on_vector(token, message)
                 case SyncExchange() if self._anti_entropy.awaits(token):
                     self._reconciliation.apply_exchange_untrusted(message)
                     self._anti_entropy.finish(token)
-                case StreamAck():
+                case StreamAck() if self._detector.on_stream_ack(token, message.sender):
                     self._verdicts.hear(message.sender)
-                    self._detector.on_stream_ack(token, message.sender)
-                case Described():
-                    self._descriptions.on_reply(token, message)
-                case _:
+                case Described() if self._descriptions.on_reply(token, message):
+                    pass
+                case _:  # what it should have answered has failed, and is not waited for
                     raise BadPacket("a reply that fits no request of ours")
         except BadPacket as error:
             self._count_bad(error)
@@ -424,7 +426,13 @@ class GossipNode:
     # --- members ----------------------------------------------------------------------------
 
     def _on_ping(self, message: Ping, source: Address) -> None:
-        news = self._dissemination.piggyback(first=self._verdicts.suspicion_news(message.sender))
+        member = self._members.get(message.sender)
+        news: tuple[Raw, ...] = ()
+        if self._farewell_news is not None:
+            news = (self._farewell_news,)
+        elif member is not None and member.status.online:  # a stranger's source may be forged
+            suspicion = self._verdicts.suspicion_news(message.sender)
+            news = self._dissemination.piggyback(first=suspicion)
         ack = Ack(message.probe, self.own.node, self._members.picture, news)
         self._context.send(source, ack, confirmed=self._detector.answered_lately(message.sender))
         self._meet(message.sender, source, message.picture)
@@ -434,9 +442,15 @@ class GossipNode:
         member = self._members.get(node)
         if member is not None and member.status.online:
             self._anti_entropy.compare(member, picture)
-        elif not self._verdicts.leaving:
+        elif not self._verdicts.leaving and not self._says_goodbye(member):
             address = member.address if member is not None else source
             self._anti_entropy.soon(address, node, within_s=STRANGER_SYNC_S)
+
+    def _says_goodbye(self, member: Member | None) -> bool:
+        if member is None or member.status != Status.LEFT:
+            return False
+        left_at = self._members.offline_since(member.node)
+        return left_at is not None and self._context.now - left_at < GOODBYE_S
 
     def _on_beacon(self, beacon: Beacon) -> None:
         alive = beacon.alive
@@ -451,7 +465,9 @@ class GossipNode:
             if self._discovery.responds_to(alive.node):
                 self._anti_entropy.soon(member.address, alive.node, within_s=STRANGER_SYNC_S)
         elif beacon.picture != self._members.picture and self._discovery.responds_to(alive.node):
-            self._detector.ping(member)
+            # It may be new here, and leave again before a push-pull tells it who we are.
+            hello = self._context.codec.encode_news(own_alive(self.own))
+            self._detector.say(member, hello)
 
     def _forget(self, node: NodeId) -> None:
         if self._verdicts.forget(node):
@@ -461,6 +477,7 @@ class GossipNode:
         for node in list(self._discovery.remembered):
             self._discovery.recall(node)
             if node not in self._members:
+                self._members.forget(node)
                 self._context.emit(MemberForgotten(node))
                 self._descriptions.drop_unheld(self._possession.forget(node))
 

@@ -8,7 +8,7 @@ Source: van Renesse and others, "Efficient Reconciliation and Flow Control for A
 Protocols" (2008); the floor is chitchat's ``last_gc_version``.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec import Struct, field
 
@@ -62,6 +62,13 @@ class Possession:
     def holders(self, image: Digest) -> list[NodeId]:
         """Who holds an image, online or not."""
         return [owner for owner, log in self._logs.items() if image in log.held]
+
+    def held_by_others(self, owner: NodeId) -> Iterator[tuple[Digest, NodeId]]:
+        """Every image that somebody else than ``owner`` holds, with each that does."""
+        for other, log in self._logs.items():
+            if other != owner:
+                for image in log.held:
+                    yield image, other
 
     def is_held(self, image: Digest) -> bool:
         """Whether anybody known to us holds an image."""
@@ -119,13 +126,13 @@ class Possession:
         reset = delta.since == 0
         if delta.version <= log.version or (not reset and log.version < delta.since):
             return None
+        now_held = {held.image for held in delta.held}
+        released = dict.fromkeys(log.held if reset else delta.released)
+        tombstones = [image for image in released if image not in now_held]
+        gone = [image for image in tombstones if image in log.held]
         if reset:
-            now_held = {held.image for held in delta.held}
-            gone = [image for image in log.held if image not in now_held]
             log.released.clear()
             log.floor = delta.version
-        else:
-            gone = [image for image in dict.fromkeys(delta.released) if image in log.held]
         changed = []
         for held in delta.held:
             holding = Holding(held.image, held.tags, held.digests)
@@ -133,7 +140,7 @@ class Possession:
             if reset or before is None or before[1] != holding:  # a reset tells all there is
                 changed.append(holding)
             self._put(log, holding, delta.version)
-        for image in gone:
+        for image in tombstones:  # what we never had another may have, who will ask us
             self._release(log, image, delta.version)
         log.version = delta.version
         return Change(tuple(changed), tuple(gone), reset)
@@ -159,8 +166,9 @@ class Possession:
         log.released.pop(holding.image, None)
 
     def _release(self, log: OwnerLog, image: Digest, version: int) -> None:
-        del log.held[image]
-        self._count(image, -1)
+        if log.held.pop(image, None) is not None:
+            self._count(image, -1)
+        log.released.pop(image, None)  # so that the oldest tombstones stay first
         log.released[image] = version
         while len(log.released) > self._tombstones_max:
             oldest = next(iter(log.released))

@@ -17,7 +17,15 @@ from beiran.gossip.descriptions import Descriptions
 from beiran.gossip.dissemination import NEWS_BYTES_MAX, Dissemination
 from beiran.gossip.effects import HoldingsChanged
 from beiran.gossip.member import Status
-from beiran.gossip.messages import Ahead, Alive, Delta, SyncExchange, SyncVector
+from beiran.gossip.messages import (
+    NAMES_MAX,
+    TAG_CHARACTERS_MAX,
+    Ahead,
+    Alive,
+    Delta,
+    SyncExchange,
+    SyncVector,
+)
 from beiran.gossip.possession import Possession
 from beiran.gossip.verdicts import Verdicts
 from beiran.ids import Digest, NodeId
@@ -51,6 +59,7 @@ class Reconciliation:
     def change_own(self, holdings: Sequence[Holding], released: Sequence[Digest]) -> None:
         """Our own engine holds other images, or under other names."""
         own = self._members.own.node
+        holdings = [_tellable(holding) for holding in holdings]
         deltas = self._possession.change(own, holdings, released)
         if not deltas:
             return
@@ -173,3 +182,10 @@ class Reconciliation:
         """A member speaks for itself, to many or to us: there is no need to push it on."""
         raw = self._context.codec.encode_news(alive)
         self._verdicts.on_alive(alive, raw, alive.node, eager=False)
+
+
+def _tellable(holding: Holding) -> Holding:
+    """A holding with as many names as the wire has room for: peers would refuse it otherwise,
+    and with it all else that they are told in the same message."""
+    tags = [tag for tag in holding.tags if len(tag) <= TAG_CHARACTERS_MAX]
+    return Holding(holding.image, tuple(tags[:NAMES_MAX]), holding.digests[:NAMES_MAX])

@@ -7,10 +7,13 @@ be the network's fault, a refusal comes from a host that is up and says that no 
 """
 
 import math
+from typing import Final
 
 from msgspec import Struct
 
 from beiran.ids import NodeId
+
+ACCUSERS_MAX: Final = 16  # no more count: Lifeguard's K is 3
 
 
 class Suspicion(Struct):
@@ -40,7 +43,7 @@ class Suspicion(Struct):
     def accuse(self, by: NodeId, *, refused: bool) -> bool:
         """Count an accusation. Returns whether it was new."""
         new = False
-        if by not in self.accusers:
+        if by not in self.accusers and len(self.accusers) < ACCUSERS_MAX:
             self.accusers.append(by)
             new = True
         if refused and by not in self.refused:

@@ -31,6 +31,7 @@ from beiran.gossip.suspicion import Suspicion
 from beiran.ids import NodeId
 
 HEARD_LATELY_S = 2.0  # a member we ourselves heard this long ago is not down because others say so
+TIME_TO_REFUTE_SHARE = 0.5  # of the least suspicion time: before it is over no verdict is believed
 CONFLICT_INTERVAL_S = 10.0
 REWATCH_S = 0.2  # members come in crowds; watch whoever stands there afterwards
 STREAM_CHECK_S = 1.0
@@ -57,6 +58,8 @@ class Verdicts:
     def hear(self, node: NodeId) -> None:
         """A packet has come from ``node`` itself."""
         context = self._context
+        if node == context.members.own.node:  # who talks to itself may be deaf all the same
+            return
         silence = context.now - self._last_heard
         if silence > context.config.deaf_s and self._doubts_itself:
             self.excuse(silence)
@@ -235,6 +238,7 @@ class Verdicts:
         heard = self._heard_at.get(node, suspicion.started_at)
         if config.direct_evidence and heard > suspicion.started_at + suspicion.excused_s:
             suspicion.excused_s = heard - suspicion.started_at
+            suspicion.last_call = False
             self._arm(suspicion)
             return
         member = context.members.get(node)
@@ -308,6 +312,8 @@ class Verdicts:
     def move_to(self, address: Address) -> None:
         """We are reached at another address from now on."""
         own = self._context.members.own
+        if self.leaving:  # or we would bring ourselves back to life
+            return
         self._renew(replace(own, address=address, incarnation=own.incarnation + 1), reason="moved")
 
     def _on_alive_of_ourselves(self, alive: Alive, address: Address) -> None:
@@ -339,13 +345,7 @@ class Verdicts:
         if known is None or known.precedence >= (down.generation, down.incarnation, Status.DOWN):
             self._echo(down, heard_from)
             return
-        heard = self._heard_at.get(down.node)
-        if (
-            context.config.direct_evidence
-            and not down.refused
-            and heard is not None
-            and context.now - heard < HEARD_LATELY_S
-        ):
+        if context.config.direct_evidence and not down.refused and self._doubts(known, down):
             suspect = Suspect(down.node, down.generation, down.incarnation, down.by)
             self.on_suspect(suspect, context.codec.encode_news(suspect), heard_from)
             return
@@ -360,6 +360,18 @@ class Verdicts:
             reason=reason,
         )
         self._tell(down, raw, heard_from, eager=True)
+
+    def _doubts(self, known: Member, down: Down) -> bool:
+        """Whether a verdict is one that we would not have come to: we hear the member, or it has
+        had no time to refute, for the judge may come out of another part of a split network."""
+        now = self._context.now
+        heard = self._heard_at.get(down.node)
+        if heard is not None and now - heard < HEARD_LATELY_S:
+            return True
+        if known.precedence != (down.generation, down.incarnation, Status.SUSPECT):
+            return known.status.online
+        suspicion = self._suspicions[down.node]
+        return now - suspicion.started_at < suspicion.minimum_s * TIME_TO_REFUTE_SHARE
 
     def _on_left(self, left: Left, raw: Raw, heard_from: NodeId) -> None:
         known = self._context.members.get(left.node)
@@ -392,7 +404,7 @@ class Verdicts:
 
     def _begin_suspicion(self, known: Member, suspect: Suspect) -> Suspicion:
         context, config = self._context, self._context.config
-        online = context.members.online_count
+        online = max(1, context.members.online_count)  # 0 once we have left a cluster of one
         minimum_s = config.suspicion_min_s(online)
         suspicion = Suspicion(
             node=suspect.node,
@@ -517,6 +529,8 @@ class Verdicts:
             return False
         self._context.members.forget(node)
         self._dissemination.stop(node)
+        self._heard_at.pop(node, None)  # it may have spoken to us since it was down
+        self._reached_by_tcp.discard(node)
         self._context.emit(MemberForgotten(node))
         return True
 

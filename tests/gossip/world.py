@@ -134,6 +134,8 @@ class World:
     def kill(self, host: Host) -> None:
         """kill -9: its host is up and refuses connections."""
         host.running = False
+        host.paused_until = None
+        host.backlog.clear()
         for other in self.running():
             if host.id in other.watching:
                 self._watch_ends(other, host)
@@ -154,10 +156,12 @@ class World:
         )
 
     def pause(self, host: Host, seconds: float) -> None:
-        host.paused_until = self.now + seconds
+        host.paused_until = max(self.now + seconds, host.paused_until or 0.0)
         self.at(self.now + seconds, lambda: self._resume(host))
 
     def _resume(self, host: Host) -> None:
+        if not host.running or host.paused_until is None or host.paused_until > self.now:
+            return
         host.paused_until = None
         backlog, host.backlog = host.backlog, []
         for action in backlog:
@@ -358,24 +362,29 @@ class World:
             self.at(self.now + 2 * LATENCY_S, arrive)
 
     def _watch_ends(self, watcher: Host, target: Host) -> None:
-        if self._reachable(watcher.address, target.address):
-            self.at(self.now + LATENCY_S, lambda: self._refuse(watcher, target.id))
+        def connect_again() -> None:
+            there = self.hosts.get(target.address)
+            if there is None or not there.running:
+                self.do(watcher, watcher.node.watch_broken(target.id, refused=True, now=self.now))
 
-    def _refuse(self, watcher: Host, node: NodeId, *, refused: bool = True) -> None:
-        self._deliver(
-            watcher,
-            lambda: self.do(
-                watcher, watcher.node.watch_broken(node, refused=refused, now=self.now)
-            ),
-        )
+        if self._reachable(watcher.address, target.address):
+            self.at(self.now + LATENCY_S, lambda: self._deliver(watcher, connect_again))
 
     def _cannot_watch(self, watcher: Host, node: NodeId) -> None:
         """It never was connected: told as no evidence, again and again, as the agent does."""
 
         def again() -> None:
-            if node in watcher.watching and watcher.running:
-                self._refuse(watcher, node, refused=False)
-                self._cannot_watch(watcher, node)
+            address = watcher.watching.get(node)
+            target = self.hosts.get(address) if address is not None else None
+            if address is None or not watcher.running:
+                return
+            if target is not None and target.running and not target.refuses_tcp:
+                return  # it is connected now
+            self._deliver(watcher, tell)
+            self._cannot_watch(watcher, node)
+
+        def tell() -> None:
+            self.do(watcher, watcher.node.watch_broken(node, refused=False, now=self.now))
 
         self.at(self.now + WATCH_RETRY_S, again)
 
