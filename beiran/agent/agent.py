@@ -125,6 +125,7 @@ class Agent:
             await nursery.start(self._acquaintance.serve)
             with trio.move_on_after(FIRST_LIST_S):
                 await self._holder.listed.wait()
+            await nursery.start(self._keep_own_row)
             doors = partial(serve_http, routes=self._routes, counters=self._http_counters)
             await nursery.start(partial(doors, self._listeners, door="tcp"))
             await nursery.start(partial(doors, [self._unix_listener], door="unix"))
@@ -134,11 +135,21 @@ class Agent:
                 nursery.start_soon(self._ask_dns)
             nursery.start_soon(self._note_who_was_seen)
             nursery.start_soon(self._notice_new_address)
-            await self._recorder.record_info(self._node.own.node, await self._report.info())
             own = self._node.own
             _log.info("node %s (%s) at %s", node_id_text(own.node), own.name, own.address)
             _log.warning("traffic between agents is not encrypted: use it on networks you trust")
             self.ready.set()
+
+    async def _keep_own_row(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Tell the store of our release and engine, now and whenever the engine comes or goes."""
+        while True:
+            self._holder.turned = trio.Event()
+            await self._recorder.record_info(self._node.own.node, await self._report.info())
+            task_status.started()
+            task_status = trio.TASK_STATUS_IGNORED
+            await self._holder.turned.wait()
 
     async def leave(self) -> None:
         """Say goodbye to the cluster, and have everything written."""

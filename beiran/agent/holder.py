@@ -35,6 +35,7 @@ class Holder:
 
     Attributes:
       down_reason: why the engine does not answer; None while it does.
+      turned: set when the engine has come or gone; whoever waits for it puts a new one there.
       listed: set once the engine has said for the first time what it holds.
     """
 
@@ -44,6 +45,7 @@ class Holder:
         self._bus: Final = bus
         self.down_reason: str | None = "it has not answered yet"
         self.listed: Final = trio.Event()
+        self.turned = trio.Event()
 
     async def serve(self) -> None:
         """Follow the engine for ever."""
@@ -85,6 +87,7 @@ class Holder:
         self._driver.do(self._driver.node.release(images, now=trio.current_time()))
 
     def _tell(self, event: EventName, reason: str) -> None:
+        self.turned.set()
         own = self._driver.node.own
         self._bus.publish(
             Event(

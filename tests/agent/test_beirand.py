@@ -205,3 +205,20 @@ def test_the_database_deleted_while_down_comes_back(tmp_path: Path) -> None:
         after = client.get_info()
     assert after.uuid == before.uuid
     assert after.generation >= before.generation
+
+
+def test_the_listing_follows_an_engine_that_comes_later(tmp_path: Path) -> None:
+    folder = tmp_path / "layout"
+    agent = Beirand(tmp_path, engine=f"oci:{folder}")
+    with agent.running() as client:
+        (own,) = client.get_online_nodes()
+        assert own.engine is not None
+        assert not own.engine.up
+        assert client.get_info().problems
+        folder.mkdir()
+        (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+        (folder / "index.json").write_text('{"schemaVersion": 2, "manifests": []}')
+        wait_for(
+            lambda: all(n.engine is not None and n.engine.up for n in client.get_online_nodes())
+        )
+        assert not client.get_info().problems
