@@ -25,7 +25,7 @@ from tests.lab.agents import Agents, RunningAgent
 from tests.lab.engines import RunningEngine, start_dockerd
 from tests.lab.event_stream import EventStream, connect_events
 from tests.lab.network import Lan
-from tests.lab.registry import start_registry
+from tests.lab.origin import start_origin
 
 HOSTS: Final = 3
 SHOWN_TIMEOUT_S: Final = 20.0
@@ -93,7 +93,7 @@ def _open_bench() -> Iterator[Bench]:
             for host in lan.hosts
         ]
         for host in lan.hosts:
-            stack.enter_context(start_registry(lan, host, folder / f"registry-{host.name}"))
+            stack.enter_context(start_origin(lan, host, folder / f"registry-{host.name}"))
         clients = [docker.APIClient(base_url=f"unix://{e.socket_path}") for e in engines]
         for client in clients:
             stack.callback(client.close)

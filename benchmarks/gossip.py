@@ -8,6 +8,7 @@ import datetime
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -191,6 +192,8 @@ def main(words: Sequence[str] | None = None) -> int:
                 print(f"{kind.name} is left out: {reason}")
             else:
                 kinds.append(kind)
+    # Ended from outside, it still clears away what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     counts = (QUICK if given.quick else FULL)._replace(
         **{name: value for name in Counts._fields if (value := getattr(given, name)) is not None}
     )

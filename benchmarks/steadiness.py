@@ -17,7 +17,7 @@ PAUSED_SHARE: Final = 0.4  # 8 of 20
 PAUSE_S: Final = 8.0
 HEAL_TIMEOUT_S: Final = 90.0
 STABLE_S: Final = 5.0
-TRAFFIC_SETTLE_S: Final = 15.0
+TRAFFIC_SETTLE_S: Final = 60.0  # news of the start is repeated for a while
 
 
 def _with_clusters(

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from tests.lab.event_stream import EventStream, connect_events
-from tests.lab.layouts import add_image
+from tests.lab.layouts import add_image, make_layout
 from tests.lab.network import Host, Lan
 
 READY_TIMEOUT_S: Final = 40.0
@@ -290,7 +290,7 @@ class Agents:
         layout = None
         if engine == "oci":
             layout = folder / "images"
-            layout.mkdir()
+            make_layout(layout)
             engine = f"oci:{layout}"
         given: dict[str, str | bool] = {
             "config_dir": str(folder / "config"),

@@ -15,8 +15,17 @@ LAYER_TYPE: Final = "application/vnd.oci.image.layer.v1.tar"
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 
 
+def make_layout(layout: Path) -> None:
+    """Make the folder a layout without images, if it is none yet."""
+    layout.mkdir(exist_ok=True)
+    (layout / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
+    if not (layout / "index.json").exists():
+        _write_index(layout, [])
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+
+
 def add_image(layout: Path, tag: str, *, layers: int = 1, seed: str = "") -> str:
-    """Add an image of a few small layers to the folder, which becomes a layout if it is none.
+    """Add an image of a few small layers to a layout.
 
     Args:
       tag: its ``org.opencontainers.image.ref.name``; another image by that name loses it.
@@ -42,7 +51,6 @@ def add_image(layout: Path, tag: str, *, layers: int = 1, seed: str = "") -> str
     }
     entry = _write_blob(layout, MANIFEST_TYPE, json.dumps(manifest).encode())
     entry["annotations"] = {REF_NAME: tag}
-    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
     _write_index(layout, [*_entries_without(layout, tag), entry])
     return _digest(config_bytes)
 

@@ -1,9 +1,10 @@
 """Hosts on a LAN of their own: network namespaces behind a bridge, all removed afterwards.
 
 Every host is a network namespace with one link, ``eth0``. The bridge lives in a namespace too, so
-that nothing of the machine's own network is touched, and clusters of several test runs never meet.
+that the machine's own network is left alone, and clusters of several test runs never meet.
 A program is started on a host through ``Lan.command``; unix sockets are not part of a network
-namespace, so agents are spoken to as if they ran here. Needs root.
+namespace, so agents are spoken to as if they ran here. Needs root. (The one thing changed outside
+is how many neighbours the kernel may remember.)
 """
 
 import contextlib
@@ -29,10 +30,11 @@ LARGE_NETWORK: Final = IPv4Network("10.77.0.0/22")
 SMALL_NETWORK_HOSTS_MAX: Final = 250
 CLONE_NEWNET: Final = 0x40000000  # sched.h
 
-# Every namespace keeps neighbours in one table of the kernel's; full, it looks like packet loss.
+# All namespaces keep their neighbours in one table of the kernel's. A full one looks like packet
+# loss, and its default (1,024) is full at 33 hosts that all know each other. It holds for the whole
+# machine, other lans among it, so it is raised and stays so: that costs nothing until it is used.
 NEIGHBOURS: Final = Path("/proc/sys/net/ipv4/neigh/default")
-NEIGHBOURS_MAX: Final = {"gc_thresh1": 65_536, "gc_thresh2": 131_072, "gc_thresh3": 262_144}
-NEIGHBOURS_DEFAULT_HOSTS: Final = 30
+NEIGHBOURS_MAX: Final = {"gc_thresh3": 262_144, "gc_thresh2": 131_072, "gc_thresh1": 65_536}
 
 _serial: Final = itertools.count()
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -83,7 +85,6 @@ class Lan:
         )
         self._index = {host: index for index, host in enumerate(self.hosts)}
         self._bridges = 1
-        self._neighbours_before: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         remove_leftovers(self._prefix)
@@ -103,8 +104,7 @@ class Lan:
         self.close()
 
     def _build(self) -> None:
-        if len(self.hosts) > NEIGHBOURS_DEFAULT_HOSTS:
-            self._raise_neighbour_limits()
+        _raise_neighbour_limits()
         names = [self._switch, *(host.namespace for host in self.hosts)]
         _ip_batch(f"netns add {name}" for name in names)
         for name in names:
@@ -147,17 +147,6 @@ class Lan:
     def close(self) -> None:
         """End what still runs on the hosts and remove them. Safe to call twice."""
         _remove([name for name in _namespaces() if name.startswith(f"{self._stem}-")])
-        for name, before in self._neighbours_before.items():
-            (NEIGHBOURS / name).write_text(before)
-        self._neighbours_before.clear()
-
-    def _raise_neighbour_limits(self) -> None:
-        for name, least in reversed(NEIGHBOURS_MAX.items()):
-            with contextlib.suppress(OSError):
-                now = (NEIGHBOURS / name).read_text().strip()
-                if int(now) < least:
-                    (NEIGHBOURS / name).write_text(str(least))
-                    self._neighbours_before[name] = now
 
     def command(self, host: Host, *words: str) -> list[str]:
         """A command line that runs ``words`` on ``host``; the process itself becomes the program.
@@ -264,6 +253,13 @@ class Lan:
             fields = numbers.split()
             received[name.strip()] = Counters(bytes=int(fields[0]), packets=int(fields[1]))
         return {host: received[f"p{index}"] for host, index in self._index.items()}
+
+
+def _raise_neighbour_limits() -> None:
+    for name, least in NEIGHBOURS_MAX.items():
+        with contextlib.suppress(OSError):  # not to be seen from within another namespace
+            if int((NEIGHBOURS / name).read_text()) < least:
+                (NEIGHBOURS / name).write_text(str(least))
 
 
 def remove_leftovers(prefix: str) -> None:

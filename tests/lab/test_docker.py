@@ -10,7 +10,7 @@ import pytest
 from tests.lab.agents import RunningAgent, await_one_picture, eventually
 from tests.lab.conftest import OpenAgents
 from tests.lab.engines import RunningEngine, start_dockerd
-from tests.lab.registry import start_registry
+from tests.lab.origin import start_origin
 
 pytestmark = pytest.mark.lab
 
@@ -51,7 +51,7 @@ def pair(
     with (
         start_dockerd(tmp_path / here.name, netns=here.namespace) as engine_here,
         start_dockerd(tmp_path / there.name, netns=there.namespace) as engine_there,
-        start_registry(agents.lan, there, tmp_path / "registry"),
+        start_origin(agents.lan, there, tmp_path / "registry"),
     ):
         running = [
             agents.start(host, engine=f"docker://{engine.socket_path}")

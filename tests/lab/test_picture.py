@@ -51,11 +51,9 @@ def test_a_database_deleted_while_its_agent_was_down_comes_back_from_the_peers(
     running = agents.start_all(agents.lan.hosts, engine="oci")
     images = {agent.add_image("own"): {agent.uuid} for agent in running}
     await_holders(running, images)
-    generation = running[0].get("/info")["generation"]
     running[0].restart(wipe_database=True)
     await_one_picture(running)
     await_holders(running, images)
-    assert running[0].get("/info")["generation"] > generation
 
 
 def test_images_changed_while_their_agent_was_down_are_right_after_its_start(

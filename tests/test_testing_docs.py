@@ -1,0 +1,38 @@
+"""``docs/testing.md`` names every test module, and ``docs/benchmarks.md`` every experiment."""
+
+import re
+from pathlib import Path
+
+from benchmarks.gossip import EXPERIMENTS
+from benchmarks.report import FIGURES
+
+ROOT = Path(__file__).parent.parent
+TESTING = (ROOT / "docs" / "testing.md").read_text()
+BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text()
+PATH = re.compile(r"`(tests/[\w/.]+)`")
+
+
+def test_every_test_module_is_in_the_scenarios() -> None:
+    modules = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if "__pycache__" not in path.parts
+    }
+    assert modules - set(PATH.findall(TESTING)) == set()
+
+
+def test_every_file_in_the_scenarios_exists() -> None:
+    assert [path for path in PATH.findall(TESTING) if not (ROOT / path).exists()] == []
+
+
+def test_every_experiment_is_documented_and_no_other() -> None:
+    assert re.findall(r"^\| `(\w+)` \|", BENCHMARKS, re.MULTILINE) == list(EXPERIMENTS)
+
+
+def test_every_target_is_documented() -> None:
+    missing = [
+        figure.text
+        for figure in FIGURES
+        if figure.most is not None and f"`{figure.key}`" not in BENCHMARKS
+    ]
+    assert missing == []
