@@ -107,7 +107,13 @@ def test_what_a_host_sends_is_counted_as_frames(lan: Lan) -> None:
 def test_a_lan_takes_its_processes_and_namespaces_with_it(lan: Lan) -> None:
     with Lan(PREFIX, 1) as short:
         (host,) = short.hosts
-        process = subprocess.Popen(short.command(host, "sleep", "1000"))
+        process = subprocess.Popen(
+            short.command(host, "sh", "-c", "echo on the host; exec sleep 1000"),
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        with process.stdout as said:
+            assert said.readline()  # it has entered the namespace, and is looked for there
         assert (NETNS_FOLDER / host.namespace).exists()
     assert process.wait(timeout=10) != 0
     assert not (NETNS_FOLDER / host.namespace).exists()
