@@ -5,7 +5,7 @@ input or output and imports little: the CLI starts with it.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Literal, TypeVar, get_args
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -14,7 +14,20 @@ from msgspec import Struct
 
 from beiran.errors import AgentUnreachable, ApiError, BadRequest, NotFound, RemoteProtocolError
 from beiran.events import EVENT_NAMES, Event
-from beiran.models import Change, Errors, Image, Layer, Node
+from beiran.models import (
+    Change,
+    Errors,
+    Image,
+    Layer,
+    LayerState,
+    Node,
+    Prefetch,
+    Prefetching,
+    PullDone,
+    PullFailed,
+    PullProgress,
+    Transfer,
+)
 
 SOCKET_PATH_DEFAULT: Final = "/run/beiran/beiran.sock"
 RESPONSE_BYTES_MAX: Final = 256 * 1024 * 1024  # 500,000 layers with their holders, and room
@@ -22,6 +35,7 @@ HTTP_PORT_DEFAULT: Final = 80
 
 T = TypeVar("T")
 
+_LAYER_STATES: Final = get_args(LayerState)
 _CHANGE_KINDS: Final = get_args(Change.__annotations__["change"])
 
 
@@ -41,6 +55,18 @@ class Layers(Struct, frozen=True):
     """What ``/layers`` answers."""
 
     layers: tuple[Layer, ...]
+
+
+class Transfers(Struct, frozen=True):
+    """What ``/transfers`` answers."""
+
+    transfers: tuple[Transfer, ...]
+
+
+class Prefetchings(Struct, frozen=True):
+    """What ``/prefetch`` answers."""
+
+    nodes: tuple[Prefetching, ...]
 
 
 class RawEvents(Struct, frozen=True):
@@ -108,6 +134,22 @@ def listing_path(
     return f"{path}?{urlencode(query)}" if query else path
 
 
+def pull_path(path: str, reference: str, node: str | None, platform: str | None) -> str:
+    """``path`` with the parameters of a pull."""
+    query = [("reference", reference), ("from", node), ("platform", platform)]
+    return f"{path}?{urlencode([(name, value) for name, value in query if value is not None])}"
+
+
+def prefetch_body(
+    reference: str, nodes: Sequence[str] | Literal["all"], platform: str | None
+) -> bytes:
+    """What is sent to have nodes prefetch an image."""
+    wanted = Prefetch(
+        reference=reference, nodes="all" if nodes == "all" else tuple(nodes), platform=platform
+    )
+    return msgspec.json.encode(wanted)
+
+
 def item_path(path: str, name: str) -> str:
     """The path of one thing below ``path``, whatever characters ``name`` has."""
     return f"{path}/{quote(name, safe=':')}"
@@ -124,9 +166,30 @@ def read_answer(body: bytes | msgspec.Raw, type: type[T]) -> T:
         raise RemoteProtocolError(f"the agent's answer cannot be read: {error}") from None
 
 
+class _State(Struct):
+    state: str = ""
+
+
 class _Kind(Struct):
     event: str = ""
     change: str = ""
+    pull: str = ""
+
+
+def read_pull(message: bytes) -> PullProgress | PullDone | None:
+    """Read a row of a pull; None for a row or a state that this version does not know.
+
+    Raises: ApiError when it says that the pull failed; RemoteProtocolError.
+    """
+    kind = read_answer(message, _Kind).pull
+    if kind == "failed":
+        failed = read_answer(message, PullFailed)
+        raise api_error(failed.status, failed.code, failed.message)
+    if kind:
+        return read_answer(message, PullDone) if kind == "done" else None
+    if read_answer(message, _State).state not in _LAYER_STATES:
+        return None
+    return read_answer(message, PullProgress)
 
 
 def read_event(message: bytes | msgspec.Raw) -> Event | None:
@@ -145,8 +208,10 @@ def read_events(answer: RawEvents) -> list[Event]:
     return [event for event in events if event is not None]
 
 
-def change_reader(row: Literal["node", "image", "layer"]) -> Callable[[bytes], Change | None]:
-    """What reads the messages of a followed listing of nodes, images or layers.
+def change_reader(
+    row: Literal["node", "image", "layer", "transfer"],
+) -> Callable[[bytes], Change | None]:
+    """What reads the messages of a followed listing of nodes, images, layers or transfers.
 
     Bare rows become ``Change`` of kind ``listed``; kinds of change that this version does not
     know become None.
@@ -160,7 +225,9 @@ def change_reader(row: Literal["node", "image", "layer"]) -> Callable[[bytes], C
             return Change(change="listed", node=read_answer(message, Node))
         if row == "image":
             return Change(change="listed", image=read_answer(message, Image))
-        return Change(change="listed", layer=read_answer(message, Layer))
+        if row == "layer":
+            return Change(change="listed", layer=read_answer(message, Layer))
+        return Change(change="listed", transfer=read_answer(message, Transfer))
 
     return read
 
@@ -172,6 +239,11 @@ def read_error(status: int, body: bytes) -> ApiError:
         code, message = item.code, item.message
     except (msgspec.DecodeError, UnicodeDecodeError, IndexError):
         code, message = "UNKNOWN", f"the agent answered with HTTP status {status}"
+    return api_error(status, code, message)
+
+
+def api_error(status: int, code: str, message: str) -> ApiError:
+    """The error with these, of the class that it has."""
     if status == 404:
         return NotFound(code, message)
     if status == 400:

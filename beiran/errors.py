@@ -33,6 +33,10 @@ class EngineUnavailable(BeiranError):
     """The engine (Docker, the layout folder) does not answer. It may come back."""
 
 
+class EngineRefused(BeiranError):
+    """The engine answers, and will not do what it was asked to; the text is its reason."""
+
+
 class ApiError(BeiranError):
     """A request that cannot be served, as the API says it.
 

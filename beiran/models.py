@@ -110,12 +110,103 @@ class Change(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     First come the rows as they are now, each a bare ``Node``, ``Image`` or ``Layer``; then one
     ``{"change": "listed"}`` with nothing else, which says that those were all; then a message
-    for each change, with exactly one of ``node``, ``image``, ``layer``: for ``added`` and
-    ``changed`` the row as it is now, for ``removed`` as it was last known. Rows that the
-    listing's parameters leave out are ``removed`` when they fall out of it.
+    for each change, with exactly one of ``node``, ``image``, ``layer``, ``transfer``: for
+    ``added`` and ``changed`` the row as it is now, for ``removed`` as it was last known. Rows that
+    the listing's parameters leave out are ``removed`` when they fall out of it.
     """
 
     change: Literal["listed", "added", "changed", "removed"]
     node: Node | None = None
     image: Image | None = None
     layer: Layer | None = None
+    transfer: "Transfer | None" = None
+
+
+class TagMeaning(Struct, frozen=True, kw_only=True):
+    """What a tag meant when its origin last answered for it."""
+
+    reference: str
+    """Whole: ``docker.io/library/busybox:latest``."""
+    digest: str
+    """Of the manifest or index."""
+    media_type: str
+    size_bytes: int
+    resolved_at: str
+
+
+LayerState = Literal["waiting", "fetching", "verifying", "done", "there"]
+"""``there``: the engine or the cache had it before the pull began."""
+
+
+class PullProgress(Struct, frozen=True, kw_only=True):
+    """How far one layer of a pull is. Told again and again; what is told last holds."""
+
+    digest: str
+    """Of the blob that is fetched."""
+    state: LayerState
+    size_bytes: int | None = None
+    """Null until it is known."""
+    bytes_done: int = 0
+    bytes_from_peers: int = 0
+    bytes_from_origin: int = 0
+    rate_bytes_per_s: float = 0.0
+
+
+class PullDone(Struct, frozen=True, kw_only=True, tag_field="pull", tag="done"):
+    """The last row of a pull that succeeded, and what ``POST /pulls`` answers."""
+
+    reference: str
+    """Whole: ``docker.io/library/busybox:latest``."""
+    image: str
+    """Its id."""
+    digest: str | None = None
+    """Of its manifest or index; null where the image has none."""
+    bytes_from_peers: int = 0
+    bytes_from_origin: int = 0
+    duration_s: float = 0.0
+
+
+class PullFailed(Struct, frozen=True, kw_only=True, tag_field="pull", tag="failed"):
+    """The last row of a pull that failed: what an error of HTTP would say."""
+
+    status: int
+    code: str
+    message: str
+
+
+class Transfer(Struct, frozen=True, kw_only=True):
+    """A blob on its way to this node or from it, on one side."""
+
+    id: str
+    digest: str
+    """Of the blob."""
+    direction: Literal["in", "out"]
+    node: str | None
+    """UUID of the other node; null where it is a registry."""
+    name: str
+    """Of the other node, or of the registry."""
+    bytes_done: int
+    bytes_total: int | None
+    rate_bytes_per_s: float
+    started_at: str
+    reference: str | None = None
+    """The image that it is for, where that is known."""
+
+
+class Prefetch(Struct, frozen=True, kw_only=True):
+    """What ``POST /prefetch`` is sent."""
+
+    reference: str
+    nodes: tuple[str, ...] | Literal["all"]
+    """UUIDs."""
+    platform: str | None = None
+
+
+class Prefetching(Struct, frozen=True, kw_only=True):
+    """What a node that is to prefetch an image said."""
+
+    node: str
+    name: str
+    state: Literal["started", "there", "refused", "unreachable"]
+    message: str = ""
+    """Why, where it does not."""

@@ -6,18 +6,40 @@ wins. Whatever cannot be used is told in one line that names where it came from.
 """
 
 import difflib
-import ipaddress
-import re
 import socket
 import stat
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, TypeVar, cast, get_args
+from typing import Final, NamedTuple, cast
 
-from msgspec import Struct
+from msgspec import Struct, field, structs
 
 from beiran.errors import SettingsError
+from beiran.references import registry_name
+from beiran.setting_values import (
+    ORIGIN_PARSERS,
+    PARSERS,
+    EngineSpec,
+    HostPort,
+    Limit,
+    LogFormat,
+    LogLevel,
+    OfflineTags,
+    OriginSettings,
+    shown,
+)
+
+__all__ = [
+    "EngineSpec",
+    "HostPort",
+    "Limit",
+    "OriginSettings",
+    "Settings",
+    "load_settings",
+    "option_flag",
+    "option_variable",
+]
 
 CONFIG_DIR: Final = "/etc/beiran"
 CONFIG_FILE_NAME: Final = "beiran.toml"
@@ -25,45 +47,10 @@ DATA_DIR: Final = "/var/lib/beiran"
 SOCKET: Final = "/run/beiran/beiran.sock"
 PORT: Final = 8888
 BEACON_PORT: Final = 8887
+MIRROR_PORT: Final = 8880
 DOCKER_SOCKET: Final = "/var/run/docker.sock"  # DEFAULT_UNIX_SOCKET of the docker CLI
 
-NAME_BYTES_MAX: Final = 255  # a name is one length byte on the wire
-SOCKET_PATH_BYTES_MAX: Final = 107  # sun_path of unix(7) has 108, the last a NUL
-DNS_LABEL_CHARS_MAX: Final = 63  # RFC 1035 §2.3.4
-DNS_NAME_CHARS_MAX: Final = 253
-SOURCES_MAX: Final = 1000  # addresses and names to join by; more is a mistake
 CONFIG_FILE_BYTES_MAX: Final = 1024 * 1024
-
-_T = TypeVar("_T")
-
-LogLevel = Literal["debug", "info", "warning", "error"]
-LogFormat = Literal["text", "json"]
-
-_DNS_LABEL: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?")
-_YES: Final = ("1", "true", "yes", "on")
-_NO: Final = ("0", "false", "no", "off")
-
-
-class HostPort(NamedTuple):
-    """Where to look for an agent: an IP address in its canonical form, and its port."""
-
-    host: str
-    port: int
-
-
-class EngineSpec(Struct, frozen=True):
-    """Which engine to watch.
-
-    ``path`` is Docker's socket (``docker``), the layout folder (``oci``), or empty (``none``).
-    """
-
-    kind: Literal["docker", "oci", "none"]
-    path: str = ""
-
-    def __str__(self) -> str:
-        if self.kind == "docker":
-            return f"docker://{self.path}"
-        return f"oci:{self.path}" if self.kind == "oci" else "none"
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -82,6 +69,19 @@ class Settings(Struct, frozen=True, kw_only=True):
       join: agents to look for.
       dns: names whose A, AAAA or SRV records are agents to look for.
       beacon: whether to find agents by broadcast, and be found.
+      mirror_port: TCP on loopback, where the engine pulls; 0 for no mirror.
+      origin: where registries really are, as ``NAME=URL`` gave it; ``origins`` has them too.
+      docker_config: Docker's ``config.json`` with the credentials for registries.
+      cache_bytes: how much the blob cache may take; None leaves it to the disk's size.
+      tag_ttl: seconds for which what a tag means is believed without asking its origin.
+      offline_tags: whether other nodes may tell what a tag means while its origin is away.
+      upload_limit: what is sent to other nodes.
+      download_limit: what is taken from other nodes.
+      origin_limit: what is taken from origins: bytes from all together, transfers from each.
+      allow_prefetch: repositories that other nodes may have this one pull ahead of need; names
+        in full (``docker.io/library/*``), with ``*`` for any characters.
+      origins: all that is set of registries, by their names (``docker.io``); from the file's
+        tables ``[origins.NAME]`` and ``origin``.
     """
 
     config_dir: Path = Path(CONFIG_DIR)
@@ -97,11 +97,24 @@ class Settings(Struct, frozen=True, kw_only=True):
     dns: tuple[str, ...] = ()
     beacon: bool = True
     engine: EngineSpec
+    mirror_port: int = MIRROR_PORT
+    origin: tuple[str, ...] = ()
+    docker_config: Path | None = None
+    cache_bytes: int | None = None
+    tag_ttl: float = 0
+    offline_tags: OfflineTags = "allow"
+    upload_limit: Limit = Limit()
+    download_limit: Limit = Limit()
+    origin_limit: Limit = Limit()
+    allow_prefetch: tuple[str, ...] = ()
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
+    origins: Mapping[str, OriginSettings] = field(default_factory=dict)
 
 
-OPTION_NAMES: Final = Settings.__struct_fields__
+FILE_TABLES: Final = ("origins",)
+"""Only in the file: secrets have no place on a command line."""
+OPTION_NAMES: Final = tuple(name for name in Settings.__struct_fields__ if name not in FILE_TABLES)
 FILE_KEYS: Final = tuple(name for name in OPTION_NAMES if name != "config_dir")
 
 
@@ -156,6 +169,16 @@ def load_settings(
         port = cast(int, values.get("port", PORT))
         found = cast(tuple[tuple[str, int | None], ...], values["join"])
         values["join"] = tuple(HostPort(host, own or port) for host, own in found)
+    origins = _tables(values.pop("origins", {}), given)
+    for text in cast(tuple[str, ...], values.get("origin", ())):
+        name, _, url = text.partition("=")
+        origins[name] = structs.replace(origins.get(name, OriginSettings()), url=url)
+    for name, origin in origins.items():
+        if origin.url and origin.plain_http:
+            raise SettingsError(f"origins: {name}: plain_http is for registries without a url")
+    values["origins"] = origins
+    if "docker_config" not in values:
+        values["docker_config"] = _default_docker_config(environ)
     settings = Settings(**values)  # type: ignore[arg-type]  # each parser below makes its field's type
     _check_together(settings, given)
     return settings
@@ -168,6 +191,48 @@ def _default_engine(docker_socket: str) -> EngineSpec:
     except OSError:
         pass
     return EngineSpec("none")
+
+
+def _default_docker_config(environ: Mapping[str, str]) -> Path | None:
+    """Where ``docker login`` of this user writes. Source: docker CLI, ``config.Dir``."""
+    folder = environ.get("DOCKER_CONFIG")
+    if folder:
+        return Path(folder).absolute() / "config.json"
+    try:
+        return Path(environ.get("HOME") or Path.home()) / ".docker" / "config.json"
+    except RuntimeError:  # a user without a home
+        return None
+
+
+def _tables(value: object, given: Mapping[str, _Given]) -> dict[str, OriginSettings]:
+    """``[origins.NAME]``, by their registries' canonical names."""
+    where = given["origins"].where if "origins" in given else ""
+    if not isinstance(value, dict):
+        raise SettingsError(f"{where}: {value!r} is not a table ([origins.NAME])")
+    origins = {}
+    for name, table in value.items():
+        try:
+            registry = registry_name(name)
+        except ValueError as error:
+            raise SettingsError(f"{where}: {error}") from None
+        origins[registry] = _origin_table(f"{where}.{name}", table)
+    return origins
+
+
+def _origin_table(where: str, table: object) -> OriginSettings:
+    if not isinstance(table, dict):
+        raise SettingsError(f"{where}: {shown(table)} is not a table")
+    values = {}
+    for key, value in table.items():
+        if key not in ORIGIN_PARSERS:
+            raise SettingsError(f"{where}: unknown key {key!r}{_nearest(key, ORIGIN_PARSERS)}")
+        try:
+            values[key] = ORIGIN_PARSERS[key](value)
+        except ValueError as error:
+            raise SettingsError(f"{where}: {key}: {error}") from error
+    if ("username" in values) != ("password" in values):
+        raise SettingsError(f"{where}: username and password go together")
+    return OriginSettings(**values)  # type: ignore[arg-type]  # each parser makes its field's type
 
 
 def _read_file(path: Path) -> dict[str, _Given]:
@@ -192,8 +257,9 @@ def _read_file(path: Path) -> dict[str, _Given]:
                 f"{path}: config_dir cannot be set in the file that it leads to; "
                 f"use --config-dir or BEIRAN_CONFIG_DIR"
             )
-        if key not in FILE_KEYS:
-            raise SettingsError(f"{path}: unknown key {key!r}{_nearest(key, FILE_KEYS)}")
+        if key not in FILE_KEYS + FILE_TABLES:
+            near = _nearest(key, FILE_KEYS + FILE_TABLES)
+            raise SettingsError(f"{path}: unknown key {key!r}{near}")
     return {key: _Given(value, f"{path}: {key}") for key, value in table.items()}
 
 
@@ -208,12 +274,15 @@ def _one_line(text: str) -> str:
 
 def _parse(name: str, given: _Given) -> object:
     try:
-        return _PARSERS[name](given.value)
+        return PARSERS[name](given.value)
     except ValueError as error:
         raise SettingsError(f"{given.where}: {error}") from error
 
 
 def _check_together(settings: Settings, given: Mapping[str, _Given]) -> None:
+    if settings.mirror_port == settings.port:
+        where = (given.get("mirror_port") or given["port"]).where
+        raise SettingsError(f"{where}: port and mirror port are both {settings.port}")
     if settings.beacon and settings.port == settings.beacon_port:
         where = (given.get("beacon_port") or given["port"]).where
         raise SettingsError(f"{where}: port and beacon port are both {settings.port}")
@@ -222,172 +291,3 @@ def _check_together(settings: Settings, given: Mapping[str, _Given]) -> None:
             f"{given['advertise'].where}: {settings.advertise} is IPv6, "
             f"but the agent listens on IPv4 only ({settings.bind})"
         )
-
-
-# The parsers: each takes what the command line or the environment (text) or the file (TOML's
-# types) gave and raises ValueError with the rest of a sentence that began with where it stood.
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not a text")
-    return value
-
-
-def _path(value: object) -> Path:
-    text = _text(value)
-    if not text or "\0" in text:
-        raise ValueError(f"{text!r} is not a path")
-    return Path(text).expanduser().absolute()
-
-
-def _socket_path(value: object) -> Path:
-    path = _path(value)
-    size = len(str(path).encode())
-    if size > SOCKET_PATH_BYTES_MAX:
-        raise ValueError(
-            f"{str(path)!r} has {size} bytes, a unix socket's path at most {SOCKET_PATH_BYTES_MAX}"
-        )
-    return path
-
-
-def _name(value: object) -> str:
-    text = _text(value)
-    if not text or not text.isprintable() or any(char.isspace() for char in text):
-        raise ValueError(f"{text!r} is not a name (printable characters without spaces)")
-    if len(text.encode()) > NAME_BYTES_MAX:
-        raise ValueError(f"a name has at most {NAME_BYTES_MAX} bytes, not {len(text.encode())}")
-    return text
-
-
-def _port(value: object) -> int:
-    number = value
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 5:
-        number = int(value)
-    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= 65535:
-        raise ValueError(f"{_shown(value)} is not a port (1 to 65535)")
-    return number
-
-
-def _ip(value: object) -> str:
-    text = _text(value)
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not an IP address") from None
-    if "%" in text:
-        raise ValueError(f"{text!r} has a zone, which other hosts cannot use")
-    return str(address)
-
-
-def _reachable_ip(value: object) -> str:
-    text = _ip(value)
-    address = ipaddress.ip_address(text)
-    if address.is_unspecified or address.is_multicast or text == "255.255.255.255":
-        raise ValueError(f"{text} is not an address of one host")
-    return text
-
-
-def _join_address(value: object) -> tuple[str, int | None]:
-    """Read ``IP``, ``IPv4:PORT`` or ``[IPv6]:PORT``."""
-    text = _text(value).strip()
-    host, port = text, None
-    bracketed = re.fullmatch(r"\[([^\]]*)\](?::(.*))?", text)
-    if bracketed:
-        host, port = bracketed[1], bracketed[2]
-    elif text.count(":") == 1:
-        host, port = text.split(":")
-    try:
-        ip = _reachable_ip(host)
-    except ValueError as error:
-        hint = "; for a name there is --dns" if _is_dns_name(host) else ""
-        raise ValueError(f"{error}{hint}") from None
-    return ip, None if port is None else _port(port)
-
-
-def _is_dns_name(text: str) -> bool:
-    labels = text.removesuffix(".").split(".")
-    return (
-        len(text) <= DNS_NAME_CHARS_MAX
-        and all(
-            len(label) <= DNS_LABEL_CHARS_MAX and _DNS_LABEL.fullmatch(label) for label in labels
-        )
-        and not labels[-1].isdigit()  # 10.0.0.1 is no name, and neither is 10.0.0
-    )
-
-
-def _dns_name(value: object) -> str:
-    text = _text(value).strip()
-    if not _is_dns_name(text):
-        raise ValueError(f"{text!r} is not a DNS name")
-    return text.removesuffix(".").lower()
-
-
-def _many(parse: Callable[[object], _T]) -> Callable[[object], tuple[_T, ...]]:
-    def parse_many(value: object) -> tuple[_T, ...]:
-        if isinstance(value, str):
-            items: list[object] = [item.strip() for item in value.split(",") if item.strip()]
-        elif isinstance(value, list | tuple):
-            items = list(value)
-        else:
-            raise ValueError(f"{_shown(value)} is not a list of texts")
-        if len(items) > SOURCES_MAX:
-            raise ValueError(f"has {len(items)} entries, at most {SOURCES_MAX} are allowed")
-        return tuple(dict.fromkeys(parse(item) for item in items))
-
-    return parse_many
-
-
-def _switch(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    text = value.strip().lower() if isinstance(value, str) else ""
-    if text not in _YES + _NO:
-        raise ValueError(f"{_shown(value)} is neither true nor false")
-    return text in _YES
-
-
-def _engine(value: object) -> EngineSpec:
-    text = _text(value)
-    if text == "none":
-        return EngineSpec("none")
-    if text.startswith("docker://") and text.startswith("/", 9):
-        return EngineSpec("docker", text[9:])
-    if text.startswith("oci:") and not text.startswith("oci://") and text[4:]:
-        return EngineSpec("oci", str(_path(text[4:])))
-    raise ValueError(
-        f"{text!r} is not an engine (docker:///path/to/docker.sock, oci:/path/to/layout or none)"
-    )
-
-
-def _one_of(words: tuple[str, ...]) -> Callable[[object], str]:
-    def parse_word(value: object) -> str:
-        text = value.lower() if isinstance(value, str) else ""
-        if text not in words:
-            raise ValueError(f"{_shown(value)} is none of {', '.join(words)}")
-        return text
-
-    return parse_word
-
-
-def _shown(value: object) -> str:
-    return value if isinstance(value, str) and value.isalnum() else repr(value)
-
-
-_PARSERS: Final[Mapping[str, Callable[[object], object]]] = {
-    "config_dir": _path,
-    "data_dir": _path,
-    "socket": _socket_path,
-    "cluster": _name,
-    "name": _name,
-    "bind": _ip,
-    "advertise": _reachable_ip,
-    "port": _port,
-    "beacon_port": _port,
-    "join": _many(_join_address),
-    "dns": _many(_dns_name),
-    "beacon": _switch,
-    "engine": _engine,
-    "log_level": _one_of(get_args(LogLevel)),
-    "log_format": _one_of(get_args(LogFormat)),
-}

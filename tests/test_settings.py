@@ -15,6 +15,8 @@ from beiran.settings import (
     OPTION_NAMES,
     EngineSpec,
     HostPort,
+    Limit,
+    OriginSettings,
     Settings,
     load_settings,
     option_flag,
@@ -48,12 +50,16 @@ def fault(config_dir: Path, **given: object) -> str:
 
 
 def test_without_anything_given_the_defaults_hold(tmp_path: Path) -> None:
-    settings = load(tmp_path)
+    settings = load(tmp_path, environ={"HOME": "/home/me"})
     assert settings == Settings(
         config_dir=tmp_path,
         name=socket.gethostname(),
         engine=EngineSpec("none"),
+        docker_config=Path("/home/me/.docker/config.json"),
     )
+    assert (settings.mirror_port, settings.cache_bytes, settings.tag_ttl) == (8880, None, 0)
+    assert (settings.offline_tags, settings.origins) == ("allow", {})
+    assert settings.upload_limit == settings.download_limit == settings.origin_limit == Limit()
     assert str(settings.data_dir) == "/var/lib/beiran"
     assert str(settings.socket) == "/run/beiran/beiran.sock"
     assert (settings.cluster, settings.bind, settings.advertise) == ("default", "0.0.0.0", None)
@@ -84,11 +90,22 @@ def test_every_option_can_be_set_in_all_three_places(tmp_path: Path) -> None:
         "dns": "a.example,b.example",
         "beacon": "false",
         "engine": "none",
+        "mirror_port": "0",
+        "origin": "docker.io=https://c.example/hub,r.example:5000=http://10.0.0.9",
+        "docker_config": "/c.json",
+        "cache_bytes": "2GiB",
+        "tag_ttl": "1.5",
+        "offline_tags": "deny",
+        "upload_limit": "50MB",
+        "download_limit": "8x",
+        "origin_limit": "50MB,8x",
+        "allow_prefetch": "busybox,quay.io/a/*",
         "log_level": "debug",
         "log_format": "json",
     }
     assert tuple(texts) == FILE_KEYS
-    lists = {name: text.split(",") for name, text in texts.items() if name in ("join", "dns")}
+    several = ("join", "dns", "origin", "allow_prefetch")
+    lists = {name: text.split(",") for name, text in texts.items() if name in several}
     lines = [f"{name} = {lists.get(name, text)!r}" for name, text in texts.items()]
     file = "\n".join(lines).replace("'1001'", "1001").replace("'1002'", "1002")
     file = file.replace("'false'", "false")
@@ -106,6 +123,20 @@ def test_every_option_can_be_set_in_all_three_places(tmp_path: Path) -> None:
         dns=("a.example", "b.example"),
         beacon=False,
         engine=EngineSpec("none"),
+        mirror_port=0,
+        origin=("docker.io=https://c.example/hub", "r.example:5000=http://10.0.0.9"),
+        origins={
+            "docker.io": OriginSettings(url="https://c.example/hub"),
+            "r.example:5000": OriginSettings(url="http://10.0.0.9"),
+        },
+        docker_config=Path("/c.json"),
+        cache_bytes=2**31,
+        tag_ttl=1.5,
+        offline_tags="deny",
+        upload_limit=Limit(50_000_000),
+        download_limit=Limit(None, 8),
+        origin_limit=Limit(50_000_000, 8),
+        allow_prefetch=("docker.io/library/busybox", "quay.io/a/*"),
         log_level="debug",
         log_format="json",
     )
@@ -198,6 +229,37 @@ BAD_VALUES = [
     ("engine", "docker://relative.sock", "not an engine"),
     ("engine", "oci:", "not an engine"),
     ("engine", "oci:///layout", "not an engine"),
+    ("mirror_port", "-1", "not a port"),
+    ("mirror_port", "65536", "not a port"),
+    ("mirror_port", "8888", "port and mirror port are both 8888"),
+    ("origin", "docker.io", "not an origin"),
+    ("origin", "=https://a", "not a registry"),
+    ("origin", "a b=https://a", "not a registry"),
+    ("origin", "r.example:99999=https://a", "not a registry"),
+    ("origin", "docker.io=cache.example", "not a URL"),
+    ("origin", "docker.io=ftp://cache.example", "not a URL"),
+    ("origin", "docker.io=https://", "not a URL"),
+    ("origin", "docker.io=https://[::1", "not a URL"),
+    ("origin", "docker.io=https://u:p@cache.example", "no credentials"),
+    ("origin", "docker.io=https://cache.example?x=1", "has a query"),
+    ("cache_bytes", "0", "between 1 byte"),
+    ("cache_bytes", "-1", "not a size"),
+    ("cache_bytes", "10%", "not a size"),
+    ("cache_bytes", "2XB", "not a size"),
+    ("cache_bytes", "9999999999TB", "between 1 byte"),
+    ("tag_ttl", "-1", "not a number of seconds"),
+    ("tag_ttl", "nan", "not a number of seconds"),
+    ("tag_ttl", "1d", "not a number of seconds"),
+    ("offline_tags", "maybe", "none of allow, deny"),
+    ("upload_limit", "fast", "not a limit"),
+    ("upload_limit", "0x", "not a limit"),
+    ("upload_limit", "8x,9x", "not a limit"),
+    ("upload_limit", "1MB,2MB", "not a limit"),
+    ("download_limit", "8x,", "not a limit"),
+    ("origin_limit", "0", "between 1 byte"),
+    ("allow_prefetch", "a b", "not a repository"),
+    ("allow_prefetch", "Upper/Case", "must be in lower case"),
+    ("allow_prefetch", "quay.io/", "is no name"),
     ("log_level", "loud", "none of debug, info, warning, error"),
     ("log_format", "xml", "none of text, json"),
 ]
@@ -226,6 +288,12 @@ def test_a_value_that_cannot_be_used_is_named_with_its_source(
         ("beacon = 1", "neither true nor false"),
         ("log_level = 1", "1 is none of"),
         ("engine = {}", "{} is not a text"),
+        ("mirror_port = false", "False is not a port"),
+        ("cache_bytes = true", "True is not a size"),
+        ("cache_bytes = 1.5", "1.5 is not a size"),
+        ("tag_ttl = true", "True is not a number"),
+        ("upload_limit = 1.5", "1.5 is not a limit"),
+        ("origins = 1", "1 is not a table"),
     ],
 )
 def test_a_value_of_another_type_in_the_file_is_named(tmp_path: Path, line: str, said: str) -> None:
@@ -280,6 +348,109 @@ def test_relative_folders_are_taken_from_where_the_agent_starts(
     settings = load(tmp_path, cli={"data_dir": "data", "engine": "oci:layout"})
     assert settings.data_dir == tmp_path / "data"
     assert settings.engine.path == str(tmp_path / "layout")
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [
+        (1024, 1024),
+        ("1024", 1024),
+        ("1b", 1),
+        ("500MB", 500_000_000),
+        ("500mb", 500_000_000),
+        ("1.5 GB", 1_500_000_000),
+        ("2G", 2_000_000_000),
+        ("2GiB", 2**31),
+        ("2gi", 2**31),
+        ("1TiB", 2**40),
+        ("3KiB", 3072),
+    ],
+)
+def test_sizes_as_people_write_them(tmp_path: Path, text: object, size_bytes: int) -> None:
+    assert load(tmp_path, cli={"cache_bytes": text}).cache_bytes == size_bytes
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "shown"),
+    [
+        ("none", Limit(), "none"),
+        ("50MB", Limit(50_000_000), "50000000B"),
+        ("50MB/s", Limit(50_000_000), "50000000B"),
+        (50_000_000, Limit(50_000_000), "50000000B"),
+        ("8x", Limit(None, 8), "8x"),
+        ("8X , 1MiB", Limit(2**20, 8), "1048576B,8x"),
+    ],
+)
+def test_limits_read_and_show_alike(tmp_path: Path, text: object, limit: Limit, shown: str) -> None:
+    assert load(tmp_path, cli={"upload_limit": text}).upload_limit == limit
+    assert str(limit) == shown
+    assert load(tmp_path, cli={"upload_limit": shown}).upload_limit == limit
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [
+        ("all", "*"),
+        ("*", "*"),
+        ("busybox", "docker.io/library/busybox"),
+        ("team/*", "docker.io/team/*"),
+        ("docker.io/library/*", "docker.io/library/*"),
+        ("*.example/a", "*.example/a"),
+        ("Quay.io/a/b", "quay.io/a/b"),
+        ("host:5000/*", "host:5000/*"),
+    ],
+)
+def test_repositories_to_prefetch_are_names_in_full(
+    tmp_path: Path, text: str, pattern: str
+) -> None:
+    assert load(tmp_path, cli={"allow_prefetch": [text]}).allow_prefetch == (pattern,)
+
+
+TABLES = """
+origin = ["docker.io=https://short.example"]
+[origins."index.docker.io"]
+url = "https://long.example/"
+username = "u"
+password = "p"
+[origins."R.example:5000"]
+ca = "/ca.pem"
+plain_http = true
+"""
+
+
+def test_tables_of_origins_have_canonical_names_and_the_short_form_wins(tmp_path: Path) -> None:
+    assert load(tmp_path, file=TABLES).origins == {
+        "docker.io": OriginSettings(url="https://short.example", username="u", password="p"),
+        "r.example:5000": OriginSettings(ca=Path("/ca.pem"), plain_http=True),
+    }
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ('[origins."a b"]', "origins: 'a b' is not a registry"),
+        ("[origins]\nr = 1", "origins.r: 1 is not a table"),
+        ("[origins.r]\nuser = 'u'", "origins.r: unknown key 'user'; did you mean 'username'?"),
+        ("[origins.r]\nusername = 'u'", "username and password go together"),
+        ("[origins.r]\npassword = ''\nusername = 'u'", "origins.r: password: is empty"),
+        ("[origins.r]\nurl = 'r'", "origins.r: url: 'r' is not a URL"),
+        ("[origins.r]\nplain_http = 1", "origins.r: plain_http: 1 is neither"),
+        ("[origins.r]\nurl = 'https://r'\nplain_http = true", "registries without a url"),
+        ("[origin.r]\nurl = 'https://r'", "is not a list of texts"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_named(tmp_path: Path, lines: str, said: str) -> None:
+    assert said in fault(tmp_path, file=lines)
+
+
+def test_a_password_is_in_no_error(tmp_path: Path) -> None:
+    text = fault(tmp_path, file="[origins.r]\nusername = 'u'\npassword = \"hid\\u0000den\"")
+    assert "hid" not in text.replace(str(tmp_path), "")
+
+
+def test_dockers_file_is_where_docker_login_of_this_user_writes(tmp_path: Path) -> None:
+    environ = {"HOME": "/home/me", "DOCKER_CONFIG": "/elsewhere"}
+    assert load(tmp_path, environ=environ).docker_config == Path("/elsewhere/config.json")
 
 
 @pytest.fixture
