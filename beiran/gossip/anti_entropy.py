@@ -68,6 +68,11 @@ class AntiEntropy:
         self._not_before = 0.0
         self.changed_at = context.now
 
+    @property
+    def exchange_count(self) -> int:
+        """How many push-pulls of ours are under way."""
+        return len(self._exchanges)
+
     # --- when -------------------------------------------------------------------------------
 
     def compare(self, member: Member, picture: int) -> None:

@@ -24,8 +24,10 @@ class GossipConfig(Struct, frozen=True, kw_only=True):
     ping_retry_s: float = 0.2  # a lost ping is sent again before others are bothered; 0: never
     indirect_probes: int = 3  # K of SWIM §4.1; memberlist IndirectChecks
     stream_probe: bool = True  # memberlist's TCP fallback
+    probe_successor: bool = True  # every other probe goes to who stands next on the ring
+    all_nacks_conclude: bool = True  # all we asked heard nothing either: do not wait on
 
-    suspicion_alpha: float = 2.0  # Lifeguard §V-D; DESIGN: with self-doubt α = 2, β = 6
+    suspicion_alpha: float = 1.5  # simulations "silence" and "lifeguard-*": docs/simulations.md
     suspicion_beta: float = 6.0
     suspicion_confirmations: int = 3  # K of Lifeguard's LHA-Suspicion
     local_health_max: int = 8  # S of Lifeguard's LHA-Probe; memberlist AwarenessMaxMultiplier
@@ -34,13 +36,21 @@ class GossipConfig(Struct, frozen=True, kw_only=True):
     self_doubt: bool = True
     direct_evidence: bool = True  # whom we ourselves hear is not declared down by us
     last_call_s: float = 0.25  # the suspect is asked once more, this long before the verdict
-    confirm_at_once: bool = True  # a suspect's watchers probe it the moment they hear of it
+    confirm_at_once: bool = True  # the suspect is told, and its neighbours probe it, at once
+    confirmers: int = 4  # so many: one may be the accuser, and three more count (K)
     deaf_s: float = 2.0  # who hears nobody for this long is deaf (two packets a second are usual)
     deaf_verdict_s: float = 60.0  # … and believes its own verdicts again after this long
     pause_s: float = 0.1  # a timer this late means that we, not the others, were away
 
     fanout: int = 3  # ring neighbours both ways and one at random (RingCast, 2007)
-    push_again_s: float = 0.15  # second round for news heard from fewer than two others
+    far_share: float = (
+        0.5  # of what we are told, that goes to a random one; where packets get lost, 1
+    )
+    push_tick_s: float = 0.0  # 0: at once; memberlist's GossipInterval is 0.2, for comparisons
+    push_again_s: float = 0.15  # second round, for news that may have been lost
+    lossy_s: float = 15.0  # a ping that had to be repeated makes the network lossy for so long
+    by_picture: bool = True  # news rides only to those whose picture's hash says that they lack it
+    news_lasts_s: float = 5.0  # … for so long; a later difference is a push-pull's
     retransmit_mult: int = 4  # memberlist RetransmitMult: 4·⌈log10(n+1)⌉ copies at most
     enough_echoes: int = 3  # heard from this many others: everybody has it
 

@@ -1,5 +1,6 @@
 """What all parts of one node share: its parameters, its clock's last reading, its way out."""
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ class Context:
       now: the time of the input being handled, in seconds.
       effects: what this input has led to so far.
       counters: what happened how often, for people.
+      lost_at: when a ping of ours was last not answered at once.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Context:
         self.timers: Timers[TimerKey] = Timers()
         self.effects: list[Effect] = []
         self.counters: Counter[str] = Counter()
+        self.lost_at = -math.inf
         self._token = 0
 
     def emit(self, effect: Effect) -> None:

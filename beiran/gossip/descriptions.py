@@ -6,7 +6,7 @@ thousand nodes do not all ask the one that built the image.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Final
 
 import msgspec
@@ -15,6 +15,7 @@ from msgspec import Struct
 from beiran.gossip.config import DATAGRAM_BYTES_MAX
 from beiran.gossip.context import Context
 from beiran.gossip.effects import ImageDescribed, ImageForgotten
+from beiran.gossip.layered import Layered
 from beiran.gossip.member import Address
 from beiran.gossip.messages import Described, Want
 from beiran.gossip.possession import Possession
@@ -53,13 +54,17 @@ class Descriptions:
     def __init__(self, context: Context, possession: Possession) -> None:
         self._context = context
         self._possession = possession
-        self._known: dict[Digest, ImageDescription] = {}
+        self._known: MutableMapping[Digest, ImageDescription] = {}
         self._wanted: dict[Digest, Wanted] = {}
         self._requests: dict[int, list[Digest]] = {}
 
     def get(self, image: Digest) -> ImageDescription | None:
         """What an image is, or None if we do not know (yet)."""
         return self._known.get(image)
+
+    def images(self) -> list[Digest]:
+        """Those that we can describe."""
+        return list(self._known)
 
     @property
     def wanted_count(self) -> int:
@@ -72,6 +77,10 @@ class Descriptions:
         self.drop_unheld(list(self._known))
         for image, holder in self._possession.held_by_others(self._context.members.own.node):
             self.want(image, holder)
+
+    def share(self, descriptions: Mapping[Digest, ImageDescription]) -> None:
+        """Begin with what many nodes know."""
+        self._known = Layered(descriptions)
 
     def learn(self, description: ImageDescription) -> None:
         """An image was described to us, or by our own engine."""

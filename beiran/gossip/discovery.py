@@ -59,6 +59,17 @@ class Discovery:
         for member in context.random.sample(remembered, some):
             self._detector.ping(member)
 
+    def go_on(self) -> None:
+        """Begin as one of a cluster at rest: no burst of beacons, and not all at one time."""
+        context = self._context
+        self._burst.clear()
+        online = max(1, context.members.online_count)
+        if self.beacons:
+            interval_s = context.config.beacon_lan_interval_s * online
+            context.set_timer("beacon", None, context.random.uniform(0.0, interval_s))
+        wait_s = context.config.lost_interval_s * online
+        context.set_timer("lost", None, context.random.uniform(0.0, wait_s))
+
     def join(self, addresses: Iterable[Address]) -> None:
         """Addresses at which there may be agents: tried now, and again until one answers."""
         own = self._context.members.own.address

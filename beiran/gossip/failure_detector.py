@@ -1,8 +1,10 @@
 """Who does not answer: SWIM's probe cycle with Lifeguard's local health.
 
-One member a second is pinged, in shuffled rounds. If it does not ack within the probe timeout,
-``indirect_probes`` others are asked to ping it and a TCP request goes out beside them; if the
-probe interval ends without an ack, the member is suspected. Our own health stretches both times:
+One member a second is pinged: by turns our successor on the ring and the next of a shuffled round,
+so that everybody is pinged at least every other second, and by many. If it does not ack within the
+probe timeout, ``indirect_probes`` others are asked to ping it and a TCP request goes out beside
+them; if the probe interval ends without an ack, or all who were asked heard nothing either, the
+member is suspected. Our own health stretches both times:
 who misses nacks from members that should have sent them is probably itself the slow one
 (Lifeguard §IV-A). ``judge`` says what follows from a probe; it is handed in.
 """
@@ -15,12 +17,13 @@ from msgspec import Raw, Struct
 from beiran.gossip.codec import pack_host
 from beiran.gossip.context import Context
 from beiran.gossip.dissemination import Dissemination
-from beiran.gossip.member import Address, Member
+from beiran.gossip.member import Address, Member, Status
 from beiran.gossip.messages import Ack, Nack, Ping, PingReq, StreamPing
 from beiran.ids import NodeId
 
 NACK_SHARE: Final = 0.8  # of the probe timeout; memberlist sends its nacks then
 RELAYS_MAX: Final = 256
+SUCCESSORS_MAX: Final = 4  # where so many in a row are suspected, the round goes on
 PROBE_NUMBERS: Final = 2**32
 
 SuspicionNews = Callable[[NodeId], list[Raw]]
@@ -69,12 +72,23 @@ class FailureDetector:
         self._stream_probes: dict[int, tuple[int, NodeId]] = {}
         self._number = context.random.randrange(PROBE_NUMBERS)
         self._answered_at: dict[NodeId, float] = {}
+        self._successor_next = False
         self.local_health = 0
 
     @property
     def health_factor(self) -> int:
         """What probe interval and timeout are multiplied with: 1 when all is well."""
         return self.local_health + 1
+
+    @property
+    def probe_count(self) -> int:
+        """How many probes are under way."""
+        return len(self._probes)
+
+    @property
+    def relay_count(self) -> int:
+        """How many probes for others are remembered; at most ``RELAYS_MAX``."""
+        return len(self._relays)
 
     def worsen_health(self, by: int = 1) -> None:
         """We have reason to doubt ourselves (Lifeguard: LHM + 1), or less of it (negative)."""
@@ -84,7 +98,9 @@ class FailureDetector:
 
     def answered_lately(self, node: NodeId) -> bool:
         """Whether a member has answered us in the last two rounds: the way to it is known."""
-        round_s = self._context.members.online_count * self._context.config.probe_interval_s
+        config = self._context.config
+        turns_s = config.probe_interval_s * (2 if config.probe_successor else 1)
+        round_s = self._context.members.online_count * turns_s
         return self._context.now - self._answered_at.get(node, -1e9) < 2 * round_s
 
     def start(self) -> None:
@@ -98,7 +114,7 @@ class FailureDetector:
         for number in [n for n, probe in self._probes.items() if probe.in_round]:
             self._conclude(number)
         context.set_timer("probe", None, context.config.probe_interval_s * self.health_factor)
-        target = context.members.next_to_probe()
+        target = self._next_target()
         if target is not None:
             self._start_probe(target, in_round=True)
 
@@ -130,6 +146,7 @@ class FailureDetector:
         probe = self._probes.get(number)
         member = self._context.members.get(probe.target) if probe else None
         if member is not None:
+            self._context.lost_at = self._context.now
             self._send_ping(member, number)
 
     def ask_others(self, number: int) -> None:
@@ -205,8 +222,12 @@ class FailureDetector:
     def on_nack(self, message: Nack) -> None:
         """A member that we asked says that it hears nothing either."""
         probe = self._probes.get(message.probe)
-        if probe is not None:
-            probe.nacks += 1
+        if probe is None:
+            return
+        probe.nacks += 1
+        heard_all = probe.nacks == probe.expected_nacks
+        if heard_all and self._context.config.all_nacks_conclude and not self.local_health:
+            self._conclude(probe.number)
 
     def on_stream_ack(self, token: int, sender: NodeId) -> bool:
         """A reply over TCP. Returns whether it was to a probe of ours."""
@@ -228,6 +249,17 @@ class FailureDetector:
         self._answered_at.pop(node, None)
 
     # --- inside -----------------------------------------------------------------------------
+
+    def _next_target(self) -> NodeId | None:
+        """Whose turn it is: the next of the round, and every other time our successor."""
+        members, config = self._context.members, self._context.config
+        self._successor_next = not self._successor_next
+        if config.probe_successor and self._successor_next:
+            for node in members.neighbours(members.own.node, SUCCESSORS_MAX, step=1):
+                member = members.get(node)
+                if member is not None and member.status == Status.ALIVE:
+                    return node
+        return members.next_to_probe()
 
     def _start_probe(self, target: NodeId, *, in_round: bool) -> Probe:
         context = self._context

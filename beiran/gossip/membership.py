@@ -9,11 +9,13 @@ of dissemination and of watching; the order of probing is shuffled (SWIM §4.3).
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from beiran.gossip.common import CommonPicture
+from beiran.gossip.layered import Layered
 from beiran.gossip.member import Address, Member, Status
 from beiran.gossip.picture import PICTURE_MODULUS, entry_hash
 from beiran.ids import NodeId
@@ -23,18 +25,28 @@ if TYPE_CHECKING:
 
 
 class Membership:
-    """Everybody we know of, ourselves included."""
+    """Everybody we know of, ourselves included.
 
-    def __init__(self, own: Member, random: "Random") -> None:
+    Args:
+      common: what we know from the beginning, ourselves included; else only ourselves.
+    """
+
+    def __init__(self, own: Member, random: "Random", common: CommonPicture | None = None) -> None:
         self.own = own
         self._random = random
-        self._members: dict[NodeId, Member] = {own.node: own}
-        self._versions: dict[NodeId, int] = {}
         self._offline_since: dict[NodeId, float] = {}
-        self._ring: list[NodeId] = [own.node]
-        self._to_probe: list[NodeId] = []
-        self._probe_index = 0
-        self.picture = entry_hash(own, 0)
+        self._to_probe: list[NodeId] = []  # those of this round that were not probed yet
+        self._members: MutableMapping[NodeId, Member]
+        self._versions: MutableMapping[NodeId, int]
+        if common is None:
+            self._members, self._versions = {own.node: own}, {}
+            self._ring: list[NodeId] = [own.node]
+            self.picture = entry_hash(own, 0)
+        else:
+            self._members, self._versions = Layered(common.members), Layered(common.versions)
+            self._ring = common.ring
+            self.picture = common.picture
+        self._ring_is_common = common is not None
 
     def __len__(self) -> int:
         return len(self._members)
@@ -58,6 +70,10 @@ class Membership:
     def online_count(self) -> int:
         """Members that are alive or suspect, ourselves included."""
         return len(self._ring)
+
+    def ring(self) -> Iterator[NodeId]:
+        """The IDs of those who are online, ourselves included, sorted."""
+        return iter(self._ring)
 
     def online_others(self) -> list[NodeId]:
         """The ring without ourselves, in its order."""
@@ -142,18 +158,16 @@ class Membership:
 
     def next_to_probe(self) -> NodeId | None:
         """The next online member in a shuffled round, or None if we are alone. SWIM §4.3."""
-        for _ in range(len(self._to_probe) + 1):
-            if self._probe_index >= len(self._to_probe):
-                self._to_probe = self.online_others()
-                self._random.shuffle(self._to_probe)
-                self._probe_index = 0
-                if not self._to_probe:
-                    return None
-            node = self._to_probe[self._probe_index]
-            self._probe_index += 1
-            member = self._members.get(node)
-            if member is not None and member.status.online:
-                return node
+        for _ in range(2):
+            pool = self._to_probe
+            while pool:  # a shuffle, as far as it is needed
+                place = self._random.randrange(len(pool))
+                node, pool[place] = pool[place], pool[-1]
+                pool.pop()
+                member = self._members.get(node)
+                if member is not None and member.status.online:
+                    return node
+            self._to_probe = self.online_others()
         return None
 
     def at(self, address: Address) -> Member | None:
@@ -173,11 +187,16 @@ class Membership:
             self.picture = (self.picture + sign * self.entry(node)) % PICTURE_MODULUS
 
     def _enter_ring(self, node: NodeId) -> None:
-        insort(self._ring, node)
+        insort(self._own_ring(), node)
         if node != self.own.node:  # at a random place of the round, SWIM §4.3
-            place = self._random.randint(self._probe_index, len(self._to_probe))
-            self._to_probe.insert(place, node)
+            self._to_probe.append(node)
 
     def _leave_ring(self, node: NodeId) -> None:
-        place = bisect_left(self._ring, node)
-        del self._ring[place]
+        ring = self._own_ring()
+        del ring[bisect_left(ring, node)]
+
+    def _own_ring(self) -> list[NodeId]:
+        if self._ring_is_common:
+            self._ring = list(self._ring)
+            self._ring_is_common = False
+        return self._ring

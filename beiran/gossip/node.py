@@ -17,6 +17,7 @@ from msgspec import Raw, Struct
 from beiran.errors import BadPacket
 from beiran.gossip.anti_entropy import AntiEntropy, own_alive
 from beiran.gossip.codec import Codec, OtherCluster, unpack_address_untrusted
+from beiran.gossip.common import CommonPicture
 from beiran.gossip.config import GossipConfig
 from beiran.gossip.context import Context
 from beiran.gossip.descriptions import Descriptions
@@ -77,6 +78,9 @@ class GossipNode:
         larger; never 0.
       holdings: what we held then.
       remembered: members of that life. descriptions: of images that it knew.
+      codec: if not this release's own; simulations hand in others.
+      common: all that we know from the beginning, ourselves included; version, holdings,
+        remembered and descriptions are then in it.
     """
 
     def __init__(
@@ -91,9 +95,11 @@ class GossipNode:
         holdings: Iterable[Holding] = (),
         remembered: Iterable[Remembered] = (),
         descriptions: Iterable[ImageDescription] = (),
+        codec: Codec | None = None,
+        common: CommonPicture | None = None,
     ) -> None:
-        self._members = Membership(own, random)
-        self._context = Context(config, Codec(cluster), random, self._members, now)
+        self._members = Membership(own, random, common)
+        self._context = Context(config, codec or Codec(cluster), random, self._members, now)
         self._possession = Possession(tombstones_max=config.tombstones_max)
         self._dissemination = Dissemination(self._context)
         self._verdicts = Verdicts(self._context, self._dissemination)
@@ -120,7 +126,11 @@ class GossipNode:
         self._farewell_news: Raw | None = None
         self._seen_picture = self._members.picture
         self._due: dict[str, Callable[[object], None]] = self._timer_table()
-        self._restore(version, holdings, remembered, descriptions)
+        if common is None:
+            self._restore(version, holdings, remembered, descriptions)
+        else:
+            self._possession.share(common.logs, common.holders)
+            self._descriptions.share(common.descriptions)
 
     # --- what is known ----------------------------------------------------------------------
 
@@ -155,9 +165,29 @@ class GossipNode:
         return self._detector.local_health
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """How much is kept in each of the tables that come and go: all have limits."""
+        return {
+            "rumours": len(self._dissemination),
+            "suspicions": self._verdicts.suspicion_count,
+            "probes": self._detector.probe_count,
+            "relays": self._detector.relay_count,
+            "exchanges": self._anti_entropy.exchange_count,
+            "wanted": self._descriptions.wanted_count,
+            "timers": len(self._context.timers),
+            "heard": self._verdicts.heard_count,
+            "tombstones": self._possession.tombstones_most,
+        }
+
+    @property
     def hears_nobody(self) -> bool:
         """Whether others are online for all we know, but none has been heard for a while."""
         return self._verdicts.hears_nobody
+
+    @property
+    def remembered(self) -> list[Member]:
+        """Members of an earlier life that have not shown themselves yet."""
+        return list(self._discovery.remembered.values())
 
     def last_heard(self) -> dict[NodeId, float]:
         """When each online member was last heard with our own ears; not everyone has been."""
@@ -170,12 +200,16 @@ class GossipNode:
 
     # --- inputs: the operator and the engine ------------------------------------------------
 
-    def start(self, *, now: float, beacons: bool = True) -> list[Effect]:
-        """Begin to gossip."""
+    def start(self, *, now: float, beacons: bool = True, settled: bool = False) -> list[Effect]:
+        """Begin to gossip. ``settled``: go on as one that has done so for long."""
         self._begin(now)
         self._discovery.beacons = beacons
         self._detector.start()
-        self._discovery.start()
+        if settled:
+            self._discovery.go_on()
+            self._verdicts.rewatch()
+        else:
+            self._discovery.start()
         return self._end()
 
     def join(self, addresses: Iterable[Address], *, now: float) -> list[Effect]:
@@ -259,6 +293,7 @@ class GossipNode:
             case Ack():
                 self._detector.on_ack(message, source)
                 self._farewells.pop(message.sender, None)
+                self._catch_up(message)
                 self._meet(message.sender, source, message.picture)
             case PingReq():
                 target = unpack_address_untrusted(message.host, message.port)
@@ -385,6 +420,7 @@ class GossipNode:
             "watch": lambda _: self._verdicts.rewatch(),
             "forget": lambda node: self._forget(_as_node(node)),
             "push-again": lambda _: self._dissemination.push_again(),
+            "push-tick": lambda _: self._dissemination.push_tick(),
             "sync": lambda _: self._anti_entropy.begin_scheduled(),
             "want": lambda _: self._descriptions.ask_again(),
             "beacon": lambda _: discovery.call(),
@@ -432,10 +468,15 @@ class GossipNode:
             news = (self._farewell_news,)
         elif member is not None and member.status.online:  # a stranger's source may be forged
             suspicion = self._verdicts.suspicion_news(message.sender)
-            news = self._dissemination.piggyback(first=suspicion)
+            news = self._dissemination.piggyback(picture=message.picture, first=suspicion)
         ack = Ack(message.probe, self.own.node, self._members.picture, news)
         self._context.send(source, ack, confirmed=self._detector.answered_lately(message.sender))
         self._meet(message.sender, source, message.picture)
+
+    def _catch_up(self, ack: Ack) -> None:
+        member = self._members.get(ack.sender)
+        if member is not None and member.status.online:
+            self._dissemination.catch_up(member, ack.picture)
 
     def _meet(self, node: NodeId, source: Address, picture: int) -> None:
         """A member has shown itself and its picture: compare, or get to know it."""

@@ -8,10 +8,11 @@ Source: van Renesse and others, "Efficient Reconciliation and Flow Control for A
 Protocols" (2008); the floor is chitchat's ``last_gc_version``.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 
 from msgspec import Struct, field
 
+from beiran.gossip.layered import Layered
 from beiran.gossip.messages import Delta, Held
 from beiran.ids import Digest, NodeId
 from beiran.oci import Holding
@@ -25,12 +26,14 @@ class OwnerLog(Struct):
       floor: who knows less than this must be sent everything.
       held: by image, with the version of the last change.
       released: tombstones, the oldest first.
+      common: others read this very log too; who changes it changes a copy.
     """
 
     version: int = 0
     floor: int = 0
     held: dict[Digest, tuple[int, Holding]] = field(default_factory=dict)
     released: dict[Digest, int] = field(default_factory=dict)
+    common: bool = False
 
 
 class Change(Struct, frozen=True):
@@ -42,12 +45,17 @@ class Change(Struct, frozen=True):
 
 
 class Possession:
-    """All owners' holdings, our own among them."""
+    """All owners' holdings, our own among them.
+
+    Attributes:
+      tombstones_most: that were ever kept of one owner; at most ``tombstones_max``.
+    """
 
     def __init__(self, *, tombstones_max: int) -> None:
         self._tombstones_max = tombstones_max
-        self._logs: dict[NodeId, OwnerLog] = {}
-        self._holders: dict[Digest, int] = {}
+        self.tombstones_most = 0
+        self._logs: MutableMapping[NodeId, OwnerLog] = {}
+        self._holders: MutableMapping[Digest, int] = {}
 
     def version(self, owner: NodeId) -> int:
         """The version we know of an owner's holdings; 0 if none."""
@@ -81,9 +89,13 @@ class Possession:
         for holding in holdings:
             self._put(log, holding, version)
 
+    def share(self, logs: Mapping[NodeId, OwnerLog], holders: Mapping[Digest, int]) -> None:
+        """Begin with logs that are ``common`` to many nodes. ``holders``: how many, by image."""
+        self._logs, self._holders = Layered(logs), Layered(holders)
+
     def begin(self, owner: NodeId, version: int) -> None:
         """Start an owner's log at ``version``: whoever knows an older one is sent everything."""
-        log = self._logs.setdefault(owner, OwnerLog())
+        log = self._own_log(owner)
         if version > log.version:
             log.version = log.floor = version
 
@@ -91,7 +103,7 @@ class Possession:
         self, owner: NodeId, held: Sequence[Holding], released: Sequence[Digest]
     ) -> list[Delta]:
         """Change our own holdings, one version a change. Returns a delta for each real change."""
-        log = self._logs.setdefault(owner, OwnerLog())
+        log = self._own_log(owner)
         deltas = []
         for holding in held:
             known = log.held.get(holding.image)
@@ -122,10 +134,11 @@ class Possession:
 
     def apply(self, delta: Delta) -> Change | None:
         """Apply a delta. Returns what it changed, or None if it is old or leaves a gap."""
-        log = self._logs.setdefault(delta.owner, OwnerLog())
         reset = delta.since == 0
-        if delta.version <= log.version or (not reset and log.version < delta.since):
+        known = self.version(delta.owner)
+        if delta.version <= known or (not reset and known < delta.since):
             return None
+        log = self._own_log(delta.owner)
         now_held = {held.image for held in delta.held}
         released = dict.fromkeys(log.held if reset else delta.released)
         tombstones = [image for image in released if image not in now_held]
@@ -159,6 +172,16 @@ class Possession:
             self._count(image, -1)
         return images
 
+    def _own_log(self, owner: NodeId) -> OwnerLog:
+        """The log of ``owner``, to be changed."""
+        log = self._logs.get(owner)
+        if log is None:
+            log = self._logs[owner] = OwnerLog()
+        elif log.common:
+            copy = OwnerLog(log.version, log.floor, dict(log.held), dict(log.released))
+            log = self._logs[owner] = copy
+        return log
+
     def _put(self, log: OwnerLog, holding: Holding, version: int) -> None:
         if holding.image not in log.held:
             self._count(holding.image, +1)
@@ -173,6 +196,7 @@ class Possession:
         while len(log.released) > self._tombstones_max:
             oldest = next(iter(log.released))
             log.floor = max(log.floor, log.released.pop(oldest))
+        self.tombstones_most = max(self.tombstones_most, len(log.released))
 
     def _count(self, image: Digest, by: int) -> None:
         count = self._holders.get(image, 0) + by

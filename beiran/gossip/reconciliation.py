@@ -31,6 +31,9 @@ from beiran.gossip.verdicts import Verdicts
 from beiran.ids import Digest, NodeId
 from beiran.oci import Holding
 
+OUTGROW_BY_MAX = 2**20
+"""How far past a version of ours that others know we go at most, at random. That version may not
+have been the last: one more would perhaps be what somebody else holds for our next."""
 STRANGER_SYNC_S = 0.03  # somebody knows more than we do: find out what, but not all at one instant
 
 
@@ -174,9 +177,10 @@ class Reconciliation:
         if version > COUNT_CREDIBLE_MAX:
             self._context.counters["incredible_claims"] += 1
         elif version > self._possession.version(own):
-            self._possession.begin(own, version + 1)
-            self._members.set_version(own, version + 1)
-            self._context.emit(HoldingsChanged(own, version + 1))
+            past = version + 1 + self._context.random.randrange(OUTGROW_BY_MAX)
+            self._possession.begin(own, past)
+            self._members.set_version(own, past)
+            self._context.emit(HoldingsChanged(own, past))
 
     def on_alive_directly(self, alive: Alive) -> None:
         """A member speaks for itself, to many or to us: there is no need to push it on."""

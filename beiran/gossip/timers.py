@@ -21,6 +21,9 @@ class Timers(Generic[Key]):
         self._heap: list[tuple[float, int, Key]] = []
         self._sequence = 0
 
+    def __len__(self) -> int:
+        return len(self._at)
+
     def set(self, key: Key, at: float) -> None:
         """Make ``key`` due at the time ``at`` (seconds)."""
         self._sequence += 1

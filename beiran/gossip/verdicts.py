@@ -78,6 +78,16 @@ class Verdicts:
         """When each online member was last heard, of those that were."""
         return dict(self._heard_at)
 
+    @property
+    def suspicion_count(self) -> int:
+        """How many members are suspected."""
+        return len(self._suspicions)
+
+    @property
+    def heard_count(self) -> int:
+        """Of how many members it is known when they were heard."""
+        return len(self._heard_at)
+
     def was_away(self, seconds: float) -> None:
         """This process did not run for a while: all its timers were late by as much."""
         self._last_heard += seconds
@@ -433,6 +443,8 @@ class Verdicts:
 
     def _tell_suspect(self, suspicion: Suspicion, raw: Raw) -> None:
         """The one who can refute is told first, by who begins and by who looks after it."""
+        if not self._context.config.confirm_at_once:
+            return
         first = self._context.members.own.node in suspicion.accusers or self.watches(suspicion.node)
         if first and len(suspicion.accusers) == 1:
             self._dissemination.push_to([suspicion.node], [raw])
@@ -442,10 +454,11 @@ class Verdicts:
         own = self._context.members.own.node
         if own in (suspicion.refused if refused else suspicion.accusers):
             return
-        member = self._context.members.get(suspicion.node)
-        if member is None or not self._context.config.confirm_at_once:
+        members, config = self._context.members, self._context.config
+        member = members.get(suspicion.node)
+        if member is None or not config.confirm_at_once:
             return
-        if not self.watches(suspicion.node):
+        if own not in members.neighbours(suspicion.node, config.confirmers, step=-1):
             return
         if refused:
             self.detector.stream_probe(member, -1, timeout_s=STREAM_CHECK_S)
@@ -453,17 +466,19 @@ class Verdicts:
 
     def _refused_enough(self, suspicion: Suspicion) -> bool:
         """Whether as many were refused as there can be, up to the number that is needed."""
-        if not suspicion.refused:
-            return False
+        refusals = len(suspicion.refused)
+        if not refusals or refusals >= self._context.config.refusals_needed:
+            return refusals > 0
         own = self._context.members.own.node
-        witnesses = sum(
-            1
-            for node in self._context.members.online_others()
-            if node != suspicion.node
-            and not (node in self._suspicions and own in self._suspicions[node].refused)
-        )
-        needed = min(self._context.config.refusals_needed, 1 + witnesses)
-        return len(suspicion.refused) >= needed
+        witnesses = 0
+        for node in self._context.members.ring():
+            if node in (own, suspicion.node):
+                continue
+            if node not in self._suspicions or own not in self._suspicions[node].refused:
+                witnesses += 1
+            if witnesses >= refusals:  # there is one more who could tell, and has not
+                return False
+        return True
 
     def _arm(self, suspicion: Suspicion) -> None:
         wait = self._due_at(suspicion) - self._context.now

@@ -1,4 +1,4 @@
-"""``docs/protocol.md`` names every message, tag and field, and no message that does not exist."""
+"""``docs/protocol.md`` names every message, tag and field, of gossip and of the swarm."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 from beiran.gossip import messages
 from beiran.gossip.messages import Datagram, News, Stream
 from beiran.oci import ImageDescription, LayerDescription
+from beiran.swarm import messages as swarm_messages
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
 INNER = (
@@ -19,8 +20,9 @@ INNER = (
     messages.SyncWant,
     ImageDescription,
     LayerDescription,
+    swarm_messages.PieceHash,
 )
-TAGGED = {*News.__args__, *Datagram.__args__, *Stream.__args__}
+TAGGED = {*News.__args__, *Datagram.__args__, *Stream.__args__, *swarm_messages.Message.__args__}
 
 
 @pytest.mark.parametrize("message", sorted(TAGGED, key=repr))
