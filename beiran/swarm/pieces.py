@@ -1,0 +1,90 @@
+"""How a blob is cut into pieces, and sets of pieces as the bits of an integer.
+
+An integer's bit ``i`` stands for piece ``i``: unions, differences and counts of 1,024 pieces are
+single operations, and nothing is ever iterated in an order that changes from run to run.
+"""
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from beiran.errors import BadPacket
+from beiran.swarm.config import PIECE_BYTES_MIN, PIECES_MAX
+
+
+class Pieces(Struct, frozen=True):
+    """A blob's cut; it follows from the blob's size alone, so that all nodes cut alike."""
+
+    size_bytes: int
+    piece_bytes: int
+    count: int
+
+    @property
+    def all(self) -> int:
+        """The set of all pieces."""
+        return (1 << self.count) - 1
+
+    def start(self, piece: int) -> int:
+        """The offset of a piece's first byte."""
+        return piece * self.piece_bytes
+
+    def end(self, piece: int) -> int:
+        """The offset after a piece's last byte."""
+        return min(self.size_bytes, (piece + 1) * self.piece_bytes)
+
+    def length(self, piece: int) -> int:
+        """Bytes of one piece; only the last may be short."""
+        return self.end(piece) - self.start(piece)
+
+    def at(self, offset: int) -> int:
+        """The piece that has the byte at ``offset``."""
+        return offset // self.piece_bytes
+
+    def within(self, start: int, end: int) -> int:
+        """The set of pieces that have any byte from ``start`` to before ``end``."""
+        if end <= start:
+            return 0
+        first, last = self.at(start), self.at(end - 1)
+        return ((1 << (last - first + 1)) - 1) << first
+
+
+def cut(size_bytes: int) -> Pieces:
+    """Cut a blob: pieces of 1 MiB, doubled until there are at most ``PIECES_MAX``."""
+    piece_bytes = PIECE_BYTES_MIN
+    while size_bytes > piece_bytes * PIECES_MAX:
+        piece_bytes *= 2
+    return Pieces(size_bytes, piece_bytes, -(-size_bytes // piece_bytes))
+
+
+def members(bits: int) -> Iterator[int]:
+    """The pieces of a set, lowest first."""
+    while bits:
+        low = bits & -bits
+        yield low.bit_length() - 1
+        bits ^= low
+
+
+def lowest_run(bits: int) -> int:
+    """The first adjoining pieces of a set."""
+    run = 0
+    for piece in members(bits):
+        if run and not run >> (piece - 1) & 1:
+            break
+        run |= 1 << piece
+    return run
+
+
+def pack_bits(bits: int) -> bytes:
+    """A set as it travels: little-endian, without trailing zeros."""
+    return bits.to_bytes((bits.bit_length() + 7) // 8, "little")
+
+
+def unpack_bits_untrusted(data: bytes, pieces: Pieces) -> int:
+    """The set that ``pack_bits`` packed.
+
+    Raises: BadPacket if it speaks of pieces that the blob does not have.
+    """
+    bits = int.from_bytes(data, "little")
+    if bits.bit_length() > pieces.count:
+        raise BadPacket(f"piece {bits.bit_length() - 1} of a blob with {pieces.count}")
+    return bits

@@ -1,0 +1,27 @@
+"""How many bytes a second, lately."""
+
+from typing import Final
+
+WINDOW_S: Final = 0.5
+KEEP: Final = 0.5  # of the last windows' rate, when one ends
+
+
+class Rate:
+    """A rate, averaged over windows of half a second, the older the less."""
+
+    def __init__(self) -> None:
+        self.bytes_per_s = 0.0
+        self._since: float | None = None
+        self._bytes = 0
+
+    def add(self, count: int, now: float) -> None:
+        """``count`` bytes more, at the time ``now``."""
+        if self._since is None or now - self._since > 4 * WINDOW_S:  # idle: that is no rate
+            self._since, self._bytes = now, 0
+        self._bytes += count
+        passed_s = now - self._since
+        if passed_s >= WINDOW_S:
+            latest = self._bytes / passed_s
+            old = self.bytes_per_s or latest
+            self.bytes_per_s = KEEP * old + (1 - KEEP) * latest
+            self._since, self._bytes = now, 0

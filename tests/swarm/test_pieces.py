@@ -1,0 +1,57 @@
+"""How blobs are cut, and sets of pieces."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beiran.errors import BadPacket
+from beiran.swarm.config import PIECE_BYTES_MIN, PIECES_MAX
+from beiran.swarm.pieces import cut, lowest_run, members, pack_bits, unpack_bits_untrusted
+from beiran.swarm.rates import Rate
+
+
+@given(st.integers(0, 2**48))
+def test_pieces_cover_a_blob_exactly_once(size: int) -> None:
+    pieces = cut(size)
+    assert pieces.count <= PIECES_MAX
+    assert sum(pieces.length(p) for p in range(pieces.count)) == size
+    assert pieces.within(0, size) == pieces.all
+    assert all(pieces.at(pieces.start(p)) == p for p in range(pieces.count))
+
+
+def test_an_empty_blob_has_no_pieces() -> None:
+    pieces = cut(0)
+    assert (pieces.count, pieces.all, pieces.within(0, 0)) == (0, 0, 0)
+
+
+def test_pieces_grow_so_that_there_are_never_too_many() -> None:
+    assert cut(PIECE_BYTES_MIN * PIECES_MAX).piece_bytes == PIECE_BYTES_MIN
+    assert cut(PIECE_BYTES_MIN * PIECES_MAX + 1).piece_bytes == 2 * PIECE_BYTES_MIN
+
+
+@given(st.sets(st.integers(0, PIECES_MAX - 1)))
+def test_sets_travel_as_bytes(chosen: set[int]) -> None:
+    bits = sum(1 << piece for piece in chosen)
+    assert list(members(bits)) == sorted(chosen)
+    pieces = cut(PIECE_BYTES_MIN * PIECES_MAX)
+    assert unpack_bits_untrusted(pack_bits(bits), pieces) == bits
+
+
+def test_a_piece_that_the_blob_has_not_is_refused() -> None:
+    with pytest.raises(BadPacket, match="piece 3"):
+        unpack_bits_untrusted(b"\x08", cut(3 * PIECE_BYTES_MIN))
+
+
+def test_the_lowest_run_ends_at_the_first_gap() -> None:
+    assert lowest_run(0b1011100) == 0b0011100
+    assert lowest_run(0) == 0
+
+
+def test_a_rate_forgets_what_was_before_a_pause() -> None:
+    rate = Rate()
+    for tenth in range(20):
+        rate.add(100, tenth / 10)
+    assert 900 < rate.bytes_per_s < 1300
+    rate.add(100, 100.0)
+    rate.add(100, 100.5)
+    assert rate.bytes_per_s > 300  # the 98 s in between do not count
