@@ -1,0 +1,1 @@
+"""Blobs as files: the agent's cache, and what is on its way into it."""
