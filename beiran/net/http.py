@@ -50,12 +50,23 @@ class Request(Struct, frozen=True, kw_only=True):
         return values[0] if values else None
 
 
+Gate = Callable[[int, int], Awaitable[int]]
+"""Asked before bytes ``start`` to ``end`` of a file are sent: waits until some of them may go.
+
+Returns: the end of what may, after ``start``. What it raises breaks the answer off."""
+
+
 class FileSlice(Struct, frozen=True, kw_only=True):
-    """Part of an open file, sent with ``sendfile``. The server closes the descriptor."""
+    """Part of an open file, sent with ``sendfile``. The server closes the descriptor.
+
+    Attributes:
+      gate: holds back what may not go yet, because of a rate or because it is not there yet.
+    """
 
     descriptor: int
     start: int
     length: int
+    gate: Gate | None = None
 
 
 class Response(Struct, kw_only=True):

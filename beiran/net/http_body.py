@@ -1,14 +1,15 @@
 """Sending the body of an answer: bytes, part of a file, or chunks as they come."""
 
 import errno
+import math
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Final
 
 import trio
 
-from beiran.net.http import FileSlice
+from beiran.net.http import FileSlice, Gate
 
 STALL_TIMEOUT_S: Final = 30.0
 """How long the other end may take for each step of what we send, and for each it sends."""
@@ -50,17 +51,36 @@ async def send_file(stream: trio.SocketStream, piece: FileSlice) -> None:
 
     Raises: ClientStalled; trio.BrokenResourceError; BodyFailed.
     """
+    gate = piece.gate
+    if gate is None:
+        await _send_slice(stream, piece, None)
+        return
+    await _unless_gone(stream, lambda: _send_slice(stream, piece, gate))
+
+
+async def _send_slice(stream: trio.SocketStream, piece: FileSlice, gate: Gate | None) -> None:
     offset, end = piece.start, piece.start + piece.length
     with trio.CancelScope() as scope:
         while offset < end:
             step_end = min(offset + SEND_BYTES, end)
+            if gate is not None:
+                scope.deadline = math.inf  # to be held back is not to stall
+                step_end = await _ask_gate(gate, offset, step_end)
             if not _cached(piece.descriptor, step_end - 1):
-                await _warm(piece.descriptor, min(WARM_BYTES, end - offset), offset)
+                warm_end = end if gate is None else step_end  # beyond may be nothing yet
+                await _warm(piece.descriptor, min(WARM_BYTES, warm_end - offset), offset)
             scope.deadline = trio.current_time() + STALL_TIMEOUT_S
             await _send_file_step(stream, piece.descriptor, offset, step_end)
             offset = step_end
     if scope.cancelled_caught:
         raise ClientStalled
+
+
+async def _ask_gate(gate: Gate, start: int, end: int) -> int:
+    try:
+        return await gate(start, end)
+    except Exception as error:
+        raise BodyFailed(str(error)) from error
 
 
 async def send_chunks(
@@ -73,14 +93,23 @@ async def send_chunks(
     Raises: ClientStalled; trio.BrokenResourceError, also when the other end goes away while the
     next chunk is awaited; BodyFailed when ``chunks`` or ``frame`` raises, with that as its cause.
     """
+
+    async def send_all() -> None:
+        async with aclosing(_framed(chunks, frame)) as framed:
+            async for data in framed:
+                await _send_step(stream, data)
+
+    await _unless_gone(stream, send_all)
+
+
+async def _unless_gone(stream: trio.SocketStream, send: Callable[[], Awaitable[None]]) -> None:
+    """Run ``send``, until the other end goes away: trio.BrokenResourceError."""
     failure: Exception | None = None
     done = False
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_cancel_when_gone, stream, nursery.cancel_scope)
         try:
-            async with aclosing(_framed(chunks, frame)) as framed:
-                async for data in framed:
-                    await _send_step(stream, data)
+            await send()
             done = True
         except Exception as error:
             failure = error

@@ -23,8 +23,13 @@ KEEPALIVE_INTERVAL_S: Final = 20
 KEEPALIVE_PROBES: Final = 3
 
 
-async def open_tcp_listeners(host: str, port: int) -> list[trio.SocketListener]:
+async def open_tcp_listeners(
+    host: str, port: int, *, option: str = "--port"
+) -> list[trio.SocketListener]:
     """Listen on ``host`` (an IPv4 or IPv6 address) and ``port``; ``::`` takes IPv4 as well.
+
+    Args:
+      option: by which another port is set.
 
     Raises: LocalError, one line that says what to do, when that cannot be.
     """
@@ -42,21 +47,21 @@ async def open_tcp_listeners(host: str, port: int) -> list[trio.SocketListener]:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise _tcp_error(host, port, error) from None
+        raise _tcp_error(host, port, option, error) from None
     except BaseException:
         listener.close()
         raise
     return [trio.SocketListener(listener)]
 
 
-def _tcp_error(host: str, port: int, error: OSError) -> LocalError:
+def _tcp_error(host: str, port: int, option: str, error: OSError) -> LocalError:
     if error.errno == errno.EADDRINUSE:
         return LocalError(
             f"port {port} is in use on {host}: stop what listens there (another agent?), "
-            "or choose another port with --port"
+            f"or choose another port with {option}"
         )
     if error.errno == errno.EACCES:
-        return LocalError(f"port {port} may not be used: choose one above 1023 with --port")
+        return LocalError(f"port {port} may not be used: choose one above 1023 with {option}")
     if error.errno == errno.EADDRNOTAVAIL:
         return LocalError(f"no interface of this host has the address {host}: see --bind")
     return LocalError(f"cannot listen on {host} port {port}: {error.strerror}")

@@ -95,6 +95,12 @@ class PeerClient:
         """
         return await self._ask(address, "POST", path, body, timeout_s, response_bytes_max)
 
+    async def get(
+        self, address: Address, path: str, *, timeout_s: float, response_bytes_max: int
+    ) -> bytes:
+        """GET; the body of the answer. Raises: as ``post``."""
+        return await self._ask(address, "GET", path, b"", timeout_s, response_bytes_max)
+
     async def get_json(self, address: Address, path: str, type: type[T], *, timeout_s: float) -> T:
         """GET a JSON document. Fields that we do not know are ignored.
 
@@ -245,8 +251,8 @@ class _Peer:
         self.users = 0
 
 
-async def _connect(address: Address) -> HttpConnection:
-    """Raises: PeerRefused, PeerUnreachable."""
+async def open_stream(address: Address) -> trio.SocketStream:
+    """A TCP connection to an agent. Raises: PeerRefused, PeerUnreachable."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     sock = trio.socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -260,7 +266,12 @@ async def _connect(address: Address) -> HttpConnection:
     except BaseException:
         sock.close()
         raise
-    return HttpConnection(trio.SocketStream(sock), str(address))
+    return trio.SocketStream(sock)
+
+
+async def _connect(address: Address) -> HttpConnection:
+    """Raises: PeerRefused, PeerUnreachable."""
+    return HttpConnection(await open_stream(address), str(address))
 
 
 async def _wait_for_end(stream: trio.SocketStream) -> HoldOutcome:

@@ -1,0 +1,73 @@
+"""How fast bytes may go: a token bucket for each direction, shared by all that go there."""
+
+import math
+from typing import Final
+
+import trio
+
+BURST_S: Final = 0.25
+"""What may go at once after a rest, in seconds at the full rate; at least ``BURST_BYTES_MIN``."""
+
+BURST_BYTES_MIN: Final = 256 * 1024
+
+
+class TokenBucket:
+    """Lets ``bytes_per_s`` through on average, first come, first served.
+
+    Attributes:
+      burst_bytes: at most so many go at once after a rest.
+    """
+
+    def __init__(self, bytes_per_s: float | None = None, burst_bytes: float | None = None) -> None:
+        """Without ``bytes_per_s`` nothing is held back."""
+        self._given_burst = burst_bytes
+        self._queue = trio.StrictFIFOLock()
+        self._changed = trio.Event()
+        self._set(bytes_per_s)
+        self._tokens = self.burst_bytes
+        self._counted_at = 0.0  # of trio's clock; long ago, so that it starts full
+
+    @property
+    def bytes_per_s(self) -> float | None:
+        """The rate; None is no limit. May be set while others wait."""
+        return self._bytes_per_s
+
+    @bytes_per_s.setter
+    def bytes_per_s(self, value: float | None) -> None:
+        self._count()
+        self._set(value)
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def take(self, count: int) -> None:
+        """Wait until so many bytes may go.
+
+        More than ``burst_bytes`` go when as many as these may, and the next then waits longer.
+        """
+        if self._bytes_per_s is None:
+            return
+        async with self._queue:
+            while (wait_s := self._wait_s(count)) > 0:
+                with trio.move_on_after(wait_s):
+                    await self._changed.wait()
+            self._tokens -= count
+
+    def _wait_s(self, count: int) -> float:
+        self._count()
+        if self._bytes_per_s is None:
+            return 0.0
+        return (min(count, self.burst_bytes) - self._tokens) / self._bytes_per_s
+
+    def _count(self) -> None:
+        now = trio.current_time()
+        if self._bytes_per_s is not None:
+            more = max(0.0, now - self._counted_at) * self._bytes_per_s
+            self._tokens = min(self.burst_bytes, self._tokens + more)
+        self._counted_at = now
+
+    def _set(self, bytes_per_s: float | None) -> None:
+        if bytes_per_s is not None and not 0 < bytes_per_s < math.inf:
+            raise ValueError(f"not a rate: {bytes_per_s} bytes per second")
+        self._bytes_per_s = bytes_per_s
+        usual = max(BURST_BYTES_MIN, BURST_S * (bytes_per_s or 0))
+        self.burst_bytes = usual if self._given_burst is None else self._given_burst
