@@ -16,7 +16,9 @@ from typing import Final, TypeVar
 import msgspec
 from msgspec import Struct
 
+from beiran.engine.contract import Manifest
 from beiran.ids import Digest, digest_text, parse_digest
+from beiran.manifests import BadManifest, digest_of, media_type_of
 from beiran.oci import LAYERS_MAX
 
 DOCUMENT_BYTES_MAX: Final = 8 * 2**20  # containerd MaxManifestSize (remotes/handlers.go)
@@ -81,17 +83,20 @@ class LayerBlob:
     diff_id: Digest
     digest: Digest
     media_type: str
+    size_bytes: int = -1
+    """Of the blob, as its manifest says."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlatformImage:
-    """An image whose config and layers are all there."""
+    """An image whose manifest, config and layers are all there."""
 
     config: Digest
     os: str
     architecture: str
     created_at: str
     layers: tuple[LayerBlob, ...]
+    manifest: Digest
 
 
 @dataclass(slots=True)
@@ -119,6 +124,21 @@ class BlobFolder:
             return self.path(digest).is_file()
         except OSError:
             return False
+
+    def size_bytes(self, digest: Digest) -> int | None:
+        """How large the blob with this digest is; None when it is not there."""
+        try:
+            status = self.path(digest).stat()
+        except OSError:
+            return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def read_bytes(self, digest: Digest) -> bytes:
+        """A small blob, verified. Raises: MissingContent; BadContent."""
+        data = read_small_file(self.path(digest))
+        if hashlib.sha256(data).digest() != digest:
+            raise BadContent(f"{digest_text(digest)} holds something else")
+        return data
 
     def read(self, descriptor: Descriptor, document: type[T]) -> T:
         """The JSON that ``descriptor`` points to, verified.
@@ -157,7 +177,8 @@ class BlobFolder:
                 for child in document.manifests:
                     self._find(child, depth + 1, seen, into)
             elif document.config is not None:
-                image = self._read_image(document.config, document.layers or [])
+                manifest = _digest(descriptor)
+                image = self._read_image(manifest, document.config, document.layers or [])
                 if image is not None:
                     into.images.append(image)
         except MissingContent:
@@ -166,7 +187,9 @@ class BlobFolder:
         except BadContent as problem:
             into.problems.append(str(problem))
 
-    def _read_image(self, config: Descriptor, layers: list[Descriptor]) -> PlatformImage | None:
+    def _read_image(
+        self, manifest: Digest, config: Descriptor, layers: list[Descriptor]
+    ) -> PlatformImage | None:
         if len(layers) > LAYERS_MAX:
             raise BadContent(f"{config.digest[:80]}: {len(layers)} layers, {LAYERS_MAX} at most")
         blobs = [_digest(layer) for layer in layers]
@@ -187,10 +210,21 @@ class BlobFolder:
             architecture=parsed.architecture,
             created_at=utc_time(parsed.created),
             layers=tuple(
-                LayerBlob(diff_id, blob, layer.media_type)
+                LayerBlob(diff_id, blob, layer.media_type, layer.size)
                 for diff_id, blob, layer in zip(diff_ids, blobs, layers, strict=True)
             ),
+            manifest=manifest,
         )
+
+
+def as_manifest(data: bytes, digest: Digest) -> Manifest | None:
+    """The manifest or index that ``data`` is; None when it is neither, or not what it should be."""
+    if digest_of(data) != digest:
+        return None
+    try:
+        return Manifest(media_type_of(data), data)
+    except BadManifest:
+        return None
 
 
 def read_small_file(path: Path) -> bytes:

@@ -10,8 +10,8 @@ data root can be read, the kernel tells of those (inotify), and all is listed ag
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode
@@ -19,13 +19,33 @@ from urllib.parse import urlencode
 import msgspec
 import trio
 
-from beiran.engine.contract import EngineNews, LayerReader
-from beiran.engine.docker_api import DockerApi, DockerEvent, InfoReply, lines
+from beiran.engine.blob_readers import BlobReaders
+from beiran.engine.containerd_store import ContainerdStore
+from beiran.engine.content import PlatformImage
+from beiran.engine.contract import (
+    FIND_BLOBS_MAX,
+    BlobReader,
+    EngineNews,
+    ImageToLoad,
+    LayerReader,
+    Manifest,
+    PullProgress,
+)
+from beiran.engine.docker_actions import DockerActions
+from beiran.engine.docker_api import (
+    DockerApi,
+    DockerEvent,
+    ImageInspect,
+    InfoReply,
+    image_path,
+    lines,
+)
 from beiran.engine.docker_rows import INSPECTS_AT_ONCE, ImageRows
 from beiran.engine.docker_save import SavedLayers
-from beiran.engine.docker_stores import ContainerdStore, GraphDriverStore, ImageStore
+from beiran.engine.docker_stores import ImageIndex, ImageStore
+from beiran.engine.graph_store import GraphDriverStore
 from beiran.engine.inotify import watch_folders
-from beiran.engine.layer_reader import LayerReaders
+from beiran.engine.layer_reader import LayerReaders, TarSource
 from beiran.engine.layer_sizes import LayerSizes
 from beiran.engine.list_schedule import ListSchedule
 from beiran.engine.telling import Telling
@@ -84,6 +104,8 @@ class DockerEngine:
         self._sizes = LayerSizes(sizes_file)
         self._saved = SavedLayers(self._api)
         self._readers = LayerReaders()
+        self._blobs = BlobReaders(self._readers, self._open_source)
+        self._actions = DockerActions(self._api)
         self._read_data_root = read_data_root
         self._relist_s = relist_s
         self._info = EngineInfo(kind="docker", up=False)
@@ -106,6 +128,7 @@ class DockerEngine:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._sizes.serve, self._rouse)
                 nursery.start_soon(self._saved.serve)
+                nursery.start_soon(self._blobs.serve)
                 await self._follow_again_and_again(telling)
         finally:
             self._api.close()
@@ -240,19 +263,113 @@ class DockerEngine:
     def _rouse(self) -> None:
         self._wake.set()
 
+    def _up(self) -> tuple[ImageStore, ImageIndex]:
+        """The store, and what is listed. Raises: EngineUnavailable."""
+        if self._store is None or self._rows is None or not self._info.up:
+            raise EngineUnavailable(f"Docker at {self._api.socket_path} does not answer")
+        return self._store, self._rows.index()
+
     @asynccontextmanager
     async def open_layer(self, digest: Digest) -> AsyncIterator[LayerReader]:
         """As ``contract.Engine`` says."""
-        store = self._store
-        if store is None or not self._info.up:
-            raise EngineUnavailable(f"Docker at {self._api.socket_path} does not answer")
-        found = None if self._rows is None else self._rows.find(digest)
-        if found is not None:
-            tar = await store.open_tar(*found, digest)
-            with self._readers.open(digest, tar) as reader:
-                yield reader
-            return
-        raise NotFound("LAYER_UNKNOWN", f"this engine has no layer {digest_text(digest)}")
+        store, index = self._up()
+        place = index.by_layer.get(digest)
+        if place is None:
+            raise NotFound("LAYER_UNKNOWN", f"this engine has no layer {digest_text(digest)}")
+        tar = await store.open_tar(place, digest)
+        with self._readers.open(digest, tar) as reader:
+            yield reader
+
+    async def find_blobs(self, digests: Sequence[Digest]) -> dict[Digest, int]:
+        """As ``contract.Engine`` says."""
+        try:
+            store, index = self._up()
+        except EngineUnavailable:
+            return {}
+        wanted = [each for each in digests[:FIND_BLOBS_MAX] if not self._blobs.is_damaged(each)]
+        return await trio.to_thread.run_sync(store.find_blobs, wanted, index)
+
+    def open_blob(self, digest: Digest) -> AbstractAsyncContextManager[BlobReader]:
+        """As ``contract.Engine`` says."""
+        return self._blobs.open(digest)
+
+    async def _open_source(self, digest: Digest) -> TarSource:
+        store, index = self._up()
+        return await store.open_source(digest, index)
+
+    async def manifest(self, digest: Digest) -> Manifest | None:
+        """As ``contract.Engine`` says."""
+        if self._store is None:
+            return None
+        return await trio.to_thread.run_sync(self._store.manifest, digest)
+
+    async def image_manifest(self, image: Digest) -> Manifest | None:
+        """As ``contract.Engine`` says."""
+        store, index = self._up()
+        place = index.by_config.get(image)
+        return None if place is None else await store.image_manifest(place)
+
+    async def missing_layers(self, diff_ids: Sequence[Digest]) -> list[Digest]:
+        """As ``contract.Engine`` says; all of them while the engine is away."""
+        try:
+            store, index = self._up()
+        except EngineUnavailable:
+            return list(diff_ids)
+        return await trio.to_thread.run_sync(store.missing_layers, diff_ids, index)
+
+    async def knows_compressed(self, layers: Mapping[Digest, Digest]) -> set[Digest]:
+        """As ``contract.Engine`` says."""
+        if self._store is None:
+            return set()
+        return await trio.to_thread.run_sync(self._store.knows_compressed, layers)
+
+    async def load(self, image: ImageToLoad) -> None:
+        """As ``contract.Engine`` says."""
+        store, index = self._up()
+        files = await trio.to_thread.run_sync(store.files_to_load, image, index)
+        await self._actions.load(files)
+
+    @property
+    def can_pull(self) -> bool:
+        """As ``contract.Engine`` says."""
+        return True
+
+    async def pull(
+        self,
+        reference: str,
+        *,
+        platform: str | None = None,
+        progress: Callable[[PullProgress], None] = lambda _: None,
+    ) -> None:
+        """As ``contract.Engine`` says."""
+        await self._actions.pull(reference, platform, progress)
+
+    async def tag(self, image: Digest | str, name: str) -> None:
+        """As ``contract.Engine`` says."""
+        if not isinstance(image, str):
+            _, index = self._up()
+            place = index.by_config.get(image)
+            # What came a moment ago may not be listed yet; on a graph driver that is its ID.
+            image = digest_text(image) if place is None else place.image_id
+        await self._actions.tag(image, name)
+
+    async def untag(self, name: str) -> None:
+        """As ``contract.Engine`` says."""
+        await self._actions.untag(name)
+
+    async def find_image(self, name: str) -> Digest | None:
+        """As ``contract.Engine`` says."""
+        store, _ = self._up()
+        try:
+            inspect = await self._api.get(image_path(name, "json"), ImageInspect)
+            images = await store.read(inspect.id)
+        except NotFound:
+            return None
+        # Behind an index there may be several; the engine speaks of the one for its platform.
+        fit = [one for one in images if (one.os, one.architecture) == inspect.platform]
+        for image in fit or images:
+            return image.config if isinstance(image, PlatformImage) else Digest(image.image)
+        return None
 
 
 def _first(group: BaseExceptionGroup[EngineUnavailable]) -> BaseException:

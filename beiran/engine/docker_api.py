@@ -5,9 +5,11 @@ importing the SDK takes 9 MB and some 100 ms, each of its calls a thread, and it
 stream a thread of its own that only ends with its socket. Here everything can be cancelled.
 """
 
+import math
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from typing import Final, TypeVar
 from urllib.parse import quote
 
@@ -16,7 +18,7 @@ import msgspec
 import trio
 from msgspec import Struct, field
 
-from beiran.errors import EngineUnavailable, NotFound
+from beiran.errors import EngineRefused, EngineUnavailable, NotFound
 
 IMAGES: Final = "/images/json"
 API_VERSION_MAX: Final = (1, 51)
@@ -25,6 +27,7 @@ ANSWER_TIMEOUT_S: Final = 60.0
 BODY_BYTES_MAX: Final = 256 * 2**20
 LINE_BYTES_MAX: Final = 2**20
 IDLE_CONNECTIONS_MAX: Final = 4
+MESSAGE_CHARACTERS_MAX: Final = 500
 _RECEIVE_BYTES: Final = 64 * 1024
 
 T = TypeVar("T")
@@ -70,6 +73,11 @@ class ImageInspect(Struct, rename="pascal"):
     os: str = ""
     root_fs: RootFs = field(name="RootFS", default_factory=RootFs)
 
+    @property
+    def platform(self) -> tuple[str, str]:
+        """Operating system and architecture."""
+        return self.os, self.architecture
+
 
 class HistoryEntry(Struct, rename="pascal"):
     """A row of ``GET /images/NAME/history``, which has the newest first."""
@@ -101,6 +109,15 @@ class BadAnswer(EngineUnavailable):
     """The engine answers, but with an error or what cannot be read."""
 
 
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """The body of a request: ``size_bytes`` that come in ``chunks``, closed afterwards."""
+
+    media_type: str
+    size_bytes: int
+    chunks: AsyncGenerator[bytes, None]
+
+
 class DockerApi:
     """Questions to a Docker Engine, over a few kept-alive connections.
 
@@ -125,21 +142,33 @@ class DockerApi:
 
     async def get(self, path: str, answer: type[T]) -> T:
         """``GET path``, and its JSON as ``answer``."""
+        body = await self._ask("GET", path)
         try:
-            with trio.fail_after(ANSWER_TIMEOUT_S):
-                body = await self._get_body(path)
             return msgspec.json.decode(body, type=answer)
-        except trio.TooSlowError:
-            raise self._unavailable(f"no answer to {path} in {ANSWER_TIMEOUT_S:.0f} s") from None
         except msgspec.DecodeError as error:
             raise BadAnswer(f"Docker's answer to {path} cannot be read: {error}") from None
 
-    async def _get_body(self, path: str) -> bytes:
+    async def post(self, path: str) -> None:
+        """``POST path``, without a body. Also raises EngineRefused."""
+        await self._ask("POST", path)
+
+    async def delete(self, path: str) -> None:
+        """``DELETE path``. Also raises EngineRefused."""
+        await self._ask("DELETE", path)
+
+    async def _ask(self, method: str, path: str) -> bytes:
+        try:
+            with trio.fail_after(ANSWER_TIMEOUT_S):
+                return await self._exchange(method, path)
+        except trio.TooSlowError:
+            raise self._unavailable(f"no answer to {path} in {ANSWER_TIMEOUT_S:.0f} s") from None
+
+    async def _exchange(self, method: str, path: str) -> bytes:
         while True:
             reused = bool(self._idle)
             connection = self._idle.pop() if reused else await self._connect()
             try:
-                await connection.ask(self._prefix + path)
+                await connection.ask(method, self._prefix + path)
                 status = await connection.read_status()
                 body = await connection.read_body()
             except _Closed as error:
@@ -155,23 +184,27 @@ class DockerApi:
                 self._idle.append(connection)
             else:
                 connection.close()
-            self._check(status, body, path)
+            self._check(method, status, body, path)
             return body
 
     @asynccontextmanager
-    async def stream(self, path: str) -> AsyncIterator[AsyncGenerator[bytes, None]]:
-        """``GET path``, and its body as it comes, on a connection of its own.
+    async def stream(
+        self, path: str, *, method: str = "GET", upload: "Upload | None" = None
+    ) -> AsyncIterator[AsyncGenerator[bytes, None]]:
+        """``METHOD path``, and the answer's body as it comes, on a connection of its own.
 
         The iterator ends where the body ends, and raises EngineUnavailable when it breaks off.
+        Leaving before that hangs up, at which Docker stops what it was asked to do. An answer may
+        be long in coming, but for GET.
         """
         connection = await self._connect()
         try:
             try:
-                with trio.fail_after(ANSWER_TIMEOUT_S):
-                    await connection.ask(self._prefix + path)
+                with trio.fail_after(ANSWER_TIMEOUT_S if method == "GET" else math.inf):
+                    await connection.ask(method, self._prefix + path, upload)
                     status = await connection.read_status()
                     if status != 200:
-                        self._check(status, await connection.read_body(), path)
+                        self._check(method, status, await connection.read_body(), path)
             except _Closed as error:
                 raise self._unavailable(str(error)) from None
             except trio.TooSlowError:
@@ -202,8 +235,8 @@ class DockerApi:
         except ValueError as error:
             raise self._unavailable(str(error)) from None
 
-    def _check(self, status: int, body: bytes, path: str) -> None:
-        if status == 200:
+    def _check(self, method: str, status: int, body: bytes, path: str) -> None:
+        if 200 <= status < 300:
             return
         try:
             message = msgspec.json.decode(body, type=_ErrorReply).message
@@ -211,6 +244,8 @@ class DockerApi:
             message = f"HTTP status {status}"
         if status == 404 and path.startswith("/images/") and path != IMAGES:
             raise NotFound("IMAGE_UNKNOWN", message)
+        if method != "GET":
+            raise EngineRefused(f"Docker: {one_line(message)}")
         raise BadAnswer(f"Docker answers {status} to {path}: {message}")
 
     def _unavailable(self, reason: str) -> EngineUnavailable:
@@ -233,6 +268,11 @@ async def lines(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
             raise EngineUnavailable(f"Docker sent a line of over {LINE_BYTES_MAX} bytes")
 
 
+def one_line(message: str) -> str:
+    """What an engine says, as one line of bounded length."""
+    return " ".join(message.split())[:MESSAGE_CHARACTERS_MAX] or "it does not say why"
+
+
 class _Closed(Exception):
     """The connection broke, or what came over it is not HTTP."""
 
@@ -244,18 +284,44 @@ class _Connection:
         self.stream = stream
         self._http = h11.Connection(h11.CLIENT)
 
-    async def ask(self, path: str) -> None:
-        """Send ``GET path``."""
+    async def ask(self, method: str, path: str, upload: Upload | None = None) -> None:
+        """Send a request.
+
+        Where the other end hangs up in the middle of an upload, it has usually said why: the
+        answer is read then as always.
+        """
+        headers = [("Host", "docker")]
+        if upload is not None:
+            headers += [
+                ("Content-Type", upload.media_type),
+                ("Content-Length", str(upload.size_bytes)),
+            ]
+        elif method != "GET":
+            headers.append(("Content-Length", "0"))
         try:
             if self._http.their_state is h11.DONE:
                 self._http.start_next_cycle()
-            request = h11.Request(method="GET", target=path, headers=[("Host", "docker")])
-            head = self._http.send(request)
+            head = self._http.send(h11.Request(method=method, target=path, headers=headers))
             assert head is not None
-            self._http.send(h11.EndOfMessage())
+            if upload is None:
+                self._http.send(h11.EndOfMessage())
             await self.stream.send_all(head)
         except (trio.BrokenResourceError, h11.ProtocolError) as error:
             raise _Closed(f"the connection broke ({error})") from None
+        if upload is not None:
+            await self._send_upload(upload)
+
+    async def _send_upload(self, upload: Upload) -> None:
+        try:
+            async with aclosing(upload.chunks) as chunks:
+                async for chunk in chunks:
+                    data = self._http.send(h11.Data(data=chunk))
+                    await self.stream.send_all(data or b"")
+            self._http.send(h11.EndOfMessage())
+        except trio.BrokenResourceError:
+            self._http.send_failed()
+        except h11.LocalProtocolError as error:
+            raise _Closed(f"an upload has another length than was said ({error})") from None
 
     async def read_status(self) -> int:
         """The status of the answer."""

@@ -15,12 +15,11 @@ from beiran.engine.docker_api import (
     ImageSummary,
     image_path,
 )
-from beiran.engine.docker_stores import ImageStore, StoredImage, has_layer
+from beiran.engine.docker_stores import ImageIndex, ImageStore, Place, StoredImage
 from beiran.engine.layer_sizes import LayerSizes
 from beiran.engine.references import digests_of, tags_of
 from beiran.engine.telling import Images, Row, merge
 from beiran.errors import NotFound
-from beiran.ids import Digest
 from beiran.oci import RepoDigest
 
 INSPECTS_AT_ONCE: Final = 4
@@ -53,18 +52,20 @@ class ImageRows:
         self._rows: dict[str, _Row] = {}
         self._touched: set[str] = set()
         self._warned: set[str] = set()
+        self._index: ImageIndex | None = None
 
     def images(self) -> Images:
         """What is described by now."""
         return merge(self._merge_rows())
 
-    def find(self, layer: Digest) -> tuple[str, StoredImage] | None:
-        """The engine's ID of an image that has this layer, and the image."""
-        for image_id, row in self._rows.items():
-            for image in row.images:
-                if has_layer(image, layer):
-                    return image_id, image
-        return None
+    def index(self) -> ImageIndex:
+        """What there is, by digests."""
+        if self._index is None:
+            self._index = ImageIndex()
+            for image_id, row in self._rows.items():
+                for image in row.images:
+                    self._index.add(Place(image_id, image))
+        return self._index
 
     async def look_at(self, name: str) -> bool:
         """Bring the row of one image up to date.
@@ -83,11 +84,13 @@ class ImageRows:
         except NotFound:
             self._touched.add(name)
             self._rows.pop(name, None)
+            self._index = None
             return True
         self._touched.add(inspect.id)
         only_a_list_tells = self._take_tags(inspect.id, row.tags)
         if row.tags or inspect.id in self._rows or not self._store.hides_steps:
             self._rows[inspect.id] = row
+            self._index = None
             self._want_sizes()
         return only_a_list_tells or not row.tags
 
@@ -130,6 +133,7 @@ class ImageRows:
             if image_id in self._rows:
                 rows[image_id] = self._rows[image_id]
         self._rows = rows
+        self._index = None
         self._want_sizes()
 
     async def _list_summaries(self) -> list[ImageSummary]:
@@ -150,7 +154,8 @@ class ImageRows:
             images = known.images
         else:
             images = await self._store.read(image_id)
-        return _Row(tags_of(tags), digests_of(digests), images)
+        origins = await self._store.provenance(digests_of(digests))
+        return _Row(tags_of(tags), origins, images)
 
     def _want_sizes(self) -> None:
         stored = (image for row in self._rows.values() for image in row.images)

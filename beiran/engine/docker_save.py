@@ -7,22 +7,23 @@ by its SHA-256: each file is kept under that, as in an OCI image layout, and loo
 import hashlib
 import tarfile
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, TypeVar
 
 import trio
 
 from beiran.engine.content import DOCUMENT_BYTES_MAX, BlobFolder
 from beiran.engine.docker_api import DockerApi, image_path
-from beiran.engine.layer_blob import BlobTar
 from beiran.errors import EngineUnavailable, NotFound
 from beiran.ids import Digest, digest_text
 
 KEPT_S: Final = 120.0
 """How long a saved layer takes disk space after it was last asked for."""
 _COPY_BYTES: Final = 2**20
+
+S = TypeVar("S")
 
 
 @asynccontextmanager
@@ -91,32 +92,30 @@ def _copy(content: IO[bytes], to: Path) -> Digest:
 
 
 class SavedLayers:
-    """The layer that was saved last, kept for a while: ranges of one layer come in rows."""
+    """The blob that was saved last, kept for a while: ranges of one layer come in rows."""
 
     def __init__(self, api: DockerApi) -> None:
         self._api = api
         self._lock = trio.Lock()
-        self._digest: Digest | None = None
+        self._blob: Digest | None = None
         self._file: IO[bytes] | None = None  # has no name: it goes when it is closed
         self._used_at = 0.0
 
-    async def open(
-        self, image_id: str, digest: Digest, blob: Digest, tar_bytes: int | None
-    ) -> BlobTar:
-        """The tar of the layer ``digest``, which is in an image as ``blob``.
+    async def open(self, image_id: str, blob: Digest, open_source: Callable[[Path], S]) -> S:
+        """What ``open_source`` makes of the file that holds ``blob`` of an image.
 
         Raises: NotFound; EngineUnavailable; DataError.
         """
         async with self._lock:
-            if self._digest != digest or self._file is None:
+            if self._blob != blob or self._file is None:
                 self._forget()
                 async with saved_image(self._api, image_id, [blob]) as blobs:
                     if not blobs.has(blob):
                         raise NotFound("LAYER_UNKNOWN", f"docker save gives no {digest_text(blob)}")
                     self._file = blobs.path(blob).open("rb")
-                    self._digest = digest
+                    self._blob = blob
             self._used_at = trio.current_time()
-            return BlobTar(Path(f"/proc/self/fd/{self._file.fileno()}"), tar_bytes)
+            return open_source(Path(f"/proc/self/fd/{self._file.fileno()}"))
 
     async def serve(self) -> None:
         """Give up, for ever, what was not asked for in a while."""
@@ -131,4 +130,4 @@ class SavedLayers:
     def _forget(self) -> None:
         if self._file is not None:
             self._file.close()
-        self._file = self._digest = None
+        self._file = self._blob = None

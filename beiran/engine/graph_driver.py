@@ -2,7 +2,8 @@
 
 ``image/DRIVER/layerdb/sha256/CHAIN_ID`` holds a layer's ``size`` (bytes of its files), ``diff``
 (its diff ID), ``cache-id`` (where its files are) and ``tar-split.json.gz`` (how its tar was laid
-out). Source: moby, layer/filestore.go.
+out). ``image/DRIVER/distribution`` has what the engine learned of compressed blobs.
+Source: moby, layer/filestore.go, distribution/metadata/v2_metadata_service.go.
 """
 
 import re
@@ -12,9 +13,11 @@ from pathlib import Path
 from threading import Lock
 from typing import Final
 
-from beiran.engine.tar_split import TarSplit, UnpackedTar
+from beiran.engine.content import BadContent, MissingContent, read_small_file
+from beiran.engine.tar_split import TarSplit, UnpackedTar, tar_bytes
 from beiran.errors import DataError
 from beiran.ids import Digest
+from beiran.manifests import digest_of
 from beiran.oci import chain_ids
 
 NOTES_BYTES_MAX: Final = 8 * 2**20
@@ -29,10 +32,12 @@ class LayerDb:
     def __init__(self, data_root: Path, driver: str) -> None:
         self.data_root = data_root
         self.driver = driver
-        self.images = data_root / "image" / driver / "imagedb" / "content" / "sha256"
+        kept = data_root / "image" / driver
+        self.images = kept / "imagedb" / "content" / "sha256"
         self._lock = Lock()
         self._kept: OrderedDict[Hashable, TarSplit] = OrderedDict()
-        self._layers = data_root / "image" / driver / "layerdb" / "sha256"
+        self._layers = kept / "layerdb" / "sha256"
+        self._diff_ids = kept / "distribution" / "diffid-by-digest" / "sha256"
 
     def is_readable(self) -> bool:
         """Whether the data root can be read here at all."""
@@ -54,6 +59,35 @@ class LayerDb:
     def folder(self, chain_id: Digest) -> Path:
         """Where the layer with this chain ID is described."""
         return self._layers / chain_id.hex()
+
+    def config(self, image: Digest) -> bytes | None:
+        """The bytes of an image's config; None when it is not there, or not what it should be."""
+        try:
+            data = read_small_file(self.images / image.hex())
+        except (MissingContent, BadContent):
+            return None
+        return data if digest_of(data) == image else None
+
+    def has(self, chain_id: Digest) -> bool:
+        """Whether a layer is there, on what it lies on."""
+        return (self.folder(chain_id) / "cache-id").is_file()
+
+    def tar_bytes(self, chain_id: Digest) -> int | None:
+        """Length of a layer's tar; None where it cannot be told."""
+        try:
+            return tar_bytes(self.folder(chain_id) / "tar-split.json.gz")
+        except DataError:
+            return None
+
+    def diff_id_of(self, blob: Digest) -> str:
+        """Which layer the engine knows a compressed blob to be, in text; empty when it does not.
+
+        It remembers that of every blob that it pulled or pushed, for good.
+        """
+        try:
+            return (self._diff_ids / blob.hex()).read_text().strip()
+        except (OSError, ValueError):
+            return ""
 
     def open_tar(self, chain_id: Digest) -> UnpackedTar | None:
         """The tar of a layer, or None where this driver's files cannot give it.

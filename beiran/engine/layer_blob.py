@@ -7,7 +7,7 @@ import stat
 import tarfile
 import zlib
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,13 +15,23 @@ from typing import Final
 import zstandard
 
 from beiran.engine.content import LayerBlob
+from beiran.engine.tar_streams import (
+    CHUNK_BYTES,
+    File,
+    GzipStream,
+    PlainStream,
+    TarStream,
+    TarStreams,
+    ZstdStream,
+)
 from beiran.errors import DataError
 from beiran.ids import digest_text
 
-CHUNK_BYTES: Final = 2**20
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
-_ZSTD_WINDOW_BYTES_MAX: Final = 128 * 2**20  # what `zstd -d` allows without --long
+
+_STREAMS: Final = TarStreams()
+"""Of all blobs of this process, since each request for a range opens its layer anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +56,6 @@ def open_blob(path: Path) -> int:
     return fd
 
 
-class _FromStart:
-    """A file read from its start, whoever else reads through the same descriptor."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._position = 0
-
-    def read(self, size: int = CHUNK_BYTES) -> bytes:
-        data = os.pread(self._fd, size, self._position)
-        self._position += len(data)
-        return data
-
-
 def is_compressed(fd: int) -> bool:
     """Whether a blob is compressed: seen from its first bytes, for media types lie."""
     return os.pread(fd, 4, 0).startswith((_GZIP_MAGIC, _ZSTD_MAGIC))
@@ -73,38 +70,25 @@ def read_tar(fd: int, name: str) -> Generator[bytes, None, None]:
 
     Raises: DataError when it cannot be decompressed, or ends too early.
     """
-    file = _FromStart(fd)
+    stream = _stream(fd)
+    with _decompressing(name):
+        yield from iter(stream.read, b"")
+
+
+def _stream(fd: int) -> TarStream:
+    """The tar in a blob, whatever it is compressed with."""
+    magic = os.pread(fd, 4, 0)
+    if magic.startswith(_GZIP_MAGIC):
+        return GzipStream(File(fd))
+    return ZstdStream(File(fd)) if magic == _ZSTD_MAGIC else PlainStream(File(fd))
+
+
+@contextmanager
+def _decompressing(name: str) -> Iterator[None]:
     try:
-        magic = os.pread(fd, 4, 0)
-        if magic.startswith(_GZIP_MAGIC):
-            yield from _gunzip(iter(lambda: file.read(CHUNK_BYTES // 4), b""))
-        elif magic == _ZSTD_MAGIC:
-            zstd = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES_MAX)
-            with zstd.stream_reader(file, read_across_frames=True) as frames:  # type: ignore[arg-type]
-                yield from iter(lambda: frames.read(CHUNK_BYTES), b"")
-        else:
-            yield from iter(lambda: file.read(CHUNK_BYTES), b"")
+        yield
     except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
         raise DataError(f"{name} cannot be decompressed: {error}") from None
-
-
-def _gunzip(compressed: Iterator[bytes]) -> Iterator[bytes]:
-    """What gzip members hold; there may be several in a row (pigz, eStargz), then padding."""
-    member = zlib.decompressobj(wbits=31)
-    for data in compressed:
-        while data:
-            if member.eof:
-                if not data.strip(b"\0"):
-                    break
-                member = zlib.decompressobj(wbits=31)
-            if chunk := member.decompress(data, CHUNK_BYTES):
-                yield chunk
-            data = member.unused_data if member.eof else member.unconsumed_tail
-    while not member.eof:
-        chunk = member.decompress(b"", CHUNK_BYTES)
-        if not chunk:
-            raise EOFError("it ends in the middle")
-        yield chunk
 
 
 class _HashedStream:
@@ -196,7 +180,8 @@ class BlobTar:
         self.identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
     def read(self, start: int, end: int) -> Iterator[bytes]:
-        """As ``layer_reader.TarSource`` says. Of a compressed blob all before ``end`` is read."""
+        """As ``layer_reader.TarSource`` says. Of a compressed blob what is before is read as well,
+        unless some range that ended there was read before: see ``tar_streams``."""
         if self._compressed:
             yield from self._read_compressed(start, end)
             return
@@ -211,16 +196,12 @@ class BlobTar:
             start += len(data)
 
     def _read_compressed(self, start: int, end: int) -> Iterator[bytes]:
-        position = 0
-        with closing(read_tar(self._fd, str(self._path))) as chunks:
-            for chunk in chunks:
-                first, last = max(start - position, 0), min(end - position, len(chunk))
-                if first < last:
-                    yield chunk[first:last]
-                position += len(chunk)
-                if position >= end:
-                    return
-        raise DataError(f"{self._path} ends at byte {position} of its tar where {end} are due")
+        with _decompressing(str(self._path)):
+            for chunk in _STREAMS.read(self.identity, _stream(self._fd), start, end):
+                yield chunk
+                start += len(chunk)
+        if start < end:
+            raise DataError(f"{self._path} ends at byte {start} of its tar where {end} are due")
 
     def close(self) -> None:
         """Close the blob."""

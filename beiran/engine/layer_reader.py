@@ -84,7 +84,7 @@ class VerifiedReader:
         """As ``contract.LayerReader`` says. Raises: DataError; ValueError for a bad range."""
         if not 0 <= start <= end <= self.size_bytes:
             raise ValueError(f"no range {start}-{end} in {self.size_bytes} bytes")
-        return _InThreads(self._produce(start, end), self._readers.limiter)
+        return in_threads(self._produce(start, end), self._readers.limiter)
 
     def _produce(self, start: int, end: int) -> Iterator[bytes]:
         """The chunks; an empty one where only time passed, so that each step is short."""
@@ -108,6 +108,11 @@ class VerifiedReader:
             raise DataError(f"what is on disk is not the layer {digest_text(self._digest)}")
         self._readers.set_verified(self._digest, self._source)
         yield held
+
+
+def in_threads(steps: Iterator[bytes], limiter: trio.CapacityLimiter) -> AsyncIterator[bytes]:
+    """The bytes that ``steps`` gives, each step in a thread; empty ones are left out."""
+    return _InThreads(steps, limiter)
 
 
 class _InThreads:

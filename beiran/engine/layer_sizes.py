@@ -53,6 +53,11 @@ class LayerSizes:
         """Its size, or None when it is not measured or damaged."""
         return self._sizes.get((layer.digest, layer.diff_id))
 
+    def note(self, layer: LayerBlob, measured: Measured) -> None:
+        """Keep a size that was found out otherwise."""
+        self._sizes[layer.digest, layer.diff_id] = measured
+        self._save(layer, measured)
+
     def describe(self, image: PlatformImage) -> ImageDescription | None:
         """What ``image`` is, once all its layers are measured."""
         layers = []

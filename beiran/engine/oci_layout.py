@@ -1,24 +1,20 @@
 """A folder in OCI image layout as an engine: watched, so that what others put there is seen.
 
-Its images' tags are what the annotations of ``index.json`` say. A full reference (in
-``io.containerd.image.name``, or an ``org.opencontainers.image.ref.name`` with a ``/`` or ``:``)
-is shown as ``docker images`` would (``docker.io/library/busybox:1`` is ``busybox:1``). A bare tag,
-as ``skopeo copy … oci:DIR:latest`` leaves it, is shown as it is: ``latest``.
-
-Source: OCI image specification, image-layout.md and annotations.md.
+Its images' tags are what the annotations of ``index.json`` say (``oci_layout_index``).
 """
 
 import logging
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import trio
-from msgspec import Struct
 
+from beiran import manifests
+from beiran.engine.blob_readers import BlobReaders, FileSource, read_all
 from beiran.engine.content import (
     BadContent,
     BlobFolder,
@@ -26,26 +22,35 @@ from beiran.engine.content import (
     LayerBlob,
     MissingContent,
     PlatformImage,
-    read_small_file,
+    as_manifest,
 )
-from beiran.engine.contract import EngineNews, LayerReader
+from beiran.engine.contract import (
+    FIND_BLOBS_MAX,
+    BlobReader,
+    EngineNews,
+    ImageToLoad,
+    LayerReader,
+    Manifest,
+    PullProgress,
+)
 from beiran.engine.inotify import FolderWatch, watch_folders
 from beiran.engine.layer_blob import BlobTar
-from beiran.engine.layer_reader import LayerReaders
+from beiran.engine.layer_reader import LayerReaders, TarSource
 from beiran.engine.layer_sizes import LayerSizes
-from beiran.engine.references import digests_of, familiar_name, repository_of
+from beiran.engine.load_archive import (
+    choose_manifest,
+    given_blobs,
+)
+from beiran.engine.oci_layout_index import LAYOUT_VERSION, is_named, names_of, read_index
+from beiran.engine.oci_layout_writer import LayoutWriter
 from beiran.engine.telling import Images, Row, Telling, merge
-from beiran.errors import NotFound
+from beiran.errors import EngineRefused, EngineUnavailable, NotFound
 from beiran.ids import Digest, digest_text
 from beiran.models import EngineInfo
 from beiran.oci import RepoDigest
 
-CONTAINERD_NAME: Final = "io.containerd.image.name"
-REF_NAME: Final = "org.opencontainers.image.ref.name"
-
 SETTLE_S: Final = 0.02
 """After a change, how long more is waited for: a copy writes several files."""
-LAYOUT_VERSION: Final = "1.0.0"
 LOOK_AGAIN_S: Final = 0.5
 """How often a folder is looked at that is not there, or cannot be watched."""
 RELIST_S: Final = 300.0
@@ -56,14 +61,6 @@ FIRST_LIST_PATIENCE_S: Final = 2.0
 """How long the first list waits for layers that must be measured."""
 
 _log = logging.getLogger(__name__)
-
-
-class _Index(Struct):
-    manifests: list[Descriptor]
-
-
-class _LayoutFile(Struct, rename={"version": "imageLayoutVersion"}):
-    version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +85,8 @@ class OciLayoutEngine:
         self._blobs = BlobFolder(self._folder)
         self._sizes = LayerSizes(sizes_file)
         self._readers = LayerReaders()
+        self._opened = BlobReaders(self._readers, self._open_source)
+        self._writer = LayoutWriter(self._folder)
         self._found: list[_Found] = []
         self._layers: dict[Digest, LayerBlob] = {}
         self._problems: set[str] = set()
@@ -106,6 +105,7 @@ class OciLayoutEngine:
         await self._sizes.load()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sizes.serve, self._rouse)
+            nursery.start_soon(self._opened.serve)
             while True:
                 problem = await self._serve_while_there(telling)
                 self._up = False
@@ -178,12 +178,12 @@ class OciLayoutEngine:
 
     def _scan(self) -> None:
         """Read what is in the folder. Raises: MissingContent, BadContent when it is no layout."""
-        index = self._read_index()
+        index = read_index(self._folder)
         found: list[_Found] = []
         problems: set[str] = set()
         for descriptor in index.manifests:
             contents = self._blobs.find_images(descriptor)
-            tags, digests = _names(descriptor)
+            tags, digests = names_of(descriptor)
             found += [_Found(image, tags, digests) for image in contents.images]
             problems.update(contents.problems)
         for problem in sorted(problems - self._problems):
@@ -191,24 +191,6 @@ class OciLayoutEngine:
         self._problems = problems
         self._found = found
         self._layers = {layer.diff_id: layer for each in found for layer in each.image.layers}
-
-    def _read_index(self) -> _Index:
-        try:
-            if not self._folder.is_dir():
-                raise MissingContent(f"{self._folder}: no such folder")
-        except OSError as error:
-            raise BadContent(f"{self._folder}: {error.strerror}") from None
-        try:
-            layout = msgspec.json.decode(
-                read_small_file(self._folder / "oci-layout"), type=_LayoutFile
-            )
-            if layout.version != LAYOUT_VERSION:
-                raise BadContent(f"{self._folder}: OCI layout {layout.version[:20]!r} is not known")
-            return msgspec.json.decode(read_small_file(self._folder / "index.json"), type=_Index)
-        except MissingContent as missing:
-            raise MissingContent(f"no OCI image layout: there is no {missing}") from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise BadContent(f"no OCI image layout in {self._folder}: {error}") from None
 
     def _images(self) -> Images:
         """What the last scan found and is measured."""
@@ -232,17 +214,192 @@ class OciLayoutEngine:
         with self._readers.open(digest, tar) as reader:
             yield reader
 
+    async def find_blobs(self, digests: Sequence[Digest]) -> dict[Digest, int]:
+        """As ``contract.Engine`` says."""
+        wanted = [each for each in digests[:FIND_BLOBS_MAX] if not self._opened.is_damaged(each)]
+        return await trio.to_thread.run_sync(self._find, wanted)
 
-def _names(descriptor: Descriptor) -> tuple[tuple[str, ...], tuple[RepoDigest, ...]]:
-    """The tags that annotations give, and the digest by which the image goes in its repository."""
-    annotations = descriptor.annotations or {}
-    ref_name = annotations.get(REF_NAME, "")
-    reference = annotations.get(CONTAINERD_NAME, "") or ref_name
-    tag = familiar_name(reference)
-    if not tag:
-        return (), ()
-    if "/" not in reference and ":" not in reference:
-        return (tag,), ()
-    name = repository_of(tag)
-    digests = digests_of([f"{name}@{descriptor.digest}"])
-    return (() if "@" in tag else (tag,)), digests
+    def _find(self, digests: Sequence[Digest]) -> dict[Digest, int]:
+        found = {}
+        for digest in digests if self._up else ():
+            size = self._blobs.size_bytes(digest)
+            if size is None and (layer := self._layers.get(digest)) is not None:
+                measured = self._sizes.get(layer)
+                size = None if measured is None else measured.tar_bytes
+            if size is not None:
+                found[digest] = size
+        return found
+
+    def open_blob(self, digest: Digest) -> AbstractAsyncContextManager[BlobReader]:
+        """As ``contract.Engine`` says."""
+        return self._opened.open(digest)
+
+    async def _open_source(self, digest: Digest) -> TarSource:
+        if not self._up:
+            raise EngineUnavailable(f"{self._folder} is no OCI image layout now")
+        if self._blobs.has(digest):
+            return await trio.to_thread.run_sync(FileSource, self._blobs.path(digest))
+        layer = self._layers.get(digest)
+        size = None if layer is None else self._sizes.get(layer)
+        if layer is None or size is None:
+            raise NotFound("BLOB_UNKNOWN", f"this engine has no blob {digest_text(digest)}")
+        path = self._blobs.path(layer.digest)
+        return await trio.to_thread.run_sync(BlobTar, path, size.tar_bytes)
+
+    async def manifest(self, digest: Digest) -> Manifest | None:
+        """As ``contract.Engine`` says."""
+        return await trio.to_thread.run_sync(self._manifest, digest)
+
+    def _manifest(self, digest: Digest) -> Manifest | None:
+        size = self._blobs.size_bytes(digest)
+        if size is None or size > manifests.MANIFEST_BYTES_MAX:
+            return None
+        try:
+            return as_manifest(self._blobs.read_bytes(digest), digest)
+        except (MissingContent, BadContent):
+            return None
+
+    async def image_manifest(self, image: Digest) -> Manifest | None:
+        """As ``contract.Engine`` says."""
+        for found in self._found:
+            if found.image.config == image:
+                return await self.manifest(found.image.manifest)
+        return None
+
+    async def missing_layers(self, diff_ids: Sequence[Digest]) -> list[Digest]:
+        """As ``contract.Engine`` says: each by itself."""
+        return await trio.to_thread.run_sync(
+            lambda: [diff_id for diff_id in diff_ids if self._layer_form(diff_id) is None]
+        )
+
+    def _layer_form(self, diff_id: Digest) -> manifests.Descriptor | None:
+        """In which form the folder has a layer."""
+        layer = self._layers.get(diff_id)
+        if layer is not None and (size := self._blobs.size_bytes(layer.digest)) is not None:
+            return manifests.Descriptor(
+                media_type=layer.media_type, digest=digest_text(layer.digest), size=size
+            )
+        size = self._blobs.size_bytes(diff_id)
+        return None if size is None else manifests.unpacked_layer(diff_id, size)
+
+    async def knows_compressed(self, layers: Mapping[Digest, Digest]) -> set[Digest]:
+        """As ``contract.Engine`` says: the blobs that are there."""
+        return await trio.to_thread.run_sync(
+            lambda: {blob for blob in layers if self._blobs.has(blob)}
+        )
+
+    async def load(self, image: ImageToLoad) -> None:
+        """As ``contract.Engine`` says. Nothing is unpacked: the blobs are written to the folder."""
+        manifest = await trio.to_thread.run_sync(
+            choose_manifest, image, self._blobs.has, self._layer_form
+        )
+        await trio.to_thread.run_sync(self._writer.prepare)
+        for digest, blob in given_blobs(image).items():
+            if not self._blobs.has(digest):
+                await self._write(digest, blob)
+        await self.add_image(
+            image.tags, manifest, {manifests.digest_of(image.config): image.config}
+        )
+
+    async def _write(self, digest: Digest, blob: BlobReader) -> None:
+        part = await trio.to_thread.run_sync(self._writer.begin_blob, digest)
+        try:
+            async with read_all(blob) as chunks:
+                async for chunk in chunks:
+                    await trio.to_thread.run_sync(part.write, chunk)
+            await trio.to_thread.run_sync(part.finish)
+        finally:
+            part.close()
+
+    async def add_image(
+        self,
+        names: Sequence[str],
+        manifest: Manifest,
+        blobs: Mapping[Digest, Path | bytes],
+    ) -> None:
+        """Have an image in the folder, by these names: how a pull ends where there is no Docker.
+
+        Files are hard-linked, or copied from another file system; nothing is unpacked. Names move
+        from what had them. A folder that is not there, or empty, becomes a layout.
+
+        Args:
+          names: whole, with a tag; none leaves it without a name.
+          manifest: of the image, or an index.
+          blobs: what it names (config, layers, manifests) and the folder may lack, by digest; all
+            of it was checked.
+
+        Raises: EngineRefused when it names what is neither there nor given, or the folder cannot
+        be written.
+        """
+        await trio.to_thread.run_sync(self._add_image, names, manifest, blobs)
+        self._note_change()
+
+    def _add_image(
+        self, names: Sequence[str], manifest: Manifest, blobs: Mapping[Digest, Path | bytes]
+    ) -> None:
+        self._writer.prepare()
+        for digest, blob in blobs.items():
+            self._writer.add_blob(digest, blob)
+        self._check_complete(manifest)
+        self._writer.name_manifest(manifest, names)
+
+    def _check_complete(self, manifest: Manifest) -> None:
+        """Raises: EngineRefused when no image of ``manifest`` is there as a whole."""
+        self._writer.add_blob(manifest.digest, manifest.data)
+        root = Descriptor(digest_text(manifest.digest), manifest.media_type, len(manifest.data))
+        contents = self._blobs.find_images(root)
+        if not contents.images:
+            problem = contents.problems[0] if contents.problems else "some of its blobs are missing"
+            raise EngineRefused(f"image {digest_text(manifest.digest)} is not whole: {problem}")
+
+    can_pull = False
+
+    async def pull(
+        self,
+        reference: str,
+        *,
+        platform: str | None = None,
+        progress: Callable[[PullProgress], None] = lambda _: None,
+    ) -> None:
+        """Raises: EngineRefused: a folder speaks to nobody; ``add_image`` puts images there."""
+        raise EngineRefused(f"{self._folder} is a folder, which pulls nothing by itself")
+
+    async def tag(self, image: Digest | str, name: str) -> None:
+        """As ``contract.Engine`` says."""
+        if not await trio.to_thread.run_sync(self._tag, image, name):
+            what = image if isinstance(image, str) else digest_text(image)
+            raise NotFound("IMAGE_UNKNOWN", f"no such image: {what}")
+        self._note_change()
+
+    def _tag(self, image: Digest | str, name: str) -> bool:
+        def is_it(row: Mapping[str, Any]) -> bool:
+            try:
+                descriptor = msgspec.convert(row, Descriptor)
+            except msgspec.ValidationError:
+                return False
+            if isinstance(image, str):
+                return is_named(descriptor, image)
+            return any(one.config == image for one in self._blobs.find_images(descriptor).images)
+
+        return self._writer.name_entry(is_it, name)
+
+    async def untag(self, name: str) -> None:
+        """As ``contract.Engine`` says. An image with no name left is no longer listed."""
+        await trio.to_thread.run_sync(self._writer.remove_name, name)
+        self._note_change()
+
+    async def find_image(self, name: str) -> Digest | None:
+        """As ``contract.Engine`` says. Of several platforms, the first."""
+        return await trio.to_thread.run_sync(self._find_image, name)
+
+    def _find_image(self, name: str) -> Digest | None:
+        try:
+            rows = read_index(self._folder).manifests
+        except (MissingContent, BadContent) as problem:
+            raise EngineUnavailable(str(problem)) from None
+        for descriptor in rows:
+            if is_named(descriptor, name):
+                images = self._blobs.find_images(descriptor).images
+                if images:
+                    return images[0].config
+        return None

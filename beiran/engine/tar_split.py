@@ -41,6 +41,32 @@ class _Entry(Struct):
     payload: bytes | None = None
 
 
+class _Size(Struct):
+    """A line of tar-split.json, of which only matters how many bytes it stands for."""
+
+    type: int
+    size: int = 0
+    payload: str | None = None
+
+
+def tar_bytes(path: Path) -> int:
+    """How long the tar is that the notes at ``path`` are of. Raises: DataError."""
+    decoder = msgspec.json.Decoder(_Size)
+    total = 0
+    try:
+        with gzip.open(path, "rb") as lines:
+            while line := lines.readline(LINE_BYTES_MAX):
+                entry = decoder.decode(line)
+                if entry.type == _RAW:
+                    text = entry.payload or ""
+                    total += len(text) // 4 * 3 - text[-2:].count("=")
+                else:
+                    total += max(entry.size, 0)
+    except (OSError, EOFError, zlib.error, msgspec.DecodeError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+    return total
+
+
 class TarSplit:
     """Where each piece of a layer's tar is.
 

@@ -17,8 +17,15 @@ from msgspec import Struct
 from sqlite_utils import Database
 
 from beiran.errors import BadRequest, NotFound
-from beiran.ids import NODE_URI_SCHEME, NodeId, node_id_text
-from beiran.models import EngineInfo, Image, Layer, Node
+from beiran.ids import (
+    NODE_URI_SCHEME,
+    Digest,
+    NodeId,
+    node_id_text,
+    parse_digest,
+    parse_node_id,
+)
+from beiran.models import EngineInfo, Image, Layer, Node, TagMeaning
 
 ONLINE: Final = "nodes.state IN ('alive', 'suspect')"
 
@@ -43,6 +50,17 @@ class HeldBy(Struct, frozen=True):
 
 
 Scope = Everybody | HeldBy
+
+
+class NamedHolding(Struct, frozen=True):
+    """That an online node holds an image under a name that was asked for."""
+
+    image: Digest
+    node: NodeId
+    tags: tuple[str, ...]
+    digests: tuple[str, ...]
+    created_at: str
+    """Of the image (RFC 3339); empty while it is not described."""
 
 
 class Counts(Struct, frozen=True):
@@ -335,7 +353,78 @@ class Queries:
             ).fetchall()
         }
 
-    # Both
+    # For pulls
+
+    def holdings_named(self, name: str) -> list[NamedHolding]:
+        """Who online holds an image under a tag (``busybox:1``) or ``NAME@sha256:…``.
+
+        The newest images come first.
+        """
+        column = "digests" if "@" in name else "tags"
+        rows = self._db.execute(
+            "SELECT images.digest, nodes.uuid, holdings.tags, holdings.digests,"
+            " coalesce(images.created_at, '') FROM holdings"
+            " JOIN nodes ON nodes.id = holdings.node JOIN images ON images.id = holdings.image,"
+            f" json_each(holdings.{column}) AS name WHERE {ONLINE} AND name.value = ?"
+            " ORDER BY images.created_at DESC, images.digest, nodes.uuid",
+            [name],
+        ).fetchall()
+        return [
+            NamedHolding(
+                parse_digest(image),
+                parse_node_id(node),
+                msgspec.json.decode(tags, type=tuple[str, ...]),
+                msgspec.json.decode(digests, type=tuple[str, ...]),
+                created_at,
+            )
+            for image, node, tags, digests, created_at in rows
+        ]
+
+    def tags_in(self, prefix: str) -> list[str]:
+        """Tags that images have on online nodes and that begin with ``prefix``, sorted."""
+        rows = self._db.execute(
+            "SELECT DISTINCT name.value FROM holdings"
+            " JOIN nodes ON nodes.id = holdings.node, json_each(holdings.tags) AS name"
+            f" WHERE {ONLINE} AND substr(name.value, 1, ?) = ? ORDER BY name.value",
+            [len(prefix), prefix],
+        ).fetchall()
+        return [tag for (tag,) in rows]
+
+    def holders(self, digests: Sequence[str]) -> dict[str, list[NodeId]]:
+        """Which online nodes hold each of these images, or layers (by diff ID), by digest."""
+        found: dict[str, list[NodeId]] = {}
+        for digest, node in self._db.execute(
+            "SELECT images.digest, nodes.uuid FROM images"
+            " JOIN holdings ON holdings.image = images.id JOIN nodes ON nodes.id = holdings.node"
+            f" WHERE {ONLINE} AND images.digest IN (SELECT value FROM json_each(?1))"
+            " UNION SELECT layers.digest, nodes.uuid FROM layers"
+            " JOIN image_layers ON image_layers.layer = layers.id"
+            " JOIN holdings ON holdings.image = image_layers.image"
+            " JOIN nodes ON nodes.id = holdings.node"
+            f" WHERE {ONLINE} AND layers.digest IN (SELECT value FROM json_each(?1))"
+            " ORDER BY 1, 2",
+            [_json(digests)],
+        ).fetchall():
+            found.setdefault(digest, []).append(parse_node_id(node))
+        return found
+
+    def tag_meaning(self, reference: str) -> TagMeaning | None:
+        """What a tag meant when its origin last answered us."""
+        row = self._db.execute(
+            "SELECT digest, media_type, size_bytes, resolved_at FROM tags WHERE reference = ?",
+            [reference],
+        ).fetchone()
+        if row is None:
+            return None
+        return TagMeaning(
+            reference=reference,
+            digest=row[0],
+            media_type=row[1],
+            size_bytes=row[2],
+            resolved_at=row[3],
+        )
+
+    # All of them
 
     def counts(self) -> Counts:
         """How much there is of everything."""

@@ -12,7 +12,7 @@ from sqlite_utils import Database, Migrations
 MIGRATIONS: Final = Migrations("beiran")
 """Append only: what a release has applied is never edited."""
 
-MIGRATION_NAMES: Final = ("m001_first_tables",)
+MIGRATION_NAMES: Final = ("m001_first_tables", "m002_tags")
 """Those of this release: a file with others comes from a newer one."""
 
 _TABLES: Final = (
@@ -125,6 +125,18 @@ _VIEWS: Final = {
 }
 
 
+# What a tag last meant at its origin, and when that was; resolved_at is RFC 3339 in UTC.
+_TAGS: Final = """
+    CREATE TABLE tags (
+        reference TEXT PRIMARY KEY,
+        digest TEXT NOT NULL,
+        media_type TEXT NOT NULL,
+        size_bytes INTEGER NOT NULL,
+        resolved_at TEXT NOT NULL
+    ) WITHOUT ROWID
+"""
+
+
 @MIGRATIONS()
 def m001_first_tables(db: Database) -> None:
     """Everything that 0.1.0 keeps."""
@@ -132,3 +144,10 @@ def m001_first_tables(db: Database) -> None:
         db.execute(statement)
     for name, select in _VIEWS.items():
         db.create_view(name, select)
+
+
+@MIGRATIONS()
+def m002_tags(db: Database) -> None:
+    """What tags meant, for when their origin does not answer."""
+    db.execute(_TAGS)
+    db.execute("CREATE INDEX tags_by_age ON tags (resolved_at)")

@@ -6,17 +6,21 @@ from contextlib import contextmanager
 from typing import Final, Self
 
 from msgspec import MsgspecError
+from msgspec.structs import astuple
 from sqlite_utils import Database
 
 from beiran.errors import DataError
 from beiran.gossip.effects import Effect, MemberChanged, MemberForgotten
 from beiran.ids import NodeId, node_id_text, parse_node_id
-from beiran.models import Info
+from beiran.models import Info, TagMeaning
 from beiran.store.changes import Applied
 from beiran.store.database import clear_errors, open_reader, open_writer
 from beiran.store.projection import Projection, prune
 from beiran.store.queries import Queries
 from beiran.store.restore import Restored, restore
+
+TAGS_MAX: Final = 10_000
+"""Meanings of tags that are kept; the oldest go."""
 
 _NOW: Final = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
 
@@ -146,6 +150,16 @@ class Store:
         rows = [(at, node_id_text(node)) for node, at in last_seen_at.items()]
         with self._writing() as db, db.atomic():
             db.conn.executemany("UPDATE nodes SET last_seen_at = ? WHERE uuid = ?", rows)
+
+    def remember_tag(self, meaning: TagMeaning) -> None:
+        """Note what a tag means at its origin now."""
+        with self._writing() as db, db.atomic():
+            db.execute("INSERT OR REPLACE INTO tags VALUES (?, ?, ?, ?, ?)", list(astuple(meaning)))
+            db.execute(
+                "DELETE FROM tags WHERE reference IN"
+                " (SELECT reference FROM tags ORDER BY resolved_at DESC LIMIT -1 OFFSET ?)",
+                [TAGS_MAX],
+            )
 
     @contextmanager
     def reading(self) -> Iterator[Queries]:

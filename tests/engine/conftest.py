@@ -132,6 +132,8 @@ class Place(Protocol):
 class DockerPlace:
     """A Docker Engine."""
 
+    kind: str
+
     def __init__(self, running: RunningEngine) -> None:
         self.running = running
         self.kind = running.store

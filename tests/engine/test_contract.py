@@ -217,7 +217,7 @@ async def test_damaged_layer_is_an_error_before_its_last_chunk(place: Place) -> 
     engine = place.engine()
     async with listening(engine) as listener:
         await listener.until_listed()
-        _damage(place, noise)
+        damage(place, noise)
         async with engine.open_layer(parse_digest(image.diff_ids[0])) as layer:
             chunks = aiter(layer.chunks(0, layer.size_bytes))
             got_bytes = 0
@@ -229,7 +229,7 @@ async def test_damaged_layer_is_an_error_before_its_last_chunk(place: Place) -> 
             await read_layer(engine, image.diff_ids[0], 5, 10)
 
 
-def _damage(place: Place, noise: bytes) -> None:
+def damage(place: Place, noise: bytes) -> None:
     """Change bytes of the one large file that an engine keeps somewhere, in place."""
     root = place.folder if isinstance(place, LayoutPlace) else None
     if isinstance(place, DockerPlace):

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import os
+import random
 import tarfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from beiran.engine import layer_blob, tar_streams
 from beiran.engine.content import LayerBlob
 from beiran.engine.layer_blob import BlobTar, measure
 from beiran.errors import DataError
@@ -40,6 +42,61 @@ def test_any_range_can_be_read(tmp_path: Path, compression: Compression) -> None
         for start, end in [(0, len(TAR)), (5, 5), (299_000, 2_000_000), (len(TAR) - 3, len(TAR))]:
             assert b"".join(tar.read(start, end)) == TAR[start:end]
     finally:
+        tar.close()
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+@pytest.mark.parametrize("order", ["forwards", "backwards", "shuffled"])
+def test_pieces_come_in_any_order_each_from_a_layer_opened_anew(
+    tmp_path: Path, compression: Compression, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tar_streams, "MARK_BYTES", 300_000)
+    monkeypatch.setattr(tar_streams, "MARKS_MAX", 4)
+    tar = files_tar({"noise": os.urandom(3_000_000), "zeros": bytes(1_000_000)})
+    half = len(tar) // 2
+    path = written(tmp_path, compress(tar[:half], compression) + compress(tar[half:], compression))
+    starts = list(range(0, len(tar), 70_001))
+    if order != "forwards":
+        starts.reverse()
+    if order == "shuffled":
+        random.Random(5).shuffle(starts)
+    for start in starts:
+        opened = BlobTar(path, len(tar))
+        end = min(start + 70_001, len(tar))
+        assert b"".join(opened.read(start, end)) == tar[start:end]
+        opened.close()
+
+
+def test_pieces_in_a_row_are_decompressed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    class Counting(tar_streams.File):
+        def read(self, size: int = tar_streams.CHUNK_BYTES) -> bytes:
+            data = super().read(size)
+            read.append(len(data))
+            return data
+
+    monkeypatch.setattr(layer_blob, "File", Counting)
+    blob = compress(files_tar({"noise": os.urandom(5_000_000)}), "gzip")
+    tar = BlobTar(written(tmp_path, blob), 5_000_000)
+    for start in range(0, 5_000_000, 10_000):
+        assert sum(map(len, tar.read(start, start + 10_000))) == 10_000
+    assert sum(read) <= len(blob)
+    list(tar.read(4_000_000, 4_010_000))  # back, to the beginning: there is no mark yet
+    assert sum(read) <= 2 * len(blob)
+    tar.close()
+
+
+def test_what_cannot_be_decompressed_is_not_gone_on_with(tmp_path: Path) -> None:
+    blob = compress(files_tar({"noise": os.urandom(3_000_000)}), "gzip")
+    path = written(tmp_path, blob[:2_000_000] + bytes(1000) + blob[2_001_000:])
+    for _ in range(2):
+        tar = BlobTar(path, 3_000_000)
+        assert sum(map(len, tar.read(0, 1_000_000))) == 1_000_000
+        with pytest.raises(DataError):
+            list(tar.read(1_000_000, 3_000_000))
         tar.close()
 
 
