@@ -9,10 +9,10 @@ ends with it. Following is for ``Client`` alone.
 """
 
 import socket as sockets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Literal, Self, TypeVar
 
 from msgspec import Struct
 
@@ -22,10 +22,14 @@ from beiran.endpoint import (
     Images,
     Layers,
     Nodes,
+    Prefetchings,
     RawEvents,
+    Transfers,
     item_path,
     listing_path,
     parse_endpoint,
+    prefetch_body,
+    pull_path,
     read_answer,
     read_error,
     read_events,
@@ -33,7 +37,7 @@ from beiran.endpoint import (
 )
 from beiran.errors import AgentUnreachable, RemoteProtocolError
 from beiran.events import Event
-from beiran.models import Image, Info, Layer, Node
+from beiran.models import Image, Info, Layer, Node, Prefetching, PullDone, Transfer
 
 TIMEOUT_S: Final = 10.0
 RECEIVE_BYTES: Final = 256 * 1024
@@ -103,6 +107,28 @@ class BlockingClient:
         """The latest events the agent remembers, oldest first."""
         return read_events(self._get("/events", RawEvents))
 
+    def get_transfers(self) -> list[Transfer]:
+        """The blobs that are on their way to that node or from it, now."""
+        return list(self._get("/transfers", Transfers).transfers)
+
+    def pull(
+        self, reference: str, *, node: str | None = None, platform: str | None = None
+    ) -> PullDone:
+        """Have the engine pull an image: see ``Client.pull``. Waits for as long as it takes."""
+        path = pull_path("/pulls", reference, node, platform)
+        return self._get(path, PullDone, "POST", wait=True)
+
+    def prefetch(
+        self,
+        reference: str,
+        *,
+        nodes: Sequence[str] | Literal["all"],
+        platform: str | None = None,
+    ) -> list[Prefetching]:
+        """Have other nodes pull an image: see ``Client.prefetch``."""
+        body = prefetch_body(reference, nodes, platform)
+        return list(self._get("/prefetch", Prefetchings, "POST", body, wait=True).nodes)
+
     @contextmanager
     def get_layer_tar(
         self, digest: str, *, start: int = 0, end: int | None = None
@@ -119,9 +145,20 @@ class BlockingClient:
                 raise RemoteProtocolError("the agent ignored the range it was asked for")
             yield self._chunks(connection, answer)
 
-    def _get(self, path: str, type: type[T]) -> T:
+    def _get(
+        self,
+        path: str,
+        type: type[T],
+        method: Literal["GET", "POST"] = "GET",
+        sent: bytes = b"",
+        *,
+        wait: bool = False,
+    ) -> T:
+        """Args: wait: for the answer, however long it takes."""
         with self._connect() as connection:
-            answer = self._ask(connection, path, [])
+            if wait:
+                connection.settimeout(None)
+            answer = self._ask(connection, path, [], method=method, body=sent)
             body = bytearray()
             for chunk in self._chunks(connection, answer):
                 body += chunk
@@ -137,12 +174,22 @@ class BlockingClient:
         except OSError as error:
             raise unreachable(self.endpoint, error) from None
 
-    def _ask(self, connection: sockets.socket, path: str, lines: list[str]) -> "_Head":
-        host = f"Host: {self.endpoint.authority}"
-        request = [f"GET {self.endpoint.prefix}{path} HTTP/1.0", host, *lines, "", ""]
+    def _ask(
+        self,
+        connection: sockets.socket,
+        path: str,
+        lines: list[str],
+        *,
+        method: str = "GET",
+        body: bytes = b"",
+    ) -> "_Head":
+        head = [f"{method} {self.endpoint.prefix}{path} HTTP/1.0"]
+        head += [f"Host: {self.endpoint.authority}", *lines]
+        if method == "POST":
+            head.append(f"Content-Length: {len(body)}")
         data = b""
         try:
-            connection.sendall("\r\n".join(request).encode("ascii"))
+            connection.sendall("\r\n".join([*head, "", ""]).encode("ascii") + body)
             while b"\r\n\r\n" not in data:
                 more = connection.recv(RECEIVE_BYTES)
                 data += more

@@ -8,10 +8,10 @@
 ...             print(event.event, event.node)
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Literal, Self, TypeVar
 
 import trio
 from wsproto import ConnectionType, WSConnection
@@ -35,21 +35,36 @@ from beiran.endpoint import (
     Images,
     Layers,
     Nodes,
+    Prefetchings,
     RawEvents,
+    Transfers,
     change_reader,
     item_path,
     listing_path,
     parse_endpoint,
+    prefetch_body,
+    pull_path,
     read_answer,
     read_error,
     read_event,
     read_events,
+    read_pull,
     unreachable,
 )
 from beiran.errors import AgentUnreachable, ApiError, RemoteProtocolError
 from beiran.events import Event
 from beiran.http_client import RECEIVE_BYTES, Answer, ConnectionLost, HttpConnection
-from beiran.models import Change, Image, Info, Layer, Node
+from beiran.models import (
+    Change,
+    Image,
+    Info,
+    Layer,
+    Node,
+    Prefetching,
+    PullDone,
+    PullProgress,
+    Transfer,
+)
 
 CONNECT_TIMEOUT_S: Final = 10.0  # a host that is away; a unix socket answers at once
 IDLE_CONNECTIONS_MAX: Final = 4
@@ -58,6 +73,7 @@ MESSAGE_BYTES_MAX: Final = 16 * 1024 * 1024
 CLOSE_TIMEOUT_S: Final = 0.5
 
 T = TypeVar("T")
+Method = Literal["GET", "POST"]
 
 
 class Client:
@@ -164,6 +180,62 @@ class Client:
         finally:
             self._give_back(connection)
 
+    async def get_transfers(self) -> list[Transfer]:
+        """The blobs that are on their way to that node or from it, now."""
+        return list((await self._get("/transfers", Transfers)).transfers)
+
+    async def pull(
+        self, reference: str, *, node: str | None = None, platform: str | None = None
+    ) -> PullDone:
+        """Have the agent's engine pull an image through the agent; returns when it is there.
+
+        Only over the unix socket. To be cancelled is to wait no longer, and a pull for which
+        nobody waits ends.
+
+        Args:
+          node: UUID of the node to take it from, where several have different images under
+            that name.
+          platform: ``linux/arm64``; the host's own by default.
+        """
+        return await self._get(pull_path("/pulls", reference, node, platform), PullDone, "POST")
+
+    async def prefetch(
+        self,
+        reference: str,
+        *,
+        nodes: Sequence[str] | Literal["all"],
+        platform: str | None = None,
+    ) -> list[Prefetching]:
+        """Have other nodes pull an image into their engines. Only over the unix socket.
+
+        Args:
+          nodes: UUIDs, or all that are online.
+
+        Returns: what each of them said; it goes on without us.
+        """
+        body = prefetch_body(reference, nodes, platform)
+        return list((await self._get("/prefetch", Prefetchings, "POST", body)).nodes)
+
+    def follow_pull(
+        self, reference: str, *, node: str | None = None, platform: str | None = None
+    ) -> "Follow[PullProgress | PullDone]":
+        """As ``pull``, and tells how far each layer is; the last row is the ``PullDone``.
+
+        Iterating raises ApiError when the pull fails. Closing it is to wait no longer.
+        """
+        follow: Follow[PullProgress | PullDone] = Follow(
+            self.endpoint,
+            pull_path("/pulls/run", reference, node, platform),
+            read_pull,
+            self._follows.discard,
+        )
+        self._follows.add(follow)
+        return follow
+
+    def follow_transfers(self) -> "Follow[Change]":
+        """The transfers as they are now, then every change."""
+        return self._follow("/transfers", change_reader("transfer"))
+
     def follow_events(self) -> "Follow[Event]":
         """Events as they happen, from now on. Kinds this version does not know are left out."""
         return self._follow("/events", read_event)
@@ -193,8 +265,8 @@ class Client:
         self._follows.add(follow)
         return follow
 
-    async def _get(self, path: str, type: type[T]) -> T:
-        connection, answer = await self._ask(path)
+    async def _get(self, path: str, type: type[T], method: Method = "GET", body: bytes = b"") -> T:
+        connection, answer = await self._ask(path, method=method, body=body)
         try:
             try:
                 body = await connection.read(bytes_max=RESPONSE_BYTES_MAX)
@@ -207,16 +279,26 @@ class Client:
             self._give_back(connection)
 
     async def _ask(
-        self, path: str, headers: Mapping[str, str] | None = None
+        self,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        method: Method = "GET",
+        body: bytes = b"",
     ) -> tuple[HttpConnection, Answer]:
-        """Ask, on an idle connection if there is one; if the agent had closed it, on a new one."""
+        """Ask, on an idle connection if there is one; if the agent had closed it, on a new one.
+
+        What does something (POST) is asked on a new one, so that it is never asked twice.
+        """
         target = self.endpoint.prefix + path
         all_headers = list((headers or {}).items())
         while True:
-            reused = bool(self._idle)
+            reused = bool(self._idle) and method == "GET"
             connection = self._idle.pop() if reused else await _connect(self.endpoint)
             try:
-                return connection, await connection.ask("GET", target, headers=all_headers)
+                return connection, await connection.ask(
+                    method, target, headers=all_headers, body=body
+                )
             except ConnectionLost as error:
                 connection.close()
                 if not reused or error.answered:

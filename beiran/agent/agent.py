@@ -20,11 +20,13 @@ from beiran.agent.holder import Holder
 from beiran.agent.identity import node_uuid
 from beiran.agent.recorder import Recorder
 from beiran.agent.report import Report
+from beiran.agent.sharing import MIRROR_HOST, Sharing, open_cache
+from beiran.blobs.cache import BlobCache
 from beiran.engine.contract import Engine
 from beiran.engine.open import open_engine
 from beiran.errors import DataError
 from beiran.gossip.config import GossipConfig
-from beiran.gossip.effects import Effect, MemberChanged
+from beiran.gossip.effects import Effect, MemberChanged, MemberForgotten
 from beiran.gossip.member import Address, Member, Status
 from beiran.gossip.node import GossipNode, Remembered
 from beiran.ids import NodeId, node_id_text
@@ -79,18 +81,36 @@ class Agent:
         udp: UdpSocket,
         beacon: Beacon | None,
         listeners: list[trio.SocketListener],
+        mirror_listeners: list[trio.SocketListener],
         unix_listener: trio.SocketListener,
+        cache: BlobCache,
     ) -> None:
         self._settings: Final = settings
         self._listeners: Final = listeners
+        self._mirror_listeners: Final = mirror_listeners
         self._unix_listener: Final = unix_listener
         self._node: Final = node
         self._peers: Final = PeerClient()
         self._bus: Final = Bus()
         self._recorder: Final = Recorder(store, self._bus)
         self._acquaintance: Final = Acquaintance(node, self._peers, self._recorder)
+        self._sharing: Final = Sharing(
+            settings,
+            store,
+            engine,
+            node.members,
+            self._peers,
+            cache,
+            random=SystemRandom(),
+            send=partial(udp.send, confirmed=False),
+        )
         self._driver: Final = GossipDriver(
-            node, udp=udp, beacon=beacon, peers=self._peers, record=self._record
+            node,
+            udp=udp,
+            beacon=beacon,
+            peers=self._peers,
+            record=self._record,
+            swarm=self._sharing.driver.receive,
         )
         self._holder: Final = Holder(engine, self._driver, self._bus)
         http_counters = HttpCounters()
@@ -104,9 +124,11 @@ class Agent:
             beacon,
             http_counters,
             self._recorder,
+            self._sharing,
         )
         self._http_counters: Final = http_counters
         self._routes: Final = [
+            *self._sharing.routes(),
             *api_routes(self._report, store, self._bus),
             *self._driver.routes(),
         ]
@@ -115,6 +137,8 @@ class Agent:
     def _record(self, effects: list[Effect]) -> None:
         self._recorder.record(effects)
         self._acquaintance.notice(effects)
+        if any(isinstance(effect, MemberChanged | MemberForgotten) for effect in effects):
+            self._sharing.members_changed()
 
     async def serve(self) -> None:
         """Run until cancelled."""
@@ -126,9 +150,13 @@ class Agent:
             with trio.move_on_after(FIRST_LIST_S):
                 await self._holder.listed.wait()
             await nursery.start(self._keep_own_row)
+            await nursery.start(self._sharing.serve)
             doors = partial(serve_http, routes=self._routes, counters=self._http_counters)
             await nursery.start(partial(doors, self._listeners, door="tcp"))
             await nursery.start(partial(doors, [self._unix_listener], door="unix"))
+            if self._mirror_listeners:
+                mirror = self._sharing.serve_mirror
+                await nursery.start(partial(mirror, self._mirror_listeners, self._http_counters))
             await nursery.start(self._driver.serve)
             self._driver.do(self._node.join(_join(self._settings), now=trio.current_time()))
             if self._settings.dns:
@@ -193,15 +221,37 @@ async def _open_agent(settings: Settings) -> AsyncIterator[Agent]:
         node = _make_node(settings, store, uuid)
         beacon = open_beacon(settings.beacon_port, settings.bind) if settings.beacon else None
         listeners = await open_tcp_listeners(settings.bind, settings.port)
-        async with open_unix_listener(settings.socket) as unix_listener:
+        mirror_listeners = await _open_mirror(settings)
+        async with (
+            open_unix_listener(settings.socket) as unix_listener,
+            open_cache(settings) as cache,
+        ):
             try:
                 engine = open_engine(str(settings.engine), cache_dir=settings.data_dir)
-                yield Agent(settings, store, node, engine, udp, beacon, listeners, unix_listener)
+                yield Agent(
+                    settings,
+                    store,
+                    node,
+                    engine,
+                    udp,
+                    beacon,
+                    listeners,
+                    mirror_listeners,
+                    unix_listener,
+                    cache,
+                )
             finally:
-                for listener in listeners:
+                for listener in (*listeners, *mirror_listeners):
                     listener.socket.close()
                 if beacon is not None:
                     beacon.close()
+
+
+async def _open_mirror(settings: Settings) -> list[trio.SocketListener]:
+    """On loopback only: whoever reaches it may pull with this host's credentials."""
+    if not settings.mirror_port:
+        return []
+    return await open_tcp_listeners(MIRROR_HOST, settings.mirror_port, option="--mirror-port")
 
 
 @contextmanager

@@ -24,12 +24,14 @@ from beiran.gossip.effects import (
     Unwatch,
     Watch,
 )
+from beiran.gossip.member import Address
 from beiran.gossip.node import GossipNode
 from beiran.ids import NodeId
 from beiran.net.beacon import Beacon
 from beiran.net.http import Request, Response, Route, upgrade_required
 from beiran.net.peer_client import PeerClient, PeerRefused, PeerUnreachable
 from beiran.net.udp import Datagram, UdpSocket
+from beiran.swarm.codec import is_swarm
 
 GOSSIP_PATH: Final = "/gossip"
 WATCH_PATH: Final = "/gossip/watch"
@@ -44,6 +46,7 @@ class GossipDriver:
 
     Args:
       record: takes what the core has found out, for the store.
+      swarm: takes datagrams of the swarm, which come to the same port.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class GossipDriver:
         beacon: Beacon | None,
         peers: PeerClient,
         record: Callable[[list[Effect]], None],
+        swarm: Callable[[bytes, Address], None],
     ) -> None:
         self.node: Final = node
         self.identity_conflict: str | None = None
@@ -61,6 +65,7 @@ class GossipDriver:
         self._beacon: Final = beacon
         self._peers: Final = peers
         self._record: Final = record
+        self._swarm: Final = swarm
         self._nursery: trio.Nursery | None = None
         self._watches: dict[NodeId, trio.CancelScope] = {}
         self._leaving = False
@@ -169,7 +174,10 @@ class GossipDriver:
     def _take(self, datagrams: list[Datagram]) -> None:
         now = trio.current_time()
         for data, source in datagrams:
-            self.do(self.node.receive_datagram(data, source, now=now))
+            if is_swarm(data):
+                self._swarm(data, source)
+            else:
+                self.do(self.node.receive_datagram(data, source, now=now))
 
     # --- TCP --------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from typing import Final
 from beiran.engine.contract import LayerReader
 from beiran.errors import ApiError, DataError, EngineUnavailable, NotFound
 from beiran.ids import Digest, digest_text
+from beiran.media_types import parse_accept
 from beiran.net.http import Request, Response, content_range, parse_range
 
 LAYER_MEDIA_TYPE: Final = "application/vnd.oci.image.layer.v1.tar"
@@ -59,31 +60,8 @@ async def layer_response(request: Request, digest: Digest, open_layer: OpenLayer
 
 def prefers_json(request: Request) -> bool:
     """Whether ``Accept`` rates JSON above the tar. Source: RFC 9110 §12.5.1."""
-    ranges = _accepted(request)
-    return _quality(ranges, JSON_MEDIA_TYPE) > _quality(ranges, LAYER_MEDIA_TYPE)
-
-
-def _accepted(request: Request) -> dict[str, float]:
-    ranges: dict[str, float] = {}
-    for part in ",".join(request.headers.get("accept", [])).split(","):
-        media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        quality = 1.0
-        for parameter in parameters:
-            name, _, value = parameter.partition("=")
-            if name.strip() == "q":
-                try:
-                    quality = float(value)
-                except ValueError:
-                    quality = 0.0
-        ranges[media_type] = quality
-    return ranges
-
-
-def _quality(ranges: dict[str, float], media_type: str) -> float:
-    for name in (media_type, media_type.partition("/")[0] + "/*", "*/*"):
-        if name in ranges:
-            return ranges[name]
-    return 0.0
+    accept = parse_accept(request.headers.get("accept", []))
+    return accept.quality(JSON_MEDIA_TYPE) > accept.quality(LAYER_MEDIA_TYPE)
 
 
 def _names_tag(values: list[str], tag: str) -> bool:

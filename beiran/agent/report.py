@@ -13,6 +13,7 @@ from beiran.agent.holder import Holder
 from beiran.agent.listings import Reads
 from beiran.agent.metrics import Metric, Sample
 from beiran.agent.recorder import Recorder
+from beiran.agent.sharing import Sharing
 from beiran.engine.contract import Engine, LayerReader
 from beiran.gossip.member import Status
 from beiran.ids import Digest, node_id_text
@@ -24,6 +25,11 @@ from beiran.settings import Settings
 from beiran.store.store import Store
 
 COUNTER_HELP: Final = {
+    "blob_bytes_from_cache": "Bytes of blobs opened in the cache.",
+    "blob_bytes_from_origin": "Bytes of blobs received from registries.",
+    "blob_bytes_from_peers": "Bytes of blobs received from other nodes.",
+    "blob_bytes_served": "Bytes of blobs sent to other nodes.",
+    "blob_bytes_wasted": "Bytes of blobs received and not used, or received twice.",
     "bad_packets": "Gossip packets that could not be read.",
     "beacons_received": "Beacons of other agents of this cluster.",
     "beacons_sent": "Beacons sent.",
@@ -41,6 +47,28 @@ COUNTER_HELP: Final = {
     "requests_failed": "Gossip requests over TCP without an answer.",
     "requests_sent": "Gossip requests sent over TCP.",
     "suspicions": "Suspicions begun.",
+    "swarm_asked_twice": "Pieces asked of a second peer near the end of a blob.",
+    "swarm_bad_packets": "Swarm packets that could not be read.",
+    "swarm_blobs_damaged": "Blobs that were wrong as a whole and fetched again.",
+    "swarm_datagram_bytes_sent": "Bytes of swarm datagrams sent, without headers.",
+    "swarm_datagrams_received": "Swarm datagrams received.",
+    "swarm_datagrams_sent": "Swarm datagrams sent.",
+    "swarm_fetches_failed_broken": "Fetches that ended early.",
+    "swarm_fetches_failed_busy": "Fetches that a peer had no room for.",
+    "swarm_fetches_failed_missing": "Fetches of what a peer did not have.",
+    "swarm_fetches_failed_origin_refused": "Fetches that a registry refused.",
+    "swarm_fetches_failed_origin_unavailable": "Fetches that a registry did not answer.",
+    "swarm_fetches_failed_unreachable": "Fetches from peers that did not answer.",
+    "swarm_fetches_slow": "Fetches from peers given up because others were much faster.",
+    "swarm_fetches_stalled": "Fetches from peers given up because nothing came.",
+    "swarm_leases_given_on": "Leases taken from a node that got nowhere.",
+    "swarm_leases_granted": "Leases of fetches from a registry given to nodes.",
+    "swarm_leases_lost": "Leases of this node that were given to another.",
+    "swarm_other_cluster_packets": "Swarm packets of other clusters, ignored.",
+    "swarm_peers_distrusted": "Peers left alone for bytes that were not what they had announced.",
+    "swarm_pieces_refused": "Pieces received that were not what was announced.",
+    "swarm_rendezvous_passed_over": "Rendezvous nodes that did not answer.",
+    "swarm_strangers": "Swarm packets from nobody in the cluster.",
     "syncs_begun": "Push-pulls begun.",
     "verdicts": "Members this node declared down.",
 }
@@ -64,6 +92,7 @@ class Report:
         beacon: Beacon | None,
         http: HttpCounters,
         recorder: Recorder,
+        sharing: Sharing,
     ) -> None:
         self._settings: Final = settings
         self._reads: Final = Reads(store)
@@ -74,6 +103,7 @@ class Report:
         self._beacon: Final = beacon
         self._http: Final = http
         self._recorder: Final = recorder
+        self._sharing: Final = sharing
         self._started_at: Final = now_text()
         self.dns_problems: tuple[str, ...] = ()
 
@@ -129,6 +159,11 @@ class Report:
                 "Known nodes by state, this one included.",
                 tuple(Sample(count, {"state": status.state}) for status, count in states.items()),
             ),
+            _gauge(
+                "beiran_cache_bytes",
+                "Bytes of blobs in the cache.",
+                self._sharing.cache.used_bytes,
+            ),
             _gauge("beiran_images", "Images this node holds.", len(node.possession.holdings(own))),
             _gauge("beiran_engine_up", "1 while the engine answers.", int(self._engine.info.up)),
             _gauge("beiran_problems", "What is wrong now; see /healthz.", len(self.problems())),
@@ -166,6 +201,8 @@ class Report:
         if self._beacon is not None:
             counters |= _prefixed("beacon_socket", msgspec.to_builtins(self._beacon.counters))
         counters |= msgspec.to_builtins(self._http)
+        counters |= self._sharing.traffic.counters()
+        counters |= _prefixed("swarm", self._sharing.driver.node.counters)
         return dict(sorted(counters.items()))
 
 

@@ -41,6 +41,7 @@ class Beirand:
             "bind": "127.0.0.1",
             "port": free_port(),
             "engine": "none",
+            "mirror-port": 0,
             **{name.replace("_", "-"): value for name, value in options.items()},
         }
         self.process: subprocess.Popen[str] | None = None

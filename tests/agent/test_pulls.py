@@ -1,0 +1,82 @@
+"""Pulls between real agents on loopback, each with an OCI layout folder as its engine."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from beiran.blocking_client import BlockingClient
+from beiran.errors import ApiError
+from beiran_cli.demo_images import DemoImage, add_image, demo_layer, make_layout
+from tests.agent.processes import Beirand
+from tests.agent.test_beirand import wait_for
+
+IMAGE = DemoImage("demo/web:1.0", (demo_layer("base", 2000), demo_layer("web", 3_000_000)))
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Short, since sockets' paths are."""
+    path = Path(tempfile.mkdtemp(prefix="beiran-test-"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def pair(folder: Path) -> Iterator[tuple[BlockingClient, BlockingClient, str]]:
+    """One with the image, one without, and the UUID of the first."""
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        make_layout(folder / name / "images")
+    add_image(folder / "a" / "images", IMAGE)
+    one = Beirand(folder / "a", name="one", engine=f"oci:{folder / 'a' / 'images'}")
+    two = Beirand(
+        folder / "b",
+        name="two",
+        engine=f"oci:{folder / 'b' / 'images'}",
+        join=f"127.0.0.1:{one.port}",
+        allow_prefetch="docker.io/allowed/*",
+    )
+    with one.running() as owner, two.running() as puller:
+        wait_for(lambda: IMAGE.id in {i.id for i in puller.get_images(all=True)})
+        yield owner, puller, owner.get_info().uuid
+
+
+Pair = tuple[BlockingClient, BlockingClient, str]
+
+
+def test_an_image_that_only_another_node_has_is_pulled_from_it(pair: Pair) -> None:
+    owner, puller, uuid = pair
+    done = puller.pull(IMAGE.tag, node=uuid)
+    assert done.image == IMAGE.id
+    assert done.bytes_from_peers > 3_000_000
+    assert done.bytes_from_origin == 0
+    wait_for(lambda: [i.id for i in puller.get_images()] == [IMAGE.id])
+    assert puller.get_info().counters["blob_bytes_from_peers"] >= done.bytes_from_peers
+    assert owner.get_info().counters["blob_bytes_served"] >= done.bytes_from_peers
+    again = puller.pull(IMAGE.tag, node=uuid)
+    assert again.bytes_from_peers == 0
+
+
+def test_what_the_node_does_not_have_is_said_in_one_line(pair: Pair) -> None:
+    _, puller, uuid = pair
+    with pytest.raises(ApiError, match="has no demo/none:1") as caught:
+        puller.pull("demo/none:1", node=uuid)
+    assert caught.value.status == 404
+
+
+@pytest.mark.parametrize("platform", ["nonsense", "a/b/c/d"])
+def test_a_platform_that_is_none_is_a_bad_request(pair: Pair, platform: str) -> None:
+    _, puller, uuid = pair
+    with pytest.raises(ApiError) as caught:
+        puller.pull(IMAGE.tag, node=uuid, platform=platform)
+    assert caught.value.status == 400
+
+
+def test_a_prefetch_is_done_only_where_the_operator_allows_it(pair: Pair) -> None:
+    owner, _, _ = pair
+    (refused,) = owner.prefetch(IMAGE.tag, nodes="all")
+    assert (refused.name, refused.state) == ("two", "refused")
+    assert "--allow-prefetch" in refused.message
