@@ -17,6 +17,7 @@ _Path = Annotated[str | None, Parameter(metavar="PATH")]
 _Name = Annotated[str | None, Parameter(metavar="NAME")]
 _Ip = Annotated[str | None, Parameter(metavar="IP")]
 _Port = Annotated[str | None, Parameter(metavar="PORT")]
+_Limit = Annotated[str | None, Parameter(metavar="LIMIT")]
 
 
 def run(
@@ -34,6 +35,18 @@ def run(
     dns: Annotated[list[str] | None, Parameter(metavar="NAME", negative=())] = None,
     beacon: bool | None = None,
     engine: Annotated[str | None, Parameter(metavar="ENGINE")] = None,
+    mirror_port: _Port = None,
+    origin: Annotated[list[str] | None, Parameter(metavar="NAME=URL", negative=())] = None,
+    docker_config: _Path = None,
+    cache_bytes: Annotated[str | None, Parameter(metavar="SIZE")] = None,
+    tag_ttl: Annotated[str | None, Parameter(metavar="SECONDS")] = None,
+    offline_tags: Annotated[str | None, Parameter(metavar="allow|deny")] = None,
+    upload_limit: _Limit = None,
+    download_limit: _Limit = None,
+    origin_limit: _Limit = None,
+    allow_prefetch: Annotated[
+        list[str] | None, Parameter(metavar="REPOSITORY", negative=())
+    ] = None,
     log_level: Annotated[str | None, Parameter(metavar="LEVEL")] = None,
     log_format: Annotated[str | None, Parameter(metavar="FORMAT")] = None,
 ) -> int:
@@ -67,6 +80,27 @@ def run(
         Find agents by broadcast and be found (on).
     engine
         Whose images: docker:///PATH, oci:DIR or none (Docker's socket if it is there).
+    mirror_port
+        Loopback port at which the engine pulls through the agent; 0 for none (8880).
+    origin
+        Where a registry really is, docker.io=https://cache.example; can be repeated.
+    docker_config
+        Docker's config.json with the credentials for registries (that of the agent's user).
+    cache_bytes
+        How much the blob cache may take, 20GB (a tenth of the disk, at most 20 GB).
+    tag_ttl
+        Seconds for which what a tag means is believed without asking its registry (0).
+    offline_tags
+        Whether other nodes may tell what a tag means while its registry is away (allow).
+    upload_limit
+        What is sent to other nodes: 50MB a second, 8x at once, 50MB,8x (none).
+    download_limit
+        What is taken from other nodes (none).
+    origin_limit
+        What is taken from registries: bytes from all together, transfers from each (none).
+    allow_prefetch
+        Repositories that other nodes may have this one pull, with *, or all; can be repeated
+        (none).
     log_level
         debug, info, warning or error (info).
     log_format

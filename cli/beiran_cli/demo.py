@@ -1,4 +1,4 @@
-"""``beiran demo``: three agents on this machine find each other and tell what they hold.
+"""``beiran demo``: three agents on this machine find each other, and share an image.
 
 They are real agents, each a process with folders, ports and a socket of its own, on loopback. One
 of them watches this machine's Docker where there is one (and only reads); the others watch folders
@@ -25,7 +25,7 @@ from cyclopts import App, Parameter
 
 from beiran.client import Client
 from beiran.errors import AgentUnreachable, BeiranError
-from beiran.models import Change, Image
+from beiran.models import Change, Image, Node
 from beiran.settings import DOCKER_SOCKET
 from beiran_cli.demo_images import DemoImage, add_image, demo_layer, make_layout
 from beiran_cli.images import image_table
@@ -179,7 +179,8 @@ async def _show(folder: Path, with_docker: bool) -> None:
             await _start(agents, teller)
             await _meet(agents, teller)
             await _agree(agents, teller)
-            await _add(agents, teller)
+            image = await _add(agents, teller)
+            await _pull(agents, image, teller)
         if patience.cancelled_caught:
             raise DemoFailed(f"after {TIMEOUT_S:.0f} s {', '.join(teller.missing)}")
         teller.say("stopping the agents")
@@ -258,7 +259,7 @@ async def _agree(agents: Sequence[DemoAgent], teller: Teller) -> None:
     teller.show(columns, sorted(rows, key=lambda row: not str(row[0]).startswith("demo/")))
 
 
-async def _add(agents: Sequence[DemoAgent], teller: Teller) -> None:
+async def _add(agents: Sequence[DemoAgent], teller: Teller) -> DemoImage:
     """Put a new image into the folder of the last agent and wait until the others hear of it."""
     image = DemoImage("demo/fresh:1.0", (BASE, demo_layer("fresh", 30_000)))
     owner, others = agents[-1], agents[:-1]
@@ -282,6 +283,34 @@ async def _add(agents: Sequence[DemoAgent], teller: Teller) -> None:
         teller.say(f"putting {image.tag} into the folder of {owner.host.name}")
         added_at = time.monotonic()
         await trio.to_thread.run_sync(add_image, owner.host.layout, image)
+    return image
+
+
+async def _pull(agents: Sequence[DemoAgent], image: DemoImage, teller: Teller) -> None:
+    """Have the last agent but one pull the image from the last: only what it lacks moves."""
+    puller, owner = agents[-2], agents[-1]
+    nodes = await puller.client.get_online_nodes()
+    own, other = (_uuid_of(nodes, agent) for agent in (puller, owner))
+    teller.say(f"{puller.host.name}: beiran image pull {image.tag} --from {owner.host.name}")
+    with teller.expecting(f"{puller.host.name} has not pulled {image.tag}"):
+        done = await puller.client.pull(image.tag, node=other)
+
+        async def listed() -> bool:
+            images = await owner.client.get_images(node=own)
+            return image.id in {one.id for one in images}
+
+        await _until(agents, listed)
+    teller.say(
+        f"{puller.host.name} has it: {done.bytes_from_peers} bytes from {owner.host.name}, "
+        f"{done.bytes_from_origin} from a registry"
+    )
+    images = [one for one in await owner.client.get_images(all=True) if one.id == image.id]
+    teller.show(*image_table(images, NodeNames(nodes)))
+
+
+def _uuid_of(nodes: Sequence[Node], agent: DemoAgent) -> str:
+    (uuid,) = (node.uuid for node in nodes if node.name == agent.host.name)
+    return uuid
 
 
 def demo_hosts(folder: Path, ports: Sequence[int], *, with_docker: bool) -> list[DemoHost]:
@@ -344,7 +373,7 @@ async def _start_process(host: DemoHost, beacon_port: int, cluster: str) -> trio
     command += ["--config-dir", str(host.folder / "config"), "--socket", str(host.socket)]
     command += ["--data-dir", str(host.folder / "data"), "--engine", host.engine]
     command += ["--cluster", cluster, "--bind", LOOPBACK, "--port", str(host.port)]
-    command += ["--beacon-port", str(beacon_port)]
+    command += ["--beacon-port", str(beacon_port), "--mirror-port", "0"]
     # What an operator set for the agent of this machine is not for these.
     environ = {name: text for name, text in os.environ.items() if not name.startswith("BEIRAN_")}
     with host.log.open("wb") as log:

@@ -6,7 +6,6 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from beiran.events import Event
-from beiran_cli.exits import WrongUsage
 from beiran_cli.names import short_digest, short_uuid
 from beiran_cli.options import DEFAULTS, Common
 from beiran_cli.table import print_json, print_json_line, print_line
@@ -56,9 +55,7 @@ def event_line(event: Event) -> str:
 def _follow(common: Common) -> None:
     import trio
 
-    from beiran.client import Client
-
-    as_json = common.as_json
+    client, as_json = common.follow(), common.as_json
 
     async def tell() -> None:
         async with client, client.follow_events() as told:
@@ -68,10 +65,6 @@ def _follow(common: Common) -> None:
                 else:
                     print_line(event_line(event))
 
-    try:
-        client = Client(socket=common.place.socket, url=common.place.url)
-    except ValueError as error:
-        raise WrongUsage(str(error)) from None
     trio.run(tell)
 
 

@@ -1,7 +1,7 @@
-"""``beiran image``: list and show images, and which nodes hold them."""
+"""``beiran image``: list and show images and which nodes hold them; pull and prefetch them."""
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Final
 
 from cyclopts import App, Parameter
 
@@ -13,6 +13,11 @@ from beiran_cli.table import Columns, Names, Rows, print_fields, print_json, pri
 from beiran_cli.units import UNKNOWN, human_age, human_size
 
 app = App(name="image")
+
+PULL_HELP: Final = (
+    "Pull an image into this host's engine, from the other nodes as far as they have it."
+)
+PREFETCH_HELP: Final = "Have other nodes pull an image."
 
 
 @app.command(name="list")
@@ -73,6 +78,10 @@ def show_image(image: str, /, *, common: Common = DEFAULTS) -> None:
             ("Nodes", names.of(answer.available_at) or "<none>"),
         ]
     )
+
+
+app.command("beiran_cli.pulls:pull_image", name="pull", help=PULL_HELP)
+app.command("beiran_cli.pulls:prefetch_image", name="prefetch", help=PREFETCH_HELP)
 
 
 def image_table(images: Iterable[Image], names: NodeNames) -> tuple[Columns, Rows]:

@@ -39,8 +39,9 @@ def make_app() -> App:
     commands = (
         ("info", "beiran_cli.info:app", "Show the agent: who it is and how it is doing."),
         ("node", "beiran_cli.nodes:app", "List and show nodes."),
-        ("image", "beiran_cli.images:app", "List and show images, and which nodes hold them."),
+        ("image", "beiran_cli.images:app", "List, show, pull and prefetch images."),
         ("layer", "beiran_cli.layers:app", "List layers, and which nodes hold them."),
+        ("transfer", "beiran_cli.transfers:app", "List the blobs that are on their way."),
         (
             "events",
             "beiran_cli.events:app",
@@ -50,6 +51,11 @@ def make_app() -> App:
             "agent",
             "beiran_cli.agent:app",
             "Run this host's agent in the foreground (the same as beirand).",
+        ),
+        (
+            "plan",
+            "beiran_cli.plan:app",
+            "Tell what a fleet of hosts will cost, before there is one.",
         ),
         ("demo", "beiran_cli.demo:app", "See three agents on this machine find each other."),
     )

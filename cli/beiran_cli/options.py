@@ -10,6 +10,7 @@ from beiran_cli.exits import WrongUsage
 
 if TYPE_CHECKING:
     from beiran.blocking_client import BlockingClient
+    from beiran.client import Client
 
 Output = Literal["table", "json"]
 OUTPUTS: Final[tuple[str, ...]] = get_args(Output)
@@ -70,6 +71,16 @@ class Common:
         self._output()  # what is wrong with it is told before anybody is asked
         try:
             return BlockingClient(socket=self.place.socket, url=self.place.url)
+        except ValueError as error:
+            raise WrongUsage(str(error)) from None
+
+    def follow(self) -> "Client":
+        """A client on trio of the agent that is meant, which can follow. Raises: WrongUsage."""
+        from beiran.client import Client
+
+        self._output()
+        try:
+            return Client(socket=self.place.socket, url=self.place.url)
         except ValueError as error:
             raise WrongUsage(str(error)) from None
 

@@ -88,20 +88,33 @@ def print_line(text: str) -> None:
 
 def terminal_columns() -> int | None:
     """How many characters a line may have; None when no person reads it."""
+    size = terminal_size()
+    return None if size is None else size.columns
+
+
+def terminal_size() -> os.terminal_size | None:
+    """Columns and lines of the terminal that our output goes to; None when it is none."""
     if not sys.stdout.isatty():
         return None
     try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns or None
+        size = os.get_terminal_size(sys.stdout.fileno())
     except OSError:
         return None
+    return size if size.columns and size.lines else None
+
+
+def printable(text: str) -> str:
+    """``text``, with ``?`` for what would not be shown but obeyed.
+
+    Names and tags come from other hosts: none of them may speak to this terminal.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _shown(cell: str | Names, room: int | None = None) -> str:
-    text = cell if isinstance(cell, str) else cell.fit(room)
-    if text.isprintable():
-        return text
-    # Names and tags come from other hosts: none of them may speak to this terminal.
-    return "".join(char if char.isprintable() else "?" for char in text)
+    return printable(cell if isinstance(cell, str) else cell.fit(room))
 
 
 def _pad(text: str, width: int) -> str:

@@ -1,6 +1,6 @@
 """An agent's API on a unix socket and on TCP, served by the real server from ``rows``."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -8,11 +8,23 @@ import msgspec
 import trio
 from msgspec import Struct
 
-from beiran.errors import NotFound
-from beiran.models import Image, Layer, Node
+from beiran.errors import BadRequest, NotFound
+from beiran.models import Change, Image, Layer, Node, Prefetch, Prefetching, PullFailed
 from beiran.net.http import Request, Response, Route, SendMessage
 from beiran.net.http_server import HttpCounters, serve_http
-from tests.cli.rows import EVENTS, IMAGES, INFO, LAYERS, NODES, UUID_A, at
+from tests.cli.rows import (
+    EVENTS,
+    IMAGES,
+    INFO,
+    LAYERS,
+    NODES,
+    PULL,
+    PULLED,
+    TRANSFERS,
+    UUID_A,
+    UUID_NEW,
+    at,
+)
 
 
 class Api(Struct, frozen=True):
@@ -79,7 +91,85 @@ async def _follow_events(request: Request, send: SendMessage) -> None:
     await trio.sleep_forever()
 
 
+async def _transfers(request: Request) -> Response:
+    return _json({"transfers": TRANSFERS})
+
+
+async def _follow_transfers(request: Request, send: SendMessage) -> None:
+    for row in TRANSFERS:
+        await send(msgspec.json.encode(row))
+    await send(msgspec.json.encode(Change(change="listed")))
+    first = TRANSFERS[0]
+    await send(msgspec.json.encode(Change(change="changed", transfer=first)))
+    await send(msgspec.json.encode(Change(change="removed", transfer=first)))
+    await trio.sleep_forever()
+
+
+async def _pull(request: Request) -> Response:
+    pulls.append(request.query)
+    return _json(PULLED)
+
+
+async def _run_pull(request: Request, send: SendMessage) -> None:
+    """``missing`` is not there, ``endless`` ends only when nobody waits, ``torn`` just ends."""
+    pulls.append(request.query)
+    (reference,) = request.query["reference"]
+    if reference == "missing":
+        failed = PullFailed(status=404, code="MANIFEST_UNKNOWN", message="there is no missing")
+        await send(msgspec.json.encode(failed))
+        return
+    for row in PULL:
+        await send(msgspec.json.encode(row))
+    await send(b'{"digest": "sha256:f", "state": "of a newer agent"}')
+    await send(b'{"pull": "of a newer agent"}')
+    if reference == "endless":
+        try:
+            await trio.sleep_forever()
+        finally:
+            pulls.append({"ended": [reference]})
+    if reference != "torn":
+        await send(msgspec.json.encode(PULLED))
+
+
+def _refuse(request: Request) -> None:
+    if request.query["reference"] == ["NOT A NAME"]:
+        raise BadRequest("'NOT A NAME' is no name of an image")
+
+
+async def _only_websocket(request: Request) -> Response:
+    raise BadRequest("by WebSocket")
+
+
+async def _prefetch(request: Request) -> Response:
+    wanted = msgspec.json.decode(request.body, type=Prefetch)
+    prefetches.append(wanted)
+    uuids = [row.uuid for row in NODES] if wanted.nodes == "all" else wanted.nodes
+    names = {row.uuid: row.name for row in NODES}
+    answers = [
+        Prefetching(node=uuid, name=names[uuid], state="refused", message="its disk is full")
+        if uuid == UUID_NEW
+        else Prefetching(node=uuid, name=names[uuid], state="started")
+        for uuid in uuids
+    ]
+    return _json({"nodes": answers})
+
+
+pulls: list[Mapping[str, Sequence[str]]] = []
+"""The parameters of each pull, and that an endless one has ended."""
+prefetches: list[Prefetch] = []
+
 ROUTES = (
+    Route(method="GET", pattern="/transfers", handler=_transfers, stream=_follow_transfers),
+    Route(method="POST", pattern="/pulls", handler=_pull, doors=("unix",)),
+    Route(
+        method="GET",
+        pattern="/pulls/run",
+        handler=_only_websocket,
+        prepare=_refuse,
+        stream=_run_pull,
+        doors=("unix",),
+    ),
+    Route(method="POST", pattern="/prefetch", handler=_prefetch, doors=("unix",)),
     Route(method="GET", pattern="/info", handler=_info),
     Route(method="GET", pattern="/nodes", handler=_nodes),
     Route(method="GET", pattern="/nodes/{uuid}", handler=_node),

@@ -3,7 +3,17 @@
 import msgspec
 
 from beiran.events import Event
-from beiran.models import EngineInfo, Image, Info, Layer, Node
+from beiran.models import (
+    EngineInfo,
+    Image,
+    Info,
+    Layer,
+    LayerState,
+    Node,
+    PullDone,
+    PullProgress,
+    Transfer,
+)
 
 UUID_A = "aaaaaaaa-0000-4000-8000-000000000001"
 UUID_B = "bbbbbbbb-0000-4000-8000-000000000002"
@@ -125,4 +135,62 @@ EVENTS = (
         tags=WEB.tags,
     ),
     Event(event="engine.down", at="2020-01-01T10:00:02Z", node=UUID_A, reason="it is gone"),
+)
+
+
+def progress(letter: str, state: LayerState, done: int = 0, of: int | None = None) -> PullProgress:
+    """Two thirds of what is done came from peers, the rest from the origin."""
+    return PullProgress(
+        digest=digest(letter),
+        state=state,
+        size_bytes=of,
+        bytes_done=done,
+        bytes_from_peers=done * 2 // 3,
+        bytes_from_origin=done - done * 2 // 3,
+        rate_bytes_per_s=35_000_000.0 if state == "fetching" else 0.0,
+    )
+
+
+PULL = (
+    progress("a", "waiting"),
+    progress("b", "there", 0, 999),
+    progress("a", "fetching", 0, 3_000_000),
+    progress("a", "fetching", 1_500_000, 3_000_000),
+    progress("a", "verifying", 3_000_000, 3_000_000),
+    progress("a", "done", 3_000_000, 3_000_000),
+    progress("a", "done", 3_000_000, 3_000_000),
+)
+PULLED = PullDone(
+    reference="docker.io/library/web:latest",
+    image=WEB.id,
+    digest=digest("9"),
+    bytes_from_peers=2_000_000,
+    bytes_from_origin=1_000_000,
+    duration_s=2.13,
+)
+
+TRANSFERS = (
+    Transfer(
+        id="2",
+        digest=digest("a"),
+        direction="in",
+        node=UUID_B,
+        name="host-b",
+        bytes_done=1_500_000,
+        bytes_total=3_000_000,
+        rate_bytes_per_s=35_000_000.0,
+        started_at="2020-01-01T10:00:00Z",
+        reference="docker.io/library/web:latest",
+    ),
+    Transfer(
+        id="1",
+        digest=digest("b"),
+        direction="out",
+        node=UUID_NEW,
+        name="host-c",
+        bytes_done=0,
+        bytes_total=None,
+        rate_bytes_per_s=0.0,
+        started_at="2020-01-01T10:00:01Z",
+    ),
 )

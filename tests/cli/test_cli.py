@@ -254,7 +254,7 @@ async def test_beirand_is_the_command_agent() -> None:
     assert (done.returncode, agent.returncode) == (0, 0)
     options = [line for line in done.stdout.decode().splitlines() if line.startswith("│ --")]
     of_agent = agent.stdout.decode()
-    assert len(options) == 17
+    assert len(options) == 27
     for line in options:
         name = line.split()[1]
         assert name in ("--help", "--version") or name in of_agent

@@ -58,6 +58,10 @@ async def test_the_demo_shows_an_image_arriving_and_leaves_nothing_behind(folder
     assert re.search(r"demo/shop:1\.0 .* host-b, host-c\n", out)
     assert re.search(r"host-a knows it after \d+ ms\n", out)
     assert re.search(r"host-b knows it after \d+ ms\n", out)
+    moved = re.search(r"host-b has it: (\d+) bytes from host-c, 0 from a registry\n", out)
+    assert moved is not None, out
+    assert 0 < int(moved[1]) < 60_000  # not the base, which it had
+    assert re.search(r"demo/fresh:1\.0 .* host-b, host-c\n", out)
     assert_nothing_is_left(folder)
 
 

@@ -46,6 +46,7 @@ def settings(folder: Path) -> dict[str, str]:
         "BEIRAN_BIND": LOOPBACK,
         "BEIRAN_PORT": str(port),
         "BEIRAN_BEACON": "false",
+        "BEIRAN_MIRROR_PORT": "0",
         "BEIRAN_ENGINE": f"oci:{folder / 'images'}",
     }
 

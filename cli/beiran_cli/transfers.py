@@ -1,0 +1,98 @@
+"""``beiran transfer``: which blobs are on their way."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from beiran.models import Change, Transfer
+from beiran_cli.names import short_digest
+from beiran_cli.options import DEFAULTS, Common
+from beiran_cli.table import print_json, print_json_line, print_line, print_table
+from beiran_cli.units import UNKNOWN, human_size
+
+app = App(name="transfer")
+
+_ARROWS = {"in": "from", "out": "to"}
+
+
+@app.command(name="list")
+def list_transfers(
+    *,
+    follow: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+    common: Common = DEFAULTS,
+) -> None:
+    """List the blobs that are on their way to this host or from it.
+
+    Parameters
+    ----------
+    follow
+        Tell of each as it begins, goes on and ends, until Ctrl-C; as JSON, one object on a line.
+    """
+    if follow:
+        _follow(common)
+        return
+    with common.connect() as client:
+        transfers = client.get_transfers()
+    if common.as_json:
+        print_json(transfers)
+        return
+    print_table(
+        ("BLOB", "NODE", "DONE", "RATE", "IMAGE"),
+        [
+            (
+                short_digest(transfer.digest),
+                _other(transfer),
+                _done(transfer),
+                _rate(transfer),
+                transfer.reference or UNKNOWN,
+            )
+            for transfer in sorted(transfers, key=lambda row: (row.started_at, row.id))
+        ],
+    )
+
+
+def change_line(change: Change, at: datetime) -> str:
+    """A change of a transfer in a line: when (local time), what it is about, how far it is."""
+    transfer = change.transfer
+    if transfer is None:
+        return ""
+    end = "ended" if change.change == "removed" else _rate(transfer)
+    parts = [
+        at.astimezone().strftime("%H:%M:%S.%f")[:-3],
+        short_digest(transfer.digest),
+        _other(transfer),
+        _done(transfer),
+        end,
+        transfer.reference or "",
+    ]
+    return "  ".join(part for part in parts if part)
+
+
+def _follow(common: Common) -> None:
+    import trio
+
+    client, as_json = common.follow(), common.as_json
+
+    async def tell() -> None:
+        async with client, client.follow_transfers() as changes:
+            async for change in changes:
+                if as_json:
+                    print_json_line(change)
+                elif line := change_line(change, datetime.now(UTC)):
+                    print_line(line)
+
+    trio.run(tell)
+
+
+def _other(transfer: Transfer) -> str:
+    return f"{_ARROWS[transfer.direction]} {transfer.name}"
+
+
+def _done(transfer: Transfer) -> str:
+    total = UNKNOWN if transfer.bytes_total is None else human_size(transfer.bytes_total)
+    return f"{human_size(transfer.bytes_done)}/{total}"
+
+
+def _rate(transfer: Transfer) -> str:
+    return f"{human_size(int(transfer.rate_bytes_per_s))}/s"
