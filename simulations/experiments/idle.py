@@ -1,0 +1,117 @@
+"""What a cluster at rest costs each node, by its size; and SWIM's formulas for it.
+
+Everything that a node sends counts: datagrams with Ethernet, IP and UDP heads, TCP with its
+handshakes. Beacons are on, as they are in an agent.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from beiran.gossip.config import GossipConfig
+from simulations.experiments.configs import MEMBERLIST, OURS
+from simulations.experiments.silence import deaths
+from simulations.experiments.table import Experiment, Options, Progress, Row, mean, run_trials
+from simulations.world import World
+
+WARM_S: Final = 5.0
+MEASURED_S: Final = 30.0
+GROWTH_MAX: Final = 0.15
+LIKE_SIZE: Final = 100  # growth is from here …
+TO_SIZE: Final = 10_000  # … to here
+SWIM_WITHIN: Final = 0.10
+SWIM_DETECTION_PERIODS: Final = math.e / (math.e - 1)
+"""Mean periods until a crash is first detected, in a large cluster (SWIM §3.1)."""
+
+
+@dataclass(frozen=True)
+class Rest:
+    """A cluster at rest."""
+
+    nodes: int
+    seed: int
+    config: GossipConfig = OURS
+
+
+def rest(case: Rest) -> tuple[float, float, dict[str, float]]:
+    """Bytes and packets that a node sends a second, and the bytes by kind."""
+    world = World(seed=case.seed, config=case.config)
+    hosts = world.settled(case.nodes)
+    world.run(WARM_S)
+    before = [(list(h.traffic.bytes_by_tag), h.traffic.packets) for h in hosts]
+    by_kind: dict[str, float] = {}
+    world.run(MEASURED_S)
+    total = packets = 0
+    for host, (bytes_then, packets_then) in zip(hosts, before, strict=True):
+        total += host.traffic.bytes - sum(bytes_then)
+        packets += host.traffic.packets - packets_then
+        for name, (_, sent) in host.traffic.by_kind().items():
+            by_kind[name] = by_kind.get(name, 0.0) + sent
+    share = case.nodes * MEASURED_S
+    return total / share, packets / share, by_kind
+
+
+def idle(options: Options, progress: Progress) -> list[Row]:
+    """Bytes a node sends a second, at sizes from 5 to 10,000."""
+    cases = [Rest(nodes, options.seed) for nodes in options.sizes(5, 20, 100, 1000, 10_000)]
+    found = run_trials(rest, cases, options.jobs, progress)
+    like = {case.nodes: one[0] for case, one in zip(cases, found, strict=True)}.get(LIKE_SIZE)
+    rows: list[Row] = []
+    for case, (bytes_s, packets_s, _) in zip(cases, found, strict=True):
+        growth = bytes_s / like - 1 if like else 0.0
+        judged = case.nodes == TO_SIZE and like is not None
+        rows.append(
+            {
+                "nodes": case.nodes,
+                "bytes_per_node_s": bytes_s,
+                "packets_per_node_s": packets_s,
+                "growth_since_100": growth,
+                "target": f"within {GROWTH_MAX:.0%}" if judged else "",
+                "met": ("yes" if abs(growth) <= GROWTH_MAX else "NO") if judged else "",
+            }
+        )
+    return rows
+
+
+def swim(options: Options, progress: Progress) -> list[Row]:
+    """A crash's first detection beside T·e/(e-1), and the load beside two messages a period.
+
+    First detection is the first suspicion anywhere: SWIM's own formula ends there, before any
+    suspicion time. SWIM counts from a period's begin; between hosts whose periods begin at
+    different times that is one wait for the first probe and the time of that probe.
+    """
+    rows: list[Row] = []
+    for nodes in options.sizes(20, 50, 128):
+        for who, config in (("ours", OURS), ("memberlist", MEMBERLIST)):
+            trials = options.trials_or(200 if nodes <= 50 else 60)
+            found = deaths(config, nodes, trials, options, progress)
+            rows.append(_swim_row(who, nodes, config, [one.suspected_s for one in found], options))
+    return rows
+
+
+def _swim_row(
+    who: str, nodes: int, config: GossipConfig, suspected_s: Sequence[float], options: Options
+) -> Row:
+    formula_s = config.probe_interval_s * SWIM_DETECTION_PERIODS
+    found_s = mean(suspected_s)
+    _, packets_s, _ = rest(Rest(nodes, options.seed, config))
+    within = abs(found_s / formula_s - 1) <= SWIM_WITHIN
+    return {
+        "who": who,
+        "nodes": nodes,
+        "trials": len(suspected_s),
+        "first_detection_mean_s": found_s,
+        "formula_s": formula_s,
+        "difference": found_s / formula_s - 1,
+        "worst_s": max(suspected_s),
+        "packets_per_node_s": packets_s,
+        "formula_packets_s": 2 / config.probe_interval_s,
+        "met": ("yes" if within else "NO") if who == "ours" else "",
+    }
+
+
+EXPERIMENTS: Final = (
+    Experiment("idle", "bytes a second of a node at rest, by the cluster's size", idle),
+    Experiment("swim", "first detection and message load, beside SWIM's formulas", swim),
+)

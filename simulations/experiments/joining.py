@@ -1,0 +1,156 @@
+"""What it costs to come to know a whole cluster, and how long two halves take to be one.
+
+*Joining*: a node that knows nothing joins a cluster that has come together long ago; counted is
+all that anybody sends over TCP, heads and acknowledgements too, until it knows who is there and
+holds what, and then until it knows what the images are. Each node holds some images out of a
+stock that the fleet has in common, drawn at random; no two images share a layer.
+
+*Healing*: a cluster is cut into halves, each of which takes the other for down, then healed.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from simulations.chance import stream
+from simulations.experiments.table import Experiment, Options, Progress, Row, run_trials
+from simulations.world import World
+
+IMAGES: Final = 17  # that a node holds: 17 of 11 layers are 187
+LAYERS: Final = 11
+STOCK: Final = 400  # different images in a fleet
+PICTURE_BYTES_MAX: Final = {1000: 450e3, 10_000: 2e6}
+LAYERS_AT: Final = {1000: 187, 10_000: 211}
+JOIN_WITHIN_S: Final = 60.0
+CUT_S: Final = 600.0
+ONE_PICTURE_MAX_S: Final = 20.0
+DATAGRAM_KINDS: Final = ("ping", "ack", "ping-req", "nack", "gossip", "beacon")
+
+
+@dataclass(frozen=True)
+class Joining:
+    """A cluster that somebody joins."""
+
+    nodes: int
+    seed: int
+    images: int = IMAGES
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What it took: until the members and holdings are known, and then what the images are."""
+
+    picture_bytes: int
+    described_bytes: int
+    known_s: float
+    described_s: float
+
+
+def join(case: Joining) -> Joined:
+    """Let one node join."""
+    world = World(seed=case.seed, beacons=False)
+    chance = stream(case.seed, "stock")
+    names = [f"image-{number}" for number in range(STOCK)]
+    held = [chance.sample(names, case.images) for _ in range(case.nodes)]
+    hosts = world.settled(case.nodes, lambda number: held[number], layers=LAYERS)
+    world.run(2.0)
+    before = _sent(world)
+    began = world.now
+    node = world.add(join=[hosts[0]]).node
+
+    def knows() -> bool:
+        return node.members.picture == hosts[0].node.members.picture
+
+    known_s = world.run_until(knows, within_s=JOIN_WITHIN_S, every_s=0.005)
+    picture_bytes = _sent(world) - before
+    world.run_until(
+        lambda: not node.descriptions.wanted_count, within_s=JOIN_WITHIN_S, every_s=0.005
+    )
+    return Joined(picture_bytes, _sent(world) - before, known_s, world.now - began)
+
+
+def joining(options: Options, progress: Progress) -> list[Row]:
+    """Bytes until a newcomer knows the whole cluster."""
+    sizes = options.sizes(100, 1000, 10_000)
+    cases = [
+        Joining(nodes, options.seed, round(LAYERS_AT.get(nodes, 187) / LAYERS)) for nodes in sizes
+    ]
+    found = run_trials(join, cases, options.jobs, progress)
+    rows: list[Row] = []
+    for case, one in zip(cases, found, strict=True):
+        limit = PICTURE_BYTES_MAX.get(case.nodes)
+        rows.append(
+            {
+                "nodes": case.nodes,
+                "images_each": case.images,
+                "layers_each": case.images * LAYERS,
+                "picture_bytes": one.picture_bytes,
+                "known_s": one.known_s,
+                "described_bytes": one.described_bytes,
+                "described_s": one.described_s,
+                "target": f"<= {limit:.0f} B" if limit else "",
+                "met": ("yes" if one.described_bytes <= limit else "NO") if limit else "",
+            }
+        )
+    return rows
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A cluster that is cut in two and healed."""
+
+    nodes: int
+    seed: int
+    cut_s: float = CUT_S
+
+
+def heal(case: Cut) -> tuple[float, int]:
+    """Seconds after the healing until all see all, and members that were offline at its begin."""
+    world = World(seed=case.seed, beacons=False)
+    hosts = world.settled(case.nodes)
+    world.run(2.0)
+    half = case.nodes // 2
+    world.partition(hosts[:half], hosts[half:])
+    world.run(case.cut_s)
+    seen = hosts[0].node.members.online_count
+    for side in (hosts[0], hosts[-1]):
+        world.hold(side, f"while-apart-{side.number}")
+    world.run(1.0)
+    world.heal()
+    took_s = world.run_until(world.converged, within_s=120.0, every_s=0.05)
+    return took_s, case.nodes - seen
+
+
+def healing(options: Options, progress: Progress) -> list[Row]:
+    """Seconds until two halves are one again."""
+    cases = [
+        Cut(nodes, options.seed + trial)
+        for nodes in options.sizes(100, 1000)
+        for trial in range(options.trials_or(1))
+    ]
+    found = run_trials(heal, cases, options.jobs, progress)
+    return [
+        {
+            "nodes": case.nodes,
+            "cut_s": case.cut_s,
+            "offline_before": offline,
+            "one_picture_s": took_s,
+            "target": f"<= {ONE_PICTURE_MAX_S:.0f} s",
+            "met": "yes" if took_s <= ONE_PICTURE_MAX_S else "NO",
+        }
+        for case, (took_s, offline) in zip(cases, found, strict=True)
+    ]
+
+
+def _sent(world: World) -> int:
+    """Bytes that all have sent, except pings and gossip."""
+    return sum(
+        host.traffic.bytes
+        - sum(host.traffic.by_kind().get(kind, (0, 0))[1] for kind in DATAGRAM_KINDS)
+        for host in world.hosts
+    )
+
+
+EXPERIMENTS: Final = (
+    Experiment("joining", "bytes until a newcomer knows the whole cluster", joining),
+    Experiment("healing", "seconds until two halves are one again after 10 minutes", healing),
+)

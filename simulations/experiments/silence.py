@@ -1,0 +1,117 @@
+"""A host falls silent: how long until everybody shows it offline, beside serf.
+
+The host's power is gone: nothing refuses a connection, so only silence can tell. Each trial is a
+cluster that came together long ago, and one of its hosts that ends at a random instant.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from beiran.gossip.config import GossipConfig
+from beiran.gossip.effects import Effect, MemberChanged
+from beiran.gossip.member import Status
+from simulations.chance import stream
+from simulations.experiments.configs import OURS, SERF
+from simulations.experiments.table import (
+    Experiment,
+    Options,
+    Progress,
+    Row,
+    mean,
+    median,
+    percentile,
+    run_trials,
+)
+from simulations.host import Host
+from simulations.network import Link
+from simulations.world import World
+
+WARM_S: Final = 3.0  # until the probes of a cluster that was made at once have lost their step
+WITHIN_S: Final = 60.0
+SERF_SHARE_MAX: Final = 0.6  # of serf's time, that we want to need
+
+
+@dataclass(frozen=True)
+class Death:
+    """When a host that fell silent was first suspected, first down, and down for everybody.
+
+    All in seconds since its end.
+    """
+
+    suspected_s: float
+    down_s: float
+    everywhere_s: float
+
+
+def death(number: int, *, config: GossipConfig, nodes: int, seed: int, loss: float = 0.0) -> Death:
+    """One trial."""
+    world = World(seed=seed * 100_003 + number, link=Link(loss=loss), config=config, beacons=False)
+    hosts = world.settled(nodes)
+    chance = stream(seed, "silence", nodes, number)
+    world.run(WARM_S + 4.0 * chance.random())
+    victim = hosts[chance.randrange(nodes)]
+    ended_at = world.now
+    at: dict[Status, list[float]] = {status: [] for status in Status}
+
+    def note(host: Host, effect: Effect) -> None:
+        if isinstance(effect, MemberChanged) and effect.member.node == victim.id:
+            at[effect.member.status].append(world.now - ended_at)
+
+    world.found.append(note)
+    world.power_off(victim)
+    world.run_until(lambda: len(at[Status.DOWN]) >= nodes - 1, within_s=WITHIN_S, every_s=0.01)
+    return Death(at[Status.SUSPECT][0], at[Status.DOWN][0], max(at[Status.DOWN]))
+
+
+def deaths(
+    config: GossipConfig,
+    nodes: int,
+    trials: int,
+    options: Options,
+    progress: Progress,
+    loss: float = 0.0,
+) -> list[Death]:
+    """Several trials."""
+    action = partial(death, config=config, nodes=nodes, seed=options.seed, loss=loss)
+    return run_trials(action, range(trials), options.jobs, progress)
+
+
+def silence(options: Options, progress: Progress) -> list[Row]:
+    """Ours and serf's times at several sizes."""
+    rows: list[Row] = []
+    for nodes in options.sizes(20, 50):
+        trials = options.trials_or(200)
+        serf = deaths(SERF, nodes, trials, options, progress)
+        ours = deaths(OURS, nodes, trials, options, progress)
+        rows += [_row("serf", nodes, serf, serf), _row("ours", nodes, ours, serf)]
+    return rows
+
+
+def _row(who: str, nodes: int, found: Sequence[Death], serf: Sequence[Death]) -> Row:
+    times = [trial.everywhere_s for trial in found]
+    theirs = [trial.everywhere_s for trial in serf]
+    share = median(times) / median(theirs)
+    worst = max(times) / max(theirs)
+    met = "" if who == "serf" else "yes" if max(share, worst) <= SERF_SHARE_MAX else "NO"
+    return {
+        "who": who,
+        "nodes": nodes,
+        "trials": len(found),
+        "suspected_mean_s": mean([trial.suspected_s for trial in found]),
+        "suspected_worst_s": max(trial.suspected_s for trial in found),
+        "everywhere_median_s": median(times),
+        "everywhere_p99_s": percentile(times, 0.99),
+        "everywhere_worst_s": max(times),
+        "median_of_serf": share,
+        "worst_of_serf": worst,
+        "met": met,
+    }
+
+
+EXPERIMENTS: Final = (
+    Experiment(
+        "silence", "a host without power is offline everywhere in 0.6 of serf's time", silence
+    ),
+)

@@ -1,0 +1,137 @@
+"""What experiments share: options, trials over processes, rows, and how rows are printed.
+
+An experiment is a function from options to rows. A row is a flat mapping of column to value, the
+same columns in every row of one experiment, so that it prints as a table and goes into a CSV file.
+"""
+
+import csv
+import io
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+Row = dict[str, object]
+Progress = Callable[[int, int], None]
+"""Called with how many trials are done, and how many there are."""
+NICENESS: Final = 10  # of the processes that trials run in: they last long and nobody waits
+
+Trial = TypeVar("Trial")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What an experiment may be told. What it has no use for it ignores.
+
+    Attributes:
+      seed: decides everything that is left to chance.
+      nodes: sizes of cluster; empty: those that the experiment is about.
+      trials: how often each case is tried; 0: as often as its figures need.
+      jobs: processes on this machine.
+      share: of a large grid's cells, drawn by the seed; 1.0 is all of them.
+    """
+
+    seed: int = 1
+    nodes: tuple[int, ...] = ()
+    trials: int = 0
+    jobs: int = 1
+    share: float = 1.0
+
+    def sizes(self, *usual: int) -> tuple[int, ...]:
+        """The sizes asked for, or the usual ones."""
+        return self.nodes or usual
+
+    def trials_or(self, usual: int) -> int:
+        """How many trials were asked for, or the usual number."""
+        return self.trials or usual
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment.
+
+    Attributes:
+      name: to run it by.
+      help: one line that says what it shows.
+      run: gives its rows.
+    """
+
+    name: str
+    help: str
+    run: Callable[[Options, Progress], list[Row]]
+
+
+def silent(done: int, of: int) -> None:
+    """Show no progress."""
+
+
+def run_trials(
+    action: Callable[[Trial], Result], trials: Sequence[Trial], jobs: int, progress: Progress
+) -> list[Result]:
+    """``action`` of each of ``trials``, in their order, in ``jobs`` processes."""
+    results: list[Result] = []
+    progress(0, len(trials))
+    if jobs <= 1:
+        for trial in trials:
+            results.append(action(trial))
+            progress(len(results), len(trials))
+        return results
+    with ProcessPoolExecutor(jobs, initializer=os.nice, initargs=(NICENESS,)) as pool:
+        for result in pool.map(action, trials):
+            results.append(result)
+            progress(len(results), len(trials))
+    return results
+
+
+def percentile(values: Iterable[float], share: float) -> float:
+    """The smallest of ``values`` that is not below a ``share`` of them; NaN if there are none."""
+    ordered = sorted(values)
+    if not ordered:
+        return math.nan
+    return ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1 if share else 0)]
+
+
+def median(values: Iterable[float]) -> float:
+    """The middle value; NaN if there is none."""
+    return percentile(values, 0.5)
+
+
+def mean(values: Sequence[float]) -> float:
+    """NaN if there is none."""
+    return sum(values) / len(values) if values else math.nan
+
+
+def table(rows: Sequence[Row]) -> str:
+    """``rows`` in aligned columns, for people."""
+    if not rows:
+        return ""
+    columns = list(rows[0])
+    lines = [columns] + [[_text(row.get(column, "")) for column in columns] for row in rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    number = [all(isinstance(row.get(c), int | float) for row in rows) for c in columns]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, number, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def comma_separated(rows: Sequence[Row]) -> str:
+    """``rows`` as the text of a CSV file."""
+    text = io.StringIO()
+    columns: dict[str, Any] = {column: None for row in rows for column in row}
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}" if value else "0"
+    return str(value)

@@ -1,0 +1,1 @@
+"""The lab and its twin on virtual time, side by side."""

@@ -1,0 +1,289 @@
+"""The simulator's side: the lab's run on virtual time, on a machine that is as small as the lab's.
+
+A ``World`` knows neither processors nor kernels: whatever comes is handled at once. In the lab
+thirty agents share two cores, and a piece of news that costs each of them a few milliseconds is
+not everywhere before all have had their turn. ``SharedMachine`` adds what is missing, as a
+``HostModel`` of times measured on the machine: a process waits for a core, wakes up, handles what
+has gathered, and writes what it found out before anybody is told. The kernels' own packets (ARP,
+TCP keepalive) are counted as well.
+"""
+
+import statistics
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from beiran.gossip.effects import Effect, HoldingsChanged, MemberChanged
+from beiran.gossip.member import Status
+from simulations.chance import stream
+from simulations.fidelity.kernels import KernelWorld
+from simulations.fidelity.measured import Costs, Counts, LabRun, Measured
+from simulations.host import Host
+from simulations.network import Link, Uniform
+from simulations.world import Action
+
+BATCH_MAX: Final = 64  # beiran/net/udp.py takes as many datagrams at once
+TRAFFIC_SETTLE_S: Final = 60.0
+SETTLE_S: Final = 15.0
+BETWEEN_NEWS_S: Final = 0.5
+BETWEEN_FAILURES_S: Final = 1.0
+WITHIN_S: Final = 60.0
+
+
+class HostModel(msgspec.Struct, frozen=True, kw_only=True):
+    """What handling things costs a process: seconds of a core, and waiting for one.
+
+    Attributes:
+      cores: that all hosts share.
+      wake_s: to wake a process that sleeps: the switch to it, epoll, trio's scheduler.
+      input_s: for each datagram or timer: decode, merge, encode, send.
+      tcp_s: for each step of a TCP request or connection.
+      record_s: to write what was found out into the database (a thread, a transaction), and to
+        tell it to whoever listens.
+      observe_s: for the lab's own reader to take in one event; it needs a core like all others.
+      latency_s: of a datagram between two hosts, beside all this.
+      waits_s: how long a process that wakes up waits for a core because of other work on the
+        machine; one of these each time.
+      ends_s: from SIGKILL until the kernel has closed the process's sockets; one of these.
+    """
+
+    cores: int = 2
+    wake_s: float = 0.0002
+    input_s: float = 0.0001
+    tcp_s: float = 0.0005
+    record_s: float = 0.0015
+    observe_s: float = 0.0001
+    latency_s: float = 0.00001
+    waits_s: tuple[float, ...] = (0.0,)
+    ends_s: tuple[float, ...] = (0.02,)
+
+    @classmethod
+    def of(cls, lab: LabRun, size: Measured) -> "HostModel":
+        """The machine that this run was on, as far as it was measured apart from what is compared.
+
+        What is not (``wake_s`` and the costs) is taken as on the machine this was written on.
+        """
+        fastest_s = lab.echo_s[0]
+        return cls(
+            cores=lab.cores,
+            latency_s=lab.latency_s[0],
+            waits_s=tuple((echo_s - fastest_s) / 2 for echo_s in lab.echo_s),
+            ends_s=tuple(size.end_s),
+        )
+
+
+class _Process:
+    """What waits for one host's process (or for the reader), and whether it has a core."""
+
+    __slots__ = ("busy", "jobs", "used_s")
+
+    def __init__(self) -> None:
+        self.jobs: deque[tuple[float, Action, tuple[Any, ...]]] = deque()
+        self.busy = False
+        self.used_s = 0.0
+
+
+class SharedMachine(KernelWorld):
+    """A world whose hosts share a few cores.
+
+    Attributes:
+      told: called with (host, effect) when a host has written it and tells it.
+    """
+
+    def __init__(self, seed: int, model: HostModel) -> None:
+        latency = Uniform(model.latency_s / 2, model.latency_s * 1.5)
+        super().__init__(seed, link=Link(latency=latency))
+        self.model: Final = model
+        self.told: Final[list[Callable[[Host, Effect], None]]] = []
+        self._processes: Final[dict[int, _Process]] = {}
+        self._reader: Final = _Process()
+        self._ready: Final[deque[_Process]] = deque()
+        self._free = model.cores
+        self._random: Final = stream(seed, "machine")
+        self._unwritten: Final[dict[int, list[Effect]]] = {}
+        self.found.append(self._note_found)
+
+    def used_s(self) -> float:
+        """Processor time that all hosts used so far."""
+        return sum(process.used_s for process in self._processes.values())
+
+    def end_s(self) -> float:
+        """How long the kernel takes to end a process this time."""
+        return self._random.choice(self.model.ends_s)
+
+    def kill(self, host: Host) -> None:
+        """As ``World.kill``; what it had not written yet is lost."""
+        self._process(host).jobs.clear()
+        self._unwritten.pop(host.number, None)
+        super().kill(host)
+
+    # --- inputs wait for a core -------------------------------------------------------------
+
+    def _hear(self, target: Host, source: Any, data: bytes) -> None:
+        if not target.running or not target.up:
+            self.dropped["no agent"] += 1
+        else:
+            self._job(target, self.model.input_s, self._receive, target, source, data)
+
+    def deliver(self, host: Host, action: Action, *arguments: Any, size_bytes: int = 0) -> None:
+        """As ``World.deliver``, when the process has a core."""
+        self._job(host, self.model.tcp_s, action, *arguments)
+
+    def _wake(self, host: Host, life: int) -> None:
+        self._job(host, self.model.input_s, super()._wake, host, life)
+
+    def _note_found(self, host: Host, effect: Effect) -> None:
+        waiting = self._unwritten.setdefault(host.number, [])
+        if not waiting:
+            self._job(host, self.model.record_s, self._write, host)
+        waiting.append(effect)
+
+    def _write(self, host: Host) -> None:
+        for effect in self._unwritten.pop(host.number, []):
+            self._run_in(self._reader, self.model.observe_s, self._tell, host, effect)
+
+    def _tell(self, host: Host, effect: Effect) -> None:
+        for callback in self.told:
+            callback(host, effect)
+
+    def _process(self, host: Host) -> _Process:
+        return self._processes.setdefault(host.number, _Process())
+
+    def _job(self, host: Host, cost_s: float, action: Action, *arguments: Any) -> None:
+        self._run_in(
+            self._process(host), cost_s, self._if_alive, host, host.life, action, arguments
+        )
+
+    @staticmethod
+    def _if_alive(host: Host, life: int, action: Action, arguments: tuple[Any, ...]) -> None:
+        if host.running and host.life == life:
+            action(*arguments)
+
+    def _run_in(self, process: _Process, cost_s: float, action: Action, *arguments: Any) -> None:
+        process.jobs.append((cost_s, action, arguments))
+        if not process.busy:
+            process.busy = True
+            self._ready.append(process)
+            self._dispatch()
+
+    def _dispatch(self) -> None:
+        """Give free cores to whoever has waited longest."""
+        while self._free and self._ready:
+            self._free -= 1
+            process = self._ready.popleft()
+            at = self.now + self.model.wake_s
+            wait_s = self._random.choice(self.model.waits_s)
+            at += wait_s
+            for _ in range(min(BATCH_MAX, len(process.jobs))):
+                cost_s, action, arguments = process.jobs.popleft()
+                at += cost_s
+                self.schedule(at, action, *arguments)
+            process.used_s += at - self.now - wait_s
+            self.schedule(at, self._rest, process)
+
+    def _rest(self, process: _Process) -> None:
+        self._free += 1
+        process.busy = bool(process.jobs)
+        if process.busy:
+            self._ready.append(process)
+        self._dispatch()
+
+
+class _Witness:
+    """Who has been told what, since it was last asked to begin."""
+
+    def __init__(self, world: SharedMachine) -> None:
+        self._world = world
+        self.news_at: dict[int, float] = {}
+        self.offline_at: dict[int, float] = {}
+        self._subject: Host | None = None
+        world.told.append(self._told)
+
+    def begin(self, subject: Host) -> None:
+        """Watch for what ``subject`` holds, and whether it is seen offline."""
+        self._subject = subject
+        self.news_at.clear()
+        self.offline_at.clear()
+
+    def _told(self, host: Host, effect: Effect) -> None:
+        subject = self._subject
+        if subject is None:
+            return
+        if isinstance(effect, HoldingsChanged) and effect.owner == subject.id:
+            self.news_at.setdefault(host.number, self._world.now)
+        elif isinstance(effect, MemberChanged) and effect.member.node == subject.id:
+            offline = effect.member.status is Status.DOWN and host is not subject
+            if offline:
+                self.offline_at.setdefault(host.number, self._world.now)
+
+
+def simulate(hosts: int, counts: Counts, model: HostModel, *, seed: int = 1) -> Measured:
+    """What ``lab.measure`` does, in the same order."""
+    world = SharedMachine(seed, model)
+    witness = _Witness(world)
+    world.cluster(hosts)
+    world.run(SETTLE_S)
+    bytes_per_s, packets_per_s, idle_share = _idle(world, counts.idle_s)
+    began_s = world.used_s()
+    whole, spread = [], []
+    for run in range(counts.news):
+        host = world.hosts[run % hosts]
+        witness.begin(host)
+        began = world.now
+        world.hold(host, f"news{run}")
+        world.run_until(lambda: len(witness.news_at) >= hosts, within_s=WITHIN_S)
+        whole.append(max(witness.news_at.values()) - began)
+        spread.append(max(witness.news_at.values()) - min(witness.news_at.values()))
+        world.run(BETWEEN_NEWS_S)
+    news_s = (world.used_s() - began_s) / counts.news / hosts
+    return Measured(
+        hosts=hosts,
+        idle_bytes_per_s=bytes_per_s,
+        idle_packets_per_s=packets_per_s,
+        news_s=whole,
+        spread_s=spread,
+        kill_s=_failures(world, witness, counts.kills, "kill"),
+        silence_s=_failures(world, witness, counts.silences, "silence"),
+        end_s=[],
+        costs=Costs(idle_share, news_s),
+    )
+
+
+def _idle(world: SharedMachine, seconds: float) -> tuple[float, float, float]:
+    world.run(TRAFFIC_SETTLE_S)
+    before = [(host.traffic.bytes, host.traffic.packets) for host in world.hosts]
+    used = world.used_s()
+    world.run(seconds)
+    after = [(host.traffic.bytes, host.traffic.packets) for host in world.hosts]
+    sent = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(before, after, strict=True)]
+    return (
+        statistics.mean(size for size, _ in sent) / seconds,
+        statistics.mean(packets for _, packets in sent) / seconds,
+        (world.used_s() - used) / seconds / len(world.hosts),
+    )
+
+
+def _failures(world: SharedMachine, witness: _Witness, runs: int, how: str) -> list[float]:
+    times = []
+    others = len(world.hosts) - 1
+    for run in range(runs):
+        victim = world.hosts[1 + run % others]
+        witness.begin(victim)
+        began = world.now
+        if how == "kill":
+            world.run(world.end_s())
+            world.kill(victim)
+        else:
+            rest = [host.number for host in world.hosts if host is not victim]
+            world.network.partition(rest, [victim.number])
+        world.run_until(lambda: len(witness.offline_at) >= others, within_s=WITHIN_S)
+        times.append(max(witness.offline_at.values()) - began)
+        if how == "silence":
+            world.kill(victim)
+            world.heal()
+        world.restart(victim)
+        world.run_until(world.converged, within_s=WITHIN_S)
+        world.run(BETWEEN_FAILURES_S)
+    return times

@@ -1,0 +1,27 @@
+"""Images that nobody built: all that follows from a name."""
+
+import hashlib
+
+from beiran.ids import Digest
+from beiran.oci import Holding, ImageDescription, LayerDescription
+
+
+def digest(name: str) -> Digest:
+    """A digest that belongs to this name and no other."""
+    return Digest(hashlib.sha256(name.encode()).digest())
+
+
+def description(name: str, layers: int = 3) -> ImageDescription:
+    """What the image ``name`` is."""
+    return ImageDescription(
+        digest(name),
+        "linux",
+        "amd64",
+        "2026-01-01T00:00:00Z",
+        tuple(LayerDescription(digest(f"{name}-layer-{i}"), 1000 + i) for i in range(layers)),
+    )
+
+
+def holding(name: str, tag: str = "latest") -> Holding:
+    """That somebody holds the image ``name``, under one tag."""
+    return Holding(digest(name), (f"{name}:{tag}",))
