@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: all check format lint types imports test cover demo bench-gossip fuzz clean
+.PHONY: all check format lint types imports test cover demo bench-gossip bench-pull fuzz clean
 
 all: check test
 
@@ -38,6 +38,9 @@ cover: $(VENV)/.installed
 bench-gossip: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks.gossip $(BENCH_ARGS)
+
+bench-pull: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.pull $(BENCH_ARGS)
 
 # Any bytes on the UDP and the TCP port, guided by coverage; RUNS inputs for each target.
 RUNS ?= 1000000

@@ -178,8 +178,8 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.add_argument(flag, metavar="N", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args(words)
     try:
-        names = _chosen(given.only, list(EXPERIMENTS))
-        programs = _chosen(given.programs, [kind.name for kind in KINDS])
+        names = chosen_names(given.only, list(EXPERIMENTS))
+        programs = chosen_names(given.programs, [kind.name for kind in KINDS])
     except ValueError as error:
         parser.error(str(error))
     if os.geteuid() != 0:
@@ -197,7 +197,7 @@ def main(words: Sequence[str] | None = None) -> int:
     counts = (QUICK if given.quick else FULL)._replace(
         **{name: value for name in Counts._fields if (value := getattr(given, name)) is not None}
     )
-    about = _about()
+    about = about_this_machine()
     print(json.dumps(about))
     report = Report(lambda line: print(line, flush=True))
     for name in names:
@@ -218,7 +218,8 @@ def main(words: Sequence[str] | None = None) -> int:
     return 1 if missed else 0
 
 
-def _chosen(text: str | None, known: list[str]) -> list[str]:
+def chosen_names(text: str | None, known: list[str]) -> list[str]:
+    """The names in a list with commas, in the order of those that are known. Raises: ValueError."""
     if text is None:
         return known
     names = text.split(",")
@@ -228,7 +229,7 @@ def _chosen(text: str | None, known: list[str]) -> list[str]:
     return [name for name in known if name in names]
 
 
-def _about() -> dict[str, str]:
+def about_this_machine() -> dict[str, str]:
     """What the figures depend on."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False

@@ -24,6 +24,7 @@ README = (ROOT / "README.md").read_text()
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 COMMON_VARIABLES = {"BEIRAN_SOCKET", "BEIRAN_URL", "BEIRAN_OUTPUT"}
+NOT_ASKING = ("beiran agent", "beiran demo", "beiran plan")
 BUILT_IN = {"--help", "-h", "--version"}
 
 
@@ -72,7 +73,7 @@ def test_every_option_of_a_command_is_in_its_section(name: str) -> None:
 
 
 def test_the_common_options_are_documented_with_their_variables() -> None:
-    asking = [name for name in COMMANDS if name not in ("beiran agent", "beiran demo")]
+    asking = [name for name in COMMANDS if name not in NOT_ASKING]
     for name in asking:
         assert set(COMMON_OPTIONS) <= options(COMMANDS[name])
     rows = table_rows(section("Commands"))
@@ -97,7 +98,7 @@ def test_the_documented_defaults_are_the_defaults() -> None:
             assert documented == str(value).lower()
         elif value == ():
             assert documented == "none"
-        elif name not in ("name", "advertise", "engine"):
+        elif name not in ("name", "advertise", "engine", "docker_config", "cache_bytes"):
             assert documented == str(value)
 
 
@@ -155,6 +156,9 @@ def test_the_example_settings_are_settings_and_all_of_them(tmp_path: Path) -> No
     settings = load_settings({"config_dir": str(tmp_path)}, {})
     assert settings.name == "host-1"
     assert len(settings.join) == 3
+    tables = example[example.index("# [origins.") :].replace("# ", "")
+    (tmp_path / "beiran.toml").write_text(tables)
+    assert len(load_settings({"config_dir": str(tmp_path)}, {}).origins) == 2
 
 
 def code(text: str) -> str:

@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 from benchmarks.gossip import EXPERIMENTS
+from benchmarks.pull import PULL_EXPERIMENTS
+from benchmarks.pull_report import PULL_FIGURES
 from benchmarks.report import FIGURES
 
 ROOT = Path(__file__).parent.parent
@@ -26,7 +28,10 @@ def test_every_file_in_the_scenarios_exists() -> None:
 
 
 def test_every_experiment_is_documented_and_no_other() -> None:
-    assert re.findall(r"^\| `(\w+)` \|", BENCHMARKS, re.MULTILINE) == list(EXPERIMENTS)
+    assert re.findall(r"^\| `(\w+)` \|", BENCHMARKS, re.MULTILINE) == [
+        *EXPERIMENTS,
+        *PULL_EXPERIMENTS,
+    ]
 
 
 def test_every_target_is_documented() -> None:
@@ -34,5 +39,15 @@ def test_every_target_is_documented() -> None:
         figure.text
         for figure in FIGURES
         if figure.most is not None and f"`{figure.key}`" not in BENCHMARKS
+    ]
+    assert missing == []
+
+
+def test_every_target_of_the_pull_benchmark_is_documented() -> None:
+    missing = [
+        figure.text
+        for figure in PULL_FIGURES
+        if (figure.most is not None or figure.least is not None)
+        and f"`{figure.key}`" not in BENCHMARKS
     ]
     assert missing == []

@@ -184,11 +184,15 @@ def start_dockerd(
     socket_path = str(exec_root / "docker.sock")
     dockerd += ["-H", f"unix://{socket_path}", "-p", str(exec_root / "docker.pid")]
     dockerd += [*_PLAIN_NETWORK, *extra_args]
+    # dockerd looks up the registries' names even where a mirror has all: with a name server that
+    # does not answer each pull would wait 10 s for that.
+    resolver = exec_root / "resolv.conf"
+    resolver.write_text("nameserver 127.0.0.1\n")
     if store == "containerd":
         config = exec_root / "daemon.json"
         config.write_text('{"features": {"containerd-snapshotter": true}}\n')
         dockerd += ["--config-file", str(config)]
-        command += _in_chroot(trixie_chroot(), [data_root, exec_root], dockerd)
+        command += _in_chroot(trixie_chroot(), [data_root, exec_root], dockerd, resolver)
     else:
         config = exec_root / "daemon.json"
         config.write_text("{}\n")
@@ -196,7 +200,8 @@ def start_dockerd(
         # A containerd of the machine would be shared by all engines: hide it, so that each
         # dockerd starts its own.
         hide = f"test ! -d {SYSTEM_CONTAINERD.parent} || mount -t tmpfs none "
-        hide += f'{SYSTEM_CONTAINERD.parent}; exec "$@"'
+        hide += f"{SYSTEM_CONTAINERD.parent}; mount --bind {resolver} /etc/resolv.conf; "
+        hide += 'exec "$@"'
         command += ["sh", "-ec", hide, "sh", *dockerd]
     engine = RunningEngine(
         socket_path=socket_path,
@@ -215,7 +220,9 @@ def start_dockerd(
         shutil.rmtree(data_root, ignore_errors=True)
 
 
-def _in_chroot(root: Path, shared: Sequence[Path], program: Sequence[str]) -> list[str]:
+def _in_chroot(
+    root: Path, shared: Sequence[Path], program: Sequence[str], resolver: Path
+) -> list[str]:
     """A command that runs ``program`` in ``root``, with ``shared`` at the same paths there.
 
     It must run in a mount namespace of its own, for it mounts.
@@ -231,5 +238,6 @@ def _in_chroot(root: Path, shared: Sequence[Path], program: Sequence[str]) -> li
         steps.append(f"mount -t tmpfs none {root}{top}")
     for path in shared:
         steps += [f"mkdir -p {root}{path}", f"mount --bind {path} {root}{path}"]
+    steps.append(f"mount --bind {resolver} {root}/etc/resolv.conf")
     steps.append(f'exec chroot {root} "$@"')
     return ["sh", "-ec", "\n".join(steps), "sh", *program]

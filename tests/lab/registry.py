@@ -18,7 +18,11 @@ _CONFIG: Final = """\
 version: 0.1
 log: {{level: error}}
 storage: {{filesystem: {{rootdirectory: {folder}/registry}}, delete: {{enabled: true}}}}
-http: {{addr: "{address}"}}
+http: {{addr: "{address}"{tls}}}
+"""
+_TLS: Final = ', tls: {{certificate: "{}", key: "{}"}}'
+_AUTH: Final = """\
+auth: {{htpasswd: {{realm: test, path: "{}"}}}}
 """
 
 
@@ -31,20 +35,32 @@ def missing_for_registry() -> str:
 
 @dataclass(frozen=True)
 class Registry:
-    """A registry that answers plain HTTP at ``address`` (``127.0.0.1:PORT``)."""
+    """A registry that answers HTTP, with or without TLS, at ``address`` (``127.0.0.1:PORT``)."""
 
     address: str
     pid: int
 
 
 @contextmanager
-def start_registry(folder: Path) -> Iterator[Registry]:
-    """A registry with its blobs under ``folder``, stopped on the way out."""
+def start_registry(
+    folder: Path, *, htpasswd: str = "", certificate: tuple[Path, Path] | None = None
+) -> Iterator[Registry]:
+    """A registry with its blobs under ``folder``, stopped on the way out.
+
+    Args:
+      htpasswd: ``USER:BCRYPT`` of those who may use it; empty for everybody.
+      certificate: for TLS, and its key.
+    """
     with create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     address = f"127.0.0.1:{port}"
     config = folder / "registry.yml"
-    config.write_text(_CONFIG.format(folder=folder, address=address))
+    tls = _TLS.format(*certificate) if certificate else ""
+    text = _CONFIG.format(folder=folder, address=address, tls=tls)
+    if htpasswd:
+        (folder / "htpasswd").write_text(htpasswd + "\n")
+        text += _AUTH.format(folder / "htpasswd")
+    config.write_text(text)
     process = subprocess.Popen(
         ["docker-registry", "serve", str(config)],
         stdin=subprocess.DEVNULL,
@@ -66,7 +82,8 @@ def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         try:
             connection.request("GET", "/v2/")
-            if connection.getresponse().status == 200:
+            # Without credentials the answer is 401, and 400 where it should have been TLS.
+            if connection.getresponse().status in (200, 400, 401):
                 return
         except OSError:
             if process.poll() is not None or time.monotonic() > deadline:

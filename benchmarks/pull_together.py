@@ -1,0 +1,188 @@
+"""Many hosts that pull one image in the same second: cold, and with faults in the middle."""
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from benchmarks.process_cost import measure_cost
+from benchmarks.published import Published, random_image, usual_layers
+from benchmarks.pull_lab import Pulled, PullLab, Together, bound_s, last_s
+from benchmarks.pull_report import PullReport
+from tests.lab.agents import RunningAgent
+
+RATE_MBIT: Final = 50.0
+SLOWED_MBIT: Final = 0.08  # 10 kB/s
+PEERS_WITH_FAULTS: Final = 8
+LIARS: Final = 3
+
+
+class Run(NamedTuple):
+    """A cold pull by agents."""
+
+    last_s: float
+    bound_s: float
+    egress: float
+    cpu_s_per_gb: float
+    counter_error_percent: float
+
+
+def engines(report: PullReport, *, megabytes: int, direct_megabytes: int) -> None:
+    """Real engines, through their mirrors; beside them the same without beiran."""
+    hosts = 8
+    image = random_image("cold", usual_layers(megabytes))
+    small = random_image("direct", usual_layers(direct_megabytes))
+    with PullLab(hosts) as lab:
+        lab.publish(image, small)
+        lab.start_engines(lab.hosts)
+        lab.shape(RATE_MBIT)
+        before = lab.link_bytes()
+        name = f"{lab.address}/library/{small.reference}"
+        pulls = {host.name: partial(lab.docker_pull, host, name) for host in lab.hosts}
+        took = last_s(Together(pulls).results())
+        sent = lab.link_bytes()[lab.origin] - before[lab.origin]
+        report.record("direct.time", took / bound_s(small.size_bytes, hosts, RATE_MBIT))
+        report.record("direct.egress", sent / small.size_bytes)
+        lab.start_agents(lab.hosts)
+        before = lab.link_bytes()
+        pulls = {host.name: partial(lab.docker_pull, host, image.reference) for host in lab.hosts}
+        took = last_s(Together(pulls).results())
+        sent = lab.link_bytes()[lab.origin] - before[lab.origin]
+        report.record("engines.last", took)
+        report.record("engines.time", took / bound_s(image.size_bytes, hosts, RATE_MBIT))
+        report.record("engines.egress", sent / image.size_bytes)
+
+
+def agents(report: PullReport, *, megabytes: int, counts: Sequence[int]) -> None:
+    """Agents alone, with layout folders."""
+    image = random_image("cold", usual_layers(megabytes))
+    for count in counts:
+        run = _pull_cold(image, count)
+        key = f"agents{count}"
+        report.record(f"{key}.last", run.last_s)
+        report.record(f"{key}.time", run.last_s / run.bound_s)
+        report.record(f"{key}.egress", run.egress)
+        if count == 8:
+            report.record("counters.error", run.counter_error_percent)
+        if count == 32:
+            report.record("agents.cpu", run.cpu_s_per_gb)
+    few, many = report.value("agents4.last"), report.value("agents32.last")
+    if few and many:
+        report.record("agents.growth", many / few)
+
+
+def _pull_cold(image: Published, count: int) -> Run:
+    with PullLab(count) as lab:
+        lab.publish(image)
+        lab.start_agents(lab.hosts)
+        lab.shape(RATE_MBIT)
+        before, cpu_before = lab.link_bytes(), _cpu_s(lab.agents)
+        took = last_s(Together(_pulls(lab, image)).results())
+        sent = {host: n - before[host] for host, n in lab.link_bytes().items()}
+        cpu_s = _cpu_s(lab.agents) - cpu_before
+        counted = [agent.get("/info")["counters"] for agent in lab.agents]
+        served = sum(sent[host] for host in lab.hosts)
+        errors = [
+            abs(sum(c[name] for c in counted) / truth - 1) * 100
+            for name, truth in (
+                ("blob_bytes_from_origin", sent[lab.origin]),
+                ("blob_bytes_from_peers", served),
+                ("blob_bytes_served", served),
+            )
+        ]
+        wasted = sum(c["blob_bytes_wasted"] for c in counted)
+        print(
+            f"  {count} agents: bound {bound_s(image.size_bytes, count, RATE_MBIT):.1f} s, "
+            f"{cpu_s:.1f} CPU-s, wasted {wasted / image.size_bytes:.3f} F, "
+            f"counters off by {', '.join(f'{error:.2f}' for error in errors)} %",
+            flush=True,
+        )
+        return Run(
+            last_s=took,
+            bound_s=bound_s(image.size_bytes, count, RATE_MBIT),
+            egress=sent[lab.origin] / image.size_bytes,
+            cpu_s_per_gb=cpu_s / (count * image.size_bytes / 1e9),
+            counter_error_percent=max(errors),
+        )
+
+
+def _pulls(lab: PullLab, image: Published) -> dict[str, Callable[[], object]]:
+    return {a.name: partial(lab.agent_pull, a, image.reference) for a in lab.agents}
+
+
+def _cpu_s(agents: Sequence[RunningAgent]) -> float:
+    return sum(measure_cost(agent.pid).cpu_s for agent in agents)
+
+
+# --- faults ---------------------------------------------------------------------------------
+
+
+def faults(report: PullReport, *, megabytes: int) -> None:
+    """One of 8 is lost in the middle of a cold pull; how much later the others have it."""
+    image = random_image("cold", usual_layers(megabytes))
+    undisturbed = last_s(_pull_with_fault(image, "nothing")[0])
+    print(f"  undisturbed: {undisturbed:.2f} s", flush=True)
+    for fault in ("killed", "cut", "slowed"):
+        others, subject = _pull_with_fault(image, fault)
+        failed = [pulled for pulled in (*others, *subject) if pulled.failure]
+        for pulled in failed:
+            print(f"  {pulled.name}: {pulled.failure}")
+        report.record(f"{fault}.failed", len(failed))
+        report.record(f"{fault}.added", max(p.took_s for p in others) - undisturbed)
+
+
+def _pull_with_fault(image: Published, fault: str) -> tuple[list[Pulled], list[Pulled]]:
+    """The pulls of the others, and of who it was done to where that is one that must succeed."""
+    with PullLab(PEERS_WITH_FAULTS) as lab:
+        lab.publish(image)
+        lab.start_agents(lab.hosts)
+        lab.shape(RATE_MBIT)
+        subject = lab.agents[-1]
+        together = Together(_pulls(lab, image))
+        together.sleep_until(bound_s(image.size_bytes, PEERS_WITH_FAULTS, RATE_MBIT) / 2)
+        if fault == "killed":
+            subject.kill9()
+        elif fault == "cut":
+            lab.lan.silence(subject.host)
+        elif fault == "slowed":
+            lab.shape(SLOWED_MBIT, [subject.host])
+        others = together.results(without=[subject.name])
+        if fault == "cut":
+            lab.lan.hear_again(subject.host)
+        elif fault == "slowed":
+            lab.shape(RATE_MBIT, [subject.host])
+        if fault == "killed":
+            return others, []
+        return others, [together.result(subject.name)]
+
+
+def liars(report: PullReport, *, megabytes: int) -> None:
+    """Three of 8 send wrong bytes (``pull_liar``), of what they hold and announce rightly."""
+    image = random_image("cold", usual_layers(megabytes))
+    with PullLab(PEERS_WITH_FAULTS) as lab:
+        lab.publish(image)
+        lying = [lab.prepare_agent(host) for host in lab.hosts[:LIARS]]
+        for agent in lying:
+            agent.words = [sys.executable, "-m", "benchmarks.pull_liar", *agent.words[1:]]
+            agent.launch()
+        lab.start_agents(lab.hosts[LIARS:])
+        lab.shape(RATE_MBIT)
+        honest = lab.agents[LIARS:]
+        results = Together(_pulls(lab, image)).results()
+        wrong = [pulled for pulled in results if pulled.failure]
+        for pulled in wrong:
+            print(f"  {pulled.name}: {pulled.failure}")
+        damaged = sum(not image.is_in_layout(agent.layout or Path()) for agent in honest)
+        logs = [agent.log.read_text() for agent in honest]
+        unnamed = [
+            liar.name
+            for liar in lying
+            if not any(re.search(rf"node {liar.name} \(.*is left alone", log) for log in logs)
+        ]
+        report.record("liars.wrong", len(wrong) + damaged)
+        report.record("liars.named", len(unnamed))
+        last = max(pulled.took_s for pulled in results)
+        bound = bound_s(image.size_bytes, PEERS_WITH_FAULTS, RATE_MBIT)
+        report.record("liars.time", last / bound)
