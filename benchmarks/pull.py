@@ -49,6 +49,9 @@ PULL_EXPERIMENTS: Final[dict[str, Experiment]] = {
     "agents": lambda report, sizes: pull_together.agents(
         report, megabytes=sizes.cold, counts=sizes.agents
     ),
+    "slower": lambda report, sizes: pull_together.slower(
+        report, megabytes=sizes.cold, counts=sizes.agents
+    ),
     "wide": lambda report, sizes: pull_held.wide(report, megabytes=sizes.wide),
     "memory": lambda report, sizes: pull_held.memory(report, megabytes=sizes.memory),
     "held": lambda report, sizes: pull_held.held(report, megabytes=sizes.held),

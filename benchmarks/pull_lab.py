@@ -14,16 +14,19 @@ from typing import Any, Final, NamedTuple, Self
 from beiran.blocking_client import BlockingClient
 from beiran.errors import BeiranError
 from beiran.models import PullDone
+from beiran.settings import PORT as PEER_PORT
 from benchmarks.published import Published
 from tests.lab.agents import Agents, RunningAgent, eventually
 from tests.lab.engines import RunningEngine, start_dockerd
 from tests.lab.network import Host, Lan
+from tests.lab.origin import PORT as ORIGIN_PORT
 from tests.lab.origin import start_origin
 
 NAMESPACE_PREFIX: Final = "brnpull"
 MIRROR: Final = "http://127.0.0.1:8880"
 SETTLE_S: Final = 3.0
-HEADER_BYTES: Final = 14 + 20 + 32  # Ethernet, IPv4, TCP with timestamps
+TCP_IP_BYTES: Final = 20 + 32  # headers of IPv4 and TCP with timestamps
+HEADER_BYTES: Final = 14 + TCP_IP_BYTES  # Ethernet's too
 PULL_TIMEOUT_S: Final = 900.0
 
 
@@ -162,6 +165,19 @@ class PullLab:
             )
         except (BeiranError, OSError) as error:
             raise RuntimeError(str(error)) from error
+
+    def count_received(self) -> None:
+        """Begin to count what reaches the agents' hosts, for ``received_bytes``."""
+        for agent in self.agents:
+            self.lan.count_from(agent.host, ORIGIN_PORT, PEER_PORT)
+
+    def received_bytes(self, port: int) -> int:
+        """What came so far from a port of ``count_received``, without the headers of IP and TCP.
+
+        What TCP sent again because a queue dropped it counts once: it did not reach the host.
+        """
+        counted = [self.lan.counted_from(agent.host)[port] for agent in self.agents]
+        return sum(each.bytes - TCP_IP_BYTES * each.packets for each in counted)
 
     def link_bytes(self) -> dict[Host, int]:
         """What each host sent on its link so far, without the headers of Ethernet, IP and TCP."""

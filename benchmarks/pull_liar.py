@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator
 from typing import Final
 
-from beiran.agent.uploads import Uploads
+from beiran.agent.sharing.uploads import Uploads
 from beiran.ids import Digest
 from beiran.net.http import FileSlice, Request, Response
 from beiran_cli.main import main_agent

@@ -16,8 +16,10 @@ class PullFigure(NamedTuple):
     least: float | None = None
 
 
-def _swarm(hosts: int, most_time: float | None, what: str, key: str) -> tuple[PullFigure, ...]:
-    of = f"{hosts} {what} pull a cold image together"
+def _swarm(
+    hosts: int, most_time: float | None, what: str, key: str, over: str = ""
+) -> tuple[PullFigure, ...]:
+    of = f"{hosts} {what} pull a cold image together{over}"
     return (
         PullFigure(f"{key}.last", f"{of}: the last ends after", "s"),
         PullFigure(f"{key}.time", f"{of}: the last ÷ the bound", "", most=most_time),
@@ -32,6 +34,12 @@ PULL_FIGURES: Final = (
     *(figure for n in (4, 8, 16) for figure in _swarm(n, None, "agents", f"agents{n}")),
     *_swarm(32, 1.15, "agents", "agents32"),
     PullFigure("agents.growth", "agents: time to the last, 32 ÷ 4", "", most=1.10),
+    *(
+        figure
+        for n, most_time in ((4, None), (16, None), (32, 1.15))
+        for figure in _swarm(n, most_time, "agents", f"slower{n}", " over 20 Mbit/s")
+    ),
+    PullFigure("slower.growth", "agents over 20 Mbit/s: time to the last, 32 ÷ 4", "", most=1.10),
     PullFigure("agents.cpu", "agents: processor time ÷ GB received, 32", "s"),
     PullFigure(
         "counters.error", "counted bytes ÷ the links', largest error, 8 agents", "%", most=1

@@ -7,13 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from beiran.settings import PORT as PEER_PORT
 from benchmarks.process_cost import measure_cost
 from benchmarks.published import Published, random_image, usual_layers
 from benchmarks.pull_lab import Pulled, PullLab, Together, bound_s, last_s
 from benchmarks.pull_report import PullReport
 from tests.lab.agents import RunningAgent
+from tests.lab.origin import PORT as ORIGIN_PORT
 
 RATE_MBIT: Final = 50.0
+SLOWER_MBIT: Final = 20.0
 SLOWED_MBIT: Final = 0.08  # 10 kB/s
 PEERS_WITH_FAULTS: Final = 8
 LIARS: Final = 3
@@ -59,49 +62,67 @@ def agents(report: PullReport, *, megabytes: int, counts: Sequence[int]) -> None
     """Agents alone, with layout folders."""
     image = random_image("cold", usual_layers(megabytes))
     for count in counts:
-        run = _pull_cold(image, count)
-        key = f"agents{count}"
-        report.record(f"{key}.last", run.last_s)
-        report.record(f"{key}.time", run.last_s / run.bound_s)
-        report.record(f"{key}.egress", run.egress)
+        run = _pull_cold(image, count, RATE_MBIT)
+        _record(report, f"agents{count}", run)
         if count == 8:
             report.record("counters.error", run.counter_error_percent)
         if count == 32:
             report.record("agents.cpu", run.cpu_s_per_gb)
-    few, many = report.value("agents4.last"), report.value("agents32.last")
+    _record_growth(report, "agents")
+
+
+def slower(report: PullReport, *, megabytes: int, counts: Sequence[int]) -> None:
+    """The same with slower links, where the processors of one machine are enough for 32 hosts."""
+    image = random_image("cold", usual_layers(megabytes))
+    for count in (min(counts), max(counts)):
+        _record(report, f"slower{count}", _pull_cold(image, count, SLOWER_MBIT))
+    _record_growth(report, "slower")
+
+
+def _record(report: PullReport, key: str, run: Run) -> None:
+    report.record(f"{key}.last", run.last_s)
+    report.record(f"{key}.time", run.last_s / run.bound_s)
+    report.record(f"{key}.egress", run.egress)
+
+
+def _record_growth(report: PullReport, key: str) -> None:
+    few, many = report.value(f"{key}4.last"), report.value(f"{key}32.last")
     if few and many:
-        report.record("agents.growth", many / few)
+        report.record(f"{key}.growth", many / few)
 
 
-def _pull_cold(image: Published, count: int) -> Run:
+def _pull_cold(image: Published, count: int, rate_mbit: float) -> Run:
     with PullLab(count) as lab:
         lab.publish(image)
         lab.start_agents(lab.hosts)
-        lab.shape(RATE_MBIT)
+        lab.shape(rate_mbit)
+        lab.count_received()
         before, cpu_before = lab.link_bytes(), _cpu_s(lab.agents)
         took = last_s(Together(_pulls(lab, image)).results())
         sent = {host: n - before[host] for host, n in lab.link_bytes().items()}
         cpu_s = _cpu_s(lab.agents) - cpu_before
         counted = [agent.get("/info")["counters"] for agent in lab.agents]
-        served = sum(sent[host] for host in lab.hosts)
+        from_peers = lab.received_bytes(PEER_PORT)
         errors = [
             abs(sum(c[name] for c in counted) / truth - 1) * 100
             for name, truth in (
-                ("blob_bytes_from_origin", sent[lab.origin]),
-                ("blob_bytes_from_peers", served),
-                ("blob_bytes_served", served),
+                ("blob_bytes_from_origin", lab.received_bytes(ORIGIN_PORT)),
+                ("blob_bytes_from_peers", from_peers),
+                ("blob_bytes_served", from_peers),
             )
         ]
+        sent_twice = sum(sent[host] for host in lab.hosts) / from_peers - 1
         wasted = sum(c["blob_bytes_wasted"] for c in counted)
         print(
-            f"  {count} agents: bound {bound_s(image.size_bytes, count, RATE_MBIT):.1f} s, "
+            f"  {count} agents: bound {bound_s(image.size_bytes, count, rate_mbit):.1f} s, "
             f"{cpu_s:.1f} CPU-s, wasted {wasted / image.size_bytes:.3f} F, "
-            f"counters off by {', '.join(f'{error:.2f}' for error in errors)} %",
+            f"counters off by {', '.join(f'{error:.2f}' for error in errors)} %, "
+            f"{100 * sent_twice:.2f} % more left the hosts than came to them from peers",
             flush=True,
         )
         return Run(
             last_s=took,
-            bound_s=bound_s(image.size_bytes, count, RATE_MBIT),
+            bound_s=bound_s(image.size_bytes, count, rate_mbit),
             egress=sent[lab.origin] / image.size_bytes,
             cpu_s_per_gb=cpu_s / (count * image.size_bytes / 1e9),
             counter_error_percent=max(errors),

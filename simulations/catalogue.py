@@ -103,6 +103,22 @@ def pauses(nodes: int, seed: int, loss: float) -> Scenario:
 
 
 @scenario
+def lifeguard_threshold(nodes: int, seed: int, loss: float) -> Scenario:
+    """An eighth of all hosts are blocked once, for 32.8 s: Lifeguard's threshold experiment."""
+    blocked = _some(stream(seed, "lifeguard"), nodes, max(1, nodes // 8))
+    return _make(nodes, seed, loss, *[At(5.0, ops.Block(h, 32.768)) for h in blocked], calm_s=48.0)
+
+
+@scenario
+def lifeguard_interval(nodes: int, seed: int, loss: float) -> Scenario:
+    """An eighth are blocked 8.2 s of every 9.2 for two minutes: Lifeguard's interval experiment."""
+    blocked = _some(stream(seed, "lifeguard"), nodes, max(1, nodes // 8))
+    begins = [5.0 + 9.216 * number for number in range(14)]
+    operations = [At(when, ops.Block(host, 8.192)) for when in begins for host in blocked]
+    return _make(nodes, seed, loss, *operations, calm_s=23.0)
+
+
+@scenario
 def slow_hosts(nodes: int, seed: int, loss: float) -> Scenario:
     """A tenth of all hosts need 50 ms for each message."""
     slow = _some(stream(seed, "slow"), nodes, max(1, nodes // 10))

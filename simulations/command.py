@@ -1,11 +1,10 @@
-"""``python -m simulations``: list, run, report, explore, sweep, experiment, plan-fit, fidelity."""
+"""``python -m simulations``: its commands, from ``list`` to ``fidelity``."""
 
 import cProfile
-import io
-import pstats
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Final
@@ -17,15 +16,21 @@ from simulations.catalogue import MAKERS
 from simulations.collector import rare_collections
 from simulations.experiments import EXPERIMENTS, Options, comma_separated
 from simulations.experiments import table as experiment_table
-from simulations.explore import Found, explore_one, shrink
+from simulations.explore import CLUSTERS
 from simulations.fidelity.compare import compare, table
 from simulations.fidelity.measured import LAB_RUN, Counts, LabRun
+from simulations.hunt import Found, Hunt, Sought
 from simulations.measure import figure_lines, figures, traffic_lines
 from simulations.pool import in_processes, on_dask
+from simulations.profile import profile_text
 from simulations.progress import bar
 from simulations.report import Chronicle, Record, write_report
 from simulations.scenario import Outcome, Scenario, length_s, play, read_scenario
 from simulations.sizing import FITS, GRID, POINTS, fit, measure_missing, write_fits
+from simulations.swarm.command import crowd
+from simulations.swarm.explore import CROWDS
+from simulations.swarm.record import CrowdRecord
+from simulations.swarm.report import is_crowd, write_crowd_report
 from simulations.sweep import numbers, read_sweep, run_sweep
 from simulations.trace import Trace
 from simulations.world import World
@@ -34,12 +39,11 @@ DONE: Final = 0
 VIOLATED: Final = 1
 USAGE: Final = 2
 INTERRUPTED: Final = 130
-PROFILE_LINES: Final = 30
 
 app = App(
     name="python -m simulations",
     help="Whole clusters of the agent's own core on virtual time.",
-    help_epilogue="Exit codes: 0 all invariants held, 1 one did not, 2 wrong usage.",
+    help_epilogue="Exit codes: 0 all invariants and targets held, 1 one did not, 2 wrong usage.",
     suppress_keyboard_interrupt=False,
 )
 
@@ -113,13 +117,13 @@ def run(
     if tracer is not None:
         print(f"\ntrace {tracer.lines} lines, sha256 {tracer.digest}")
     if profiler is not None:
-        print("\n" + _profile_text(profiler))
+        print("\n" + profile_text(profiler))
     if report is not None:
         print(f"\n{write_report(_record(chronicles[0], scenario, outcome), report)}")
     return _tell(outcome)
 
 
-@app.command
+@app.command(help_epilogue="\n".join(f"- {one.name}: {one.help}" for one in EXPERIMENTS.values()))
 def experiment(
     name: str = "",
     /,
@@ -128,15 +132,15 @@ def experiment(
     nodes: Annotated[tuple[int, ...], Parameter(negative="")] = (),
     trials: int = 0,
     jobs: Annotated[int, Parameter(name=["--jobs", "-j"])] = 1,
-    share: float = 1.0,
-    out: Path | None = None,
+    whole: Annotated[bool, Parameter(negative="")] = False,
+    csv: Path | None = None,
 ) -> int:
-    """Run an experiment and print its table; without a name, list them.
+    """Run an experiment and print its table: the papers', and this project's figures.
 
     Parameters
     ----------
     name
-        One of those listed.
+        One of those below; without it they are listed.
     seed
         Decides everything that is left to chance.
     nodes
@@ -145,10 +149,10 @@ def experiment(
         Of each case; 0 is as many as its figures need.
     jobs
         Processes.
-    share
-        Of a large grid's cells, drawn by the seed.
-    out
-        Write the rows into this CSV file.
+    whole
+        All of a large grid, where otherwise some points are run: many hours.
+    csv
+        Write the rows into this CSV file too.
     """
     if not name:
         for known in EXPERIMENTS.values():
@@ -157,13 +161,13 @@ def experiment(
     if name not in EXPERIMENTS:
         print(f"there is no experiment {name!r}: {', '.join(EXPERIMENTS)}", file=sys.stderr)
         return USAGE
-    options = Options(seed=seed, nodes=nodes, trials=trials, jobs=jobs, share=share)
+    options = Options(seed=seed, nodes=nodes, trials=trials, jobs=jobs, whole=whole)
     with bar(name, 1.0) as shown, rare_collections():
         rows = EXPERIMENTS[name].run(options, lambda done, of: shown.to(done / max(of, 1)))
     print(experiment_table(rows))
-    if out is not None:
-        out.write_text(comma_separated(rows))
-    return DONE
+    if csv is not None:
+        csv.write_text(comma_separated(rows))
+    return VIOLATED if any(row.get("met") == "NO" for row in rows) else DONE
 
 
 @app.command(name="report")
@@ -175,13 +179,17 @@ def make_report(folder: Path) -> None:
     folder
         Where it is, and where they go.
     """
-    print(write_report(Record.read(folder), folder))
+    if is_crowd(folder):
+        print(write_crowd_report(CrowdRecord.read(folder), folder))
+    else:
+        print(write_report(Record.read(folder), folder))
 
 
 @app.command
 def explore(
     *,
     seeds: str,
+    crowds: Annotated[bool, Parameter(negative="")] = False,
     jobs: Annotated[int, Parameter(name=["--jobs", "-j"])] = 1,
     keep_going: bool = False,
 ) -> int:
@@ -191,6 +199,8 @@ def explore(
     ----------
     seeds
         A..B: each is a scenario.
+    crowds
+        Crowds that pull an image, instead of clusters that gossip.
     jobs
         Processes.
     keep_going
@@ -200,30 +210,14 @@ def explore(
         chosen = numbers(seeds)
     except ValueError:
         raise SettingsError(f"--seeds {seeds}: it must be A..B, as 1..1000") from None
-    found: list[Found] = []
-    began, cpu_began = time.monotonic(), time.process_time()
-    with bar("explore", len(chosen)) as progress:
-        for done, result in enumerate(in_processes(jobs)(explore_one, chosen), start=1):
-            progress.to(done, f"{len(found)} found")
-            if result is None:
-                continue
-            found.append(result)
-            print(f"seed {result.seed}: {result.text}", flush=True)
-            if not keep_going:
-                break
-    if not found:
-        cpu_s = time.process_time() - cpu_began
-        took_s = time.monotonic() - began
-        print(f"{len(chosen)} scenarios, no violation ({took_s:.0f} s, {cpu_s:.0f} s CPU here)")
-        return DONE
-    first = found[0]
-    with bar(f"shrinking seed {first.seed}", 1.0) as progress:
-        small = shrink(
-            play(first.scenario), tried=lambda tries: progress.to(0.0, f"{tries} scenarios tried")
-        )
-    print(f"\n{small.violation}\n{small.scenario!r}")
-    print(f"\nreplay: python -m simulations run {shlex.quote(_one_line(small.scenario))}")
-    return VIOLATED
+    return (
+        _hunt(CROWDS, chosen, jobs, keep_going)
+        if crowds
+        else (_hunt(CLUSTERS, chosen, jobs, keep_going))
+    )
+
+
+app.command(crowd)
 
 
 @app.command
@@ -330,6 +324,33 @@ def main() -> int:
         return USAGE
 
 
+def _hunt(hunt: Hunt[Sought], seeds: Sequence[int], jobs: int, keep_going: bool) -> int:
+    found: list[Found[Sought]] = []
+    began, cpu_began = time.monotonic(), time.process_time()
+    with bar("explore", len(seeds)) as progress:
+        for done, result in enumerate(in_processes(jobs)(hunt.explore_one, seeds), start=1):
+            progress.to(done, f"{len(found)} found")
+            if result is None:
+                continue
+            found.append(result)
+            print(f"seed {result.seed}: {result.text}", flush=True)
+            if not keep_going:
+                break
+    if not found:
+        cpu_s = time.process_time() - cpu_began
+        took_s = time.monotonic() - began
+        print(f"{len(seeds)} scenarios, no violation ({took_s:.0f} s, {cpu_s:.0f} s CPU here)")
+        return DONE
+    first = found[0]
+    with bar(f"shrinking seed {first.seed}", 1.0) as progress:
+        small, violation = hunt.shrink(
+            first.scenario, lambda tries: progress.to(0.0, f"{tries} scenarios tried")
+        )
+    print(f"\n{violation}\n{small!r}")
+    print(f"\nreplay: {hunt.replay} {shlex.quote(_one_line(small))}")
+    return VIOLATED
+
+
 def _scenario(text: str, nodes: int, seed: int, loss: float) -> Scenario:
     if text in MAKERS:
         if nodes < 1 or not 0.0 <= loss <= 1.0:
@@ -358,11 +379,5 @@ def _tell(outcome: Outcome) -> int:
     return VIOLATED
 
 
-def _one_line(scenario: Scenario) -> str:
+def _one_line(scenario: object) -> str:
     return " ".join(repr(scenario).split())
-
-
-def _profile_text(profiler: cProfile.Profile) -> str:
-    text = io.StringIO()
-    pstats.Stats(profiler, stream=text).sort_stats("tottime").print_stats(PROFILE_LINES)
-    return text.getvalue()

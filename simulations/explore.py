@@ -1,17 +1,18 @@
 """Random scenarios, thousands of them: find one that breaks an invariant, and make it small.
 
-A seed is a scenario. What is found is shrunk by leaving out operations (delta debugging: Zeller
-and Hildebrandt, 2002), then hosts and disturbances of the whole, as long as the same invariant is
-violated; what remains prints as Python for ``tests/simulations/test_found.py``.
+A seed is a scenario. What is found is shrunk (``shrinking.py``); what remains prints as Python for
+``tests/simulations/test_found.py``.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 from typing import Final
 
 from simulations import operations as ops
+from simulations import shrinking
 from simulations.chance import stream
+from simulations.hunt import Found, Hunt
 from simulations.operations import At, Operation
 from simulations.scenario import Outcome, Scenario, play
 
@@ -20,8 +21,13 @@ NODES_MIN: Final = 2
 NODES_MAX: Final = 9
 STOP_S_MAX: Final = 12.0
 GAPS_S: Final = (0.0, 0.0, 0.02, 0.3, 0.3, 2.0, 2.0, 5.0, 20.0, 70.0)
-TRIES_MAX: Final = 400
-"""Scenarios played to shrink one."""
+SIMPLER: Final = (
+    {"loss": 0.0},
+    {"old": ()},
+    {"beacons": True},
+    {"together": True},
+    {"calm_s": 0.0},
+)
 
 Play = Callable[[Scenario], Outcome]
 
@@ -49,16 +55,7 @@ def generate(seed: int) -> Scenario:
     )
 
 
-@dataclass(frozen=True)
-class Found:
-    """A seed whose scenario violates an invariant; ``text`` tells which."""
-
-    seed: int
-    text: str
-    scenario: Scenario
-
-
-def explore_one(seed: int) -> Found | None:
+def explore_one(seed: int) -> Found[Scenario] | None:
     """Play the scenario of one seed."""
     scenario = generate(seed)
     outcome = play(scenario)
@@ -151,68 +148,17 @@ def shrink(
     outcome: Outcome, *, play: Play = play, tried: Callable[[int], None] = lambda tries: None
 ) -> Outcome:
     """The smallest scenario found that violates the same invariant."""
-    assert outcome.violation is not None, "only what violates is shrunk"
-    return _Shrinker(outcome, play, tried).run()
+    return shrinking.shrink(outcome, play, simpler=SIMPLER, with_nodes=_with_nodes, tried=tried)
 
 
-class _Shrinker:
-    def __init__(self, outcome: Outcome, play: Play, tried: Callable[[int], None]) -> None:
-        self._best = outcome
-        self._play = play
-        self._tried = tried
-        self._tries = 0
+def _with_nodes(scenario: Scenario, nodes: int) -> Scenario:
+    old = tuple(number for number in scenario.old if number < nodes)
+    return replace(scenario, nodes=nodes, old=old)
 
-    def run(self) -> Outcome:
-        before: Scenario | None = None
-        while before != self._best.scenario and self._tries < TRIES_MAX:
-            before = self._best.scenario
-            self._fewer_operations()
-            self._fewer_nodes()
-            for simpler in ({"loss": 0.0}, {"old": ()}, {"beacons": True}, {"together": True}):
-                self._try(replace(self._best.scenario, **simpler))
-            self._try(replace(self._best.scenario, calm_s=0.0))
-            self._rounder_times()
-        return self._best
 
-    def _try(self, scenario: Scenario) -> bool:
-        """Take ``scenario`` if it violates the same invariant."""
-        if scenario == self._best.scenario or self._tries >= TRIES_MAX:
-            return False
-        self._tries += 1
-        self._tried(self._tries)
-        outcome = self._play(scenario)
-        known = self._best.violation
-        if outcome.violation is None or known is None:
-            return False
-        if outcome.violation.invariant != known.invariant:
-            return False
-        self._best = outcome
-        return True
+def _shrink(scenario: Scenario, tried: Callable[[int], None]) -> tuple[Scenario, str]:
+    small = shrink(play(scenario), tried=tried)
+    return small.scenario, str(small.violation)
 
-    def _fewer_operations(self) -> None:
-        size = max(1, len(self._best.scenario.operations) // 2)
-        while size:
-            place = 0
-            while place < len(self._best.scenario.operations):
-                operations = self._best.scenario.operations
-                fewer = operations[:place] + operations[place + size :]
-                if not self._try(replace(self._best.scenario, operations=fewer)):
-                    place += size
-            size //= 2
 
-    def _fewer_nodes(self) -> None:
-        while self._best.scenario.nodes > 1:
-            scenario = self._best.scenario
-            nodes = scenario.nodes - 1
-            old = tuple(number for number in scenario.old if number < nodes)
-            if not self._try(replace(scenario, nodes=nodes, old=old)):
-                return
-
-    def _rounder_times(self) -> None:
-        for place in range(len(self._best.scenario.operations)):
-            operations = list(self._best.scenario.operations)
-            at = operations[place]
-            for digits in (0, 1):
-                operations[place] = At(round(at.at_s, digits), at.do)
-                if self._try(replace(self._best.scenario, operations=tuple(operations))):
-                    break
+CLUSTERS: Final = Hunt(explore_one, _shrink, "python -m simulations run")

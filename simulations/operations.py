@@ -6,11 +6,12 @@ Hosts are named by their number. An operation that makes no sense when its time 
 does not run) does nothing, so that a list of operations stays valid whatever is taken out of it.
 """
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from simulations import babble
 from simulations.host import Host
+from simulations.notation import call_text
 from simulations.old_wire import OldCodec
 from simulations.world import CLUSTER, World
 
@@ -31,14 +32,7 @@ class Operation:
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        named = []
-        for field in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            if field.default is MISSING:
-                named.append(repr(value))
-            elif value != field.default:
-                named.append(f"{field.name}={value!r}")
-        return f"{type(self).__name__}({', '.join(named)})"
+        return call_text(self)
 
 
 @dataclass(frozen=True, slots=True)

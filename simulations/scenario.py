@@ -8,19 +8,18 @@ network, slow hosts, copies of others); the cluster then has ``REST_S`` and ``QU
 one right picture, and must stay there.
 """
 
-import ast
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from beiran.errors import SettingsError
 from beiran.gossip.config import GossipConfig
 from simulations import operations as operations_module
 from simulations.chance import stream
 from simulations.checkers import Checkers, Violation
 from simulations.network import Link
+from simulations.notation import read, scenario_text
 from simulations.old_wire import OldCodec
 from simulations.operations import At, Operation
 from simulations.stores import Stores
@@ -60,15 +59,7 @@ class Scenario:
     """How long it runs on after the last operation, before everything is mended."""
 
     def __repr__(self) -> str:
-        parts = [f"seed={self.seed}", f"nodes={self.nodes}"]
-        for field in fields(self)[3:]:
-            value = getattr(self, field.name)
-            if value != field.default:
-                parts.append(f"{field.name}={value!r}")
-        if self.operations:
-            lines = "".join(f"\n        {at!r}," for at in self.operations)
-            parts.append(f"operations=({lines}\n    )")
-        return "Scenario(\n" + "".join(f"    {part},\n" for part in parts) + ")"
+        return scenario_text(self)
 
 
 @dataclass
@@ -110,7 +101,7 @@ def play(
         try:
             run.play()
         except Exception as error:  # whatever the core raises is a violation, and can be shrunk
-            run.checkers.fail("the core raised", _where(error))
+            run.checkers.fail("the core raised", where(error))
         return Outcome(scenario, world, run.checkers.violation, run.converged_after_s)
 
 
@@ -127,30 +118,11 @@ def read_scenario(text: str) -> Scenario:
         for name, value in vars(operations_module).items()
         if isinstance(value, type) and (issubclass(value, Operation) or value is At)
     }
-    try:
-        made = _make(ast.parse(text.strip(), mode="eval").body, {**names, "Scenario": Scenario})
-    except (SyntaxError, ValueError, TypeError, KeyError) as error:
-        raise SettingsError(f"not a scenario: {error}") from None
-    if not isinstance(made, Scenario):
-        raise SettingsError("not a scenario: it must be Scenario(…)")
-    return made
+    return read(text, Scenario, names)
 
 
-def _make(node: ast.expr, names: dict[str, type]) -> object:
-    """Literals, tuples and calls of known classes; nothing else."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        arguments = [_make(argument, names) for argument in node.args]
-        named = {str(word.arg): _make(word.value, names) for word in node.keywords}
-        if node.func.id not in names:
-            raise ValueError(f"{node.func.id} is no operation")
-        made: object = names[node.func.id](*arguments, **named)
-        return made
-    if isinstance(node, ast.Tuple):
-        return tuple(_make(item, names) for item in node.elts)
-    return ast.literal_eval(node)
-
-
-def _where(error: Exception) -> str:
+def where(error: Exception) -> str:
+    """What was raised, and the line that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "nowhere"
     return f"{type(error).__name__}: {error} ({place})"

@@ -20,7 +20,7 @@ from beiran.agent.holder import Holder
 from beiran.agent.identity import node_uuid
 from beiran.agent.recorder import Recorder
 from beiran.agent.report import Report
-from beiran.agent.sharing import MIRROR_HOST, Sharing, open_cache
+from beiran.agent.sharing.composition import MIRROR_HOST, Sharing, open_cache
 from beiran.blobs.cache import BlobCache
 from beiran.engine.contract import Engine
 from beiran.engine.open import open_engine

@@ -12,8 +12,8 @@ import msgspec
 
 from beiran import __version__
 from beiran.agent.layer_payload import LAYER_MEDIA_TYPE
-from beiran.agent.mirror import BLOB_MEDIA_TYPE, SOURCE_HEADER
-from beiran.engine.contract import FIND_BLOBS_MAX
+from beiran.agent.sharing.mirror import BLOB_MEDIA_TYPE, SOURCE_HEADER
+from beiran.agent.sharing.nearby import HAVE_DIGESTS_MAX
 from beiran.events import Event
 from beiran.manifests import MANIFEST_TYPES
 from beiran.models import (
@@ -48,11 +48,17 @@ STRING: Final[Json] = {"type": "string"}
 UUID: Final[Json] = {"type": "string", "format": "uuid", "pattern": UUID_PATTERN}
 DIGEST: Final[Json] = {"type": "string", "pattern": DIGEST_PATTERN}
 PLATFORM: Final[Json] = {"type": "string", "pattern": "^[a-z0-9]{1,20}/[a-z0-9]{1,20}$"}
+_LABEL: Final = "[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?"
+_COMPONENT: Final = "[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*"
+_FIRST: Final = f"({_LABEL}([.]{_LABEL})*(:[1-9][0-9]{{0,3}})?|[a-z0-9]+((_|__|-+)[a-z0-9]+)*)"
+"""A registry; or the first of several components, which has no dot then."""
 IMAGE_REFERENCE: Final[Json] = {
     "type": "string",
-    "pattern": "^[a-z0-9]{1,20}(/[a-z0-9]{1,20})?(:[a-zA-Z0-9_][a-zA-Z0-9._-]{0,100})?$",
+    "pattern": f"^({_COMPONENT}|{_FIRST}(/{_COMPONENT})+)"
+    "(:[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?$",
+    "maxLength": 250,
 }
-"""The simple ones, of Docker Hub."""
+"""As ``references.parse_reference`` reads it, but for the rare: IPv6, the highest ports."""
 TAG_REFERENCE: Final[Json] = {"type": "string", "pattern": "^[A-Za-z0-9._:/-]{1,200}$"}
 
 DESCRIPTION: Final = """\
@@ -192,7 +198,7 @@ def _agents_paths() -> Json:
     damaged = {"500": _error("What is on disk is damaged.")}
     away = {"503": _error("The engine does not answer, or too many ask at once.")}
     question = _object(
-        digests={"type": "array", "items": DIGEST, "maxItems": FIND_BLOBS_MAX},
+        digests={"type": "array", "items": DIGEST, "maxItems": HAVE_DIGESTS_MAX},
     )
     sizes = {"type": "object", "additionalProperties": {"type": "integer"}}
     paths = {
@@ -203,7 +209,9 @@ def _agents_paths() -> Json:
         ),
         "/blobs/have": _post(
             "Which of these blobs this node can give, and their sizes",
-            _ok(_object(blobs=sizes)) | strangers,
+            _ok(_object(blobs=sizes))
+            | strangers
+            | {"413": _error("They are too many for one question.")},
             body=question,
         ),
         "/manifests/{digest}": _get(
@@ -223,7 +231,11 @@ def _agents_paths() -> Json:
         ),
         "/prefetch/here": _post(
             "Have this node pull an image, as far as its operator allows it",
-            _ok(_object(state={"const": "started"})) | {"403": _error("It is not allowed.")},
+            _ok(_object(state={"const": "started"}))
+            | {
+                "403": _error("The operator of this node does not allow it."),
+                "503": _error("Too many are under way (`BUSY`)."),
+            },
             [
                 _query("reference", IMAGE_REFERENCE, "The image.", required=True),
                 _query("platform", PLATFORM, "Such as `linux/arm64`."),
@@ -353,7 +365,9 @@ def _bytes(media_type: str, what: str, headers: Json) -> Json:
 
 
 def _get(summary: str, responses: Json, parameters: list[Json] | None = None) -> Json:
-    bad = {"400": {"$ref": "#/components/responses/BadRequest"}}
+    bad: Json = {"400": {"$ref": "#/components/responses/BadRequest"}}
+    if any(parameter["in"] == "query" for parameter in parameters or ()):
+        bad["414"] = _error("The path and its parameters are too long.")
     operation: Json = {"summary": summary, "responses": dict(sorted((responses | bad).items()))}
     if parameters:
         operation["parameters"] = parameters

@@ -13,7 +13,7 @@ from beiran.agent.holder import Holder
 from beiran.agent.listings import Reads
 from beiran.agent.metrics import Metric, Sample
 from beiran.agent.recorder import Recorder
-from beiran.agent.sharing import Sharing
+from beiran.agent.sharing.composition import Sharing
 from beiran.engine.contract import Engine, LayerReader
 from beiran.gossip.member import Status
 from beiran.ids import Digest, node_id_text
@@ -48,6 +48,7 @@ COUNTER_HELP: Final = {
     "requests_sent": "Gossip requests sent over TCP.",
     "suspicions": "Suspicions begun.",
     "swarm_asked_twice": "Pieces asked of a second peer near the end of a blob.",
+    "swarm_audits": "Pieces fetched from a registry to find out whether a peer lies.",
     "swarm_bad_packets": "Swarm packets that could not be read.",
     "swarm_blobs_damaged": "Blobs that were wrong as a whole and fetched again.",
     "swarm_datagram_bytes_sent": "Bytes of swarm datagrams sent, without headers.",
@@ -66,6 +67,8 @@ COUNTER_HELP: Final = {
     "swarm_leases_lost": "Leases of this node that were given to another.",
     "swarm_other_cluster_packets": "Swarm packets of other clusters, ignored.",
     "swarm_peers_distrusted": "Peers left alone for bytes that were not what they had announced.",
+    "swarm_peers_forgiven": "Peers asked again after they had been left alone.",
+    "swarm_pieces_doubted": "Pieces held and fetched again: what was known of them was no good.",
     "swarm_pieces_refused": "Pieces received that were not what was announced.",
     "swarm_rendezvous_passed_over": "Rendezvous nodes that did not answer.",
     "swarm_strangers": "Swarm packets from nobody in the cluster.",

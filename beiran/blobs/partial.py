@@ -12,7 +12,7 @@ power failure. An agent that is killed loses what was held since, some ``NOTE_BY
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, TypeVar
@@ -106,6 +106,7 @@ class PartialBlob:
         self._noted = True  # or there is something that the sidecar does not say
         self._unnoted_bytes = 0
         self._claims: list[Claim] = []
+        self._coming = 0  # ranges that are being put
         self._users = 0  # threads that use the descriptor, besides those of _hash and _sync
         self._changed = trio.Event()
 
@@ -166,8 +167,39 @@ class PartialBlob:
         self._claims.append(claim)
         return claim
 
-    async def take_over(self, start: int, end: int) -> Claim | None:
-        """As ``claim``, for who has the whole range and found it right: others lose theirs."""
+    async def put(
+        self, start: int, parts: Sequence[bytes | memoryview], *, trusted: bool = False
+    ) -> None:
+        """Hold a range of which somebody has all and found it right: others lose their claims.
+
+        It counts as here from now on: ``verify`` waits for it, and whoever cancels comes too late.
+
+        Args:
+          parts: its bytes, in order.
+
+        Raises: CacheFull; BlobMissing when it was closed; OSError.
+        """
+        end = start + sum(len(part) for part in parts)
+        self._coming += 1
+        try:
+            with trio.CancelScope(shield=True):
+                claim = await self._take_over(start, end)
+                if claim is None:
+                    return
+                try:
+                    position = start
+                    for part in parts:
+                        await self.write(claim, position, part)
+                        position += len(part)
+                    if not claim.lost:
+                        self.hold(start, end, trusted=trusted)
+                finally:
+                    self.unclaim(claim)
+        finally:
+            self._coming -= 1
+            self._announce()
+
+    async def _take_over(self, start: int, end: int) -> Claim | None:
         for claim in self._overlapping(start, end):
             claim.lost = True
         while others := self._overlapping(start, end):
@@ -307,6 +339,8 @@ class PartialBlob:
 
         Raises: OSError when the file cannot be read.
         """
+        while self._coming and not self.whole and not self.closed:
+            await self._changed.wait()
         if self.verified or self.closed or not self.whole:
             return self.verified
         self._users += 1

@@ -196,20 +196,9 @@ class _Piece:
                 and not self._held()
                 and judge(self.start, self.end, self._hasher.digest())
             ):
-                await self._take_over(self._aside, trusted)
+                await self._partial.put(self.start, self._aside, trusted=trusted)
         finally:
             self.drop()
-
-    async def _take_over(self, parts: list[memoryview | bytes], trusted: bool) -> None:
-        self._claim = await self._partial.take_over(self.start, self.end)
-        if self._claim is None:
-            return
-        position = self.start
-        for part in parts:
-            await self._partial.write(self._claim, position, part)
-            position += len(part)
-        if not self._claim.lost:
-            self._partial.hold(self.start, self.end, trusted=trusted)
 
     def drop(self) -> None:
         """Nothing more of it comes."""

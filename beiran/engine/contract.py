@@ -73,10 +73,16 @@ class LayerReader(Protocol):
 
 
 class FileRange(Struct, frozen=True):
-    """Where in an open file something begins. The descriptor is its owner's, who closes it."""
+    """Where in an open file something begins. The descriptor is its owner's, who closes it.
+
+    Attributes:
+      checked: the file is nothing but this, its digest was found right as it was written, and
+        nobody writes to it any more: who keeps files may link it instead of copying.
+    """
 
     descriptor: int
     start: int
+    checked: bool = False
 
 
 class BlobReader(Protocol):

@@ -1,6 +1,7 @@
 """Layers that lie in a folder as blobs: plain tars, or compressed with gzip or zstd."""
 
 import hashlib
+import io
 import os
 import posixpath
 import stat
@@ -91,20 +92,40 @@ def _decompressing(name: str) -> Iterator[None]:
         raise DataError(f"{name} cannot be decompressed: {error}") from None
 
 
-class _HashedStream:
-    """A tar being read by ``tarfile``, hashed and counted on the way."""
+class _HashedStream(io.RawIOBase):
+    """A tar being read by ``tarfile``, hashed and counted on the way.
+
+    It can be sought forward, so what is in the files goes by without being copied (``tarfile``'s
+    own streams took half of the time).
+    """
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
-        self._rest = b""
+        self._chunk = b""
+        self._used = 0  # bytes of the chunk that were read or passed over
         self._sha256 = hashlib.sha256()
         self.size_bytes = 0
 
-    def read(self, size: int) -> bytes:
-        if not self._rest:
-            self._rest = self._next_chunk()
-        taken, self._rest = self._rest[:size], self._rest[size:]
-        return taken
+    def tell(self) -> int:
+        return self.size_bytes - len(self._chunk) + self._used
+
+    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
+        """As files do: a position beyond the end is reached, and nothing can be read there."""
+        if whence != os.SEEK_SET or position < self.tell():
+            raise io.UnsupportedOperation("it only goes forward")
+        while self.size_bytes < position and self._next_chunk():
+            pass
+        self._used = len(self._chunk) - max(self.size_bytes - position, 0)
+        return position
+
+    def read(self, size: int = -1) -> bytes:
+        parts = []
+        while size > 0 and (self._used < len(self._chunk) or self._next_chunk()):
+            part = self._chunk[self._used : self._used + size]
+            self._used += len(part)
+            size -= len(part)
+            parts.append(part)
+        return b"".join(parts)
 
     def digest(self) -> bytes:
         """SHA-256 of everything, which is read to its end."""
@@ -113,10 +134,11 @@ class _HashedStream:
         return self._sha256.digest()
 
     def _next_chunk(self) -> bytes:
-        chunk = next(self._chunks, b"")
-        self._sha256.update(chunk)
-        self.size_bytes += len(chunk)
-        return chunk
+        self._chunk = next(self._chunks, b"")
+        self._used = 0
+        self._sha256.update(self._chunk)
+        self.size_bytes += len(self._chunk)
+        return self._chunk
 
 
 def measure(layer: LayerBlob, path: Path) -> Measured:
@@ -144,9 +166,9 @@ def _files_bytes(stream: _HashedStream) -> int:
     """
     sizes: dict[str, int] = {}
     try:
-        with tarfile.open(fileobj=stream, mode="r|", bufsize=CHUNK_BYTES) as tar:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=stream, mode="r:") as tar:
             while (entry := tar.next()) is not None:
-                tar.members.clear()
+                tar.members.clear()  # type: ignore[attr-defined]  # or it keeps them all
                 name = posixpath.normpath("/" + entry.name)
                 if entry.isreg() and "/.wh." not in name:
                     sizes[name] = entry.size

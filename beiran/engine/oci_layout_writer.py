@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from beiran.engine.content import BadContent, MissingContent, read_small_file
 from beiran.engine.contract import Manifest
@@ -34,7 +34,10 @@ from beiran.ids import Digest, digest_text
 from beiran.manifests import OCI_INDEX
 
 PART_PREFIX: Final = ".beiran-"
-_CANNOT_LINK: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP})
+_CANNOT_LINK: Final = frozenset(
+    # The last: of an open file that has no name left.
+    {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOENT}
+)
 
 Row = dict[str, Any]
 
@@ -58,8 +61,12 @@ class LayoutWriter:
                     self._replace(self.folder / "oci-layout", LAYOUT_FILE)
                 self.blobs.mkdir(parents=True, exist_ok=True)
 
-    def add_blob(self, digest: Digest, blob: Path | bytes) -> None:
-        """Have a blob: linked where that can be done, else copied. It was checked before."""
+    def add_blob(self, digest: Digest, blob: Path | int | bytes) -> None:
+        """Have a blob: linked where that can be done, else copied. It was checked before.
+
+        Args:
+          blob: a file's path, or an open descriptor of one, which may be renamed meanwhile.
+        """
         with self.refusing():
             path = self._path(digest)
             if path.exists():
@@ -167,13 +174,16 @@ class LayoutWriter:
         finally:
             part.unlink(missing_ok=True)
 
-    def _link_or_copy(self, source: Path, part: Path) -> None:
+    def _link_or_copy(self, source: Path | int, part: Path) -> None:
         try:
-            os.link(source, part)
+            if isinstance(source, int):
+                _link_open_file(source, part)
+            else:
+                os.link(source, part)
         except OSError as error:
             if error.errno not in _CANNOT_LINK:
                 raise
-            with source.open("rb") as read, part.open("xb") as write:
+            with _reading(source) as read, part.open("xb") as write:
                 shutil.copyfileobj(read, write, 2**20)
                 write.flush()
                 _sync(write.fileno())
@@ -231,6 +241,20 @@ def _name(row: Mapping[str, Any]) -> str:
         return ""
     name = annotations.get(CONTAINERD_NAME) or annotations.get(REF_NAME)
     return familiar_name(name) if isinstance(name, str) else ""
+
+
+def _link_open_file(descriptor: int, path: Path) -> None:
+    """Another name for an open file. Source: linkat(2), AT_SYMLINK_FOLLOW."""
+    folder = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.link(str(descriptor), path, src_dir_fd=folder, follow_symlinks=True)
+    finally:
+        os.close(folder)
+
+
+def _reading(source: Path | int) -> BinaryIO:
+    """A file from its first byte on, whoever else reads it."""
+    return open(source if isinstance(source, Path) else f"/proc/self/fd/{source}", "rb")
 
 
 def _sync(fd: int) -> None:

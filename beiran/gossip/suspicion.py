@@ -26,6 +26,7 @@ class Suspicion(Struct):
       confirmations: how many more accusers bring it down to the minimum.
       excused_s: time that does not count, because we ourselves were deaf or away.
       last_call: whether the suspect has been asked once more before the verdict.
+      heard_at: when the suspect itself last spoke to us, as far as that was considered.
     """
 
     node: NodeId
@@ -39,6 +40,7 @@ class Suspicion(Struct):
     refused: list[NodeId]
     excused_s: float = 0.0
     last_call: bool = False
+    heard_at: float = 0.0
 
     def accuse(self, by: NodeId, *, refused: bool) -> bool:
         """Count an accusation. Returns whether it was new."""

@@ -6,7 +6,8 @@ if nobody hears that answer in time, each node declares it down for itself and s
 node from condemning others for its own deafness:
 
 - time in which it heard nobody, or in which it was not running, does not count against a suspect;
-- whom it hears with its own ears it does not declare down, whatever it is told;
+- whom it hears with its own ears it does not declare down, whatever it is told, but tells it at
+  once that it is suspected;
 - a suspect is asked once more before the verdict.
 
 A refused connection is quick evidence: with a second member's (or alone, where there is no second)
@@ -67,6 +68,9 @@ class Verdicts:
         self._last_heard = context.now
         if node in context.members:
             self._heard_at[node] = context.now
+        suspicion = self._suspicions.get(node) if context.config.direct_evidence else None
+        if suspicion is not None and suspicion.heard_at == suspicion.started_at:
+            context.set_timer("verdict", node, 0.0)  # once its news, perhaps an answer, are read
 
     @property
     def hears_nobody(self) -> bool:
@@ -237,21 +241,23 @@ class Verdicts:
         suspicion = self._suspicions.get(node)
         if suspicion is None:
             return
+        config = context.config
+        member = context.members.get(node)
+        heard = self._heard_at.get(node, suspicion.started_at)
+        if config.direct_evidence and heard > suspicion.heard_at and member is not None:
+            suspicion.heard_at = heard
+            suspicion.excused_s = max(suspicion.excused_s, heard - suspicion.started_at)
+            suspicion.last_call = False
+            self._arm(suspicion)
+            self.detector.ping(member)  # it perhaps does not know: this tells it
+            return
         if self._due_at(suspicion) > context.now:
             self._arm(suspicion)
             return
         silence = context.now - self._last_heard
-        config = context.config
         if self._doubts_itself and config.deaf_s < silence < config.deaf_verdict_s:
             context.set_timer("verdict", node, config.probe_timeout_s)
             return
-        heard = self._heard_at.get(node, suspicion.started_at)
-        if config.direct_evidence and heard > suspicion.started_at + suspicion.excused_s:
-            suspicion.excused_s = heard - suspicion.started_at
-            suspicion.last_call = False
-            self._arm(suspicion)
-            return
-        member = context.members.get(node)
         if config.last_call_s and not suspicion.last_call and member is not None:
             suspicion.last_call = True
             self.detector.ping(member)
@@ -426,6 +432,7 @@ class Verdicts:
             confirmations=max(0, min(config.suspicion_confirmations, online - 2)),
             accusers=[suspect.by],
             refused=[suspect.by] if suspect.refused else [],
+            heard_at=context.now,
         )
         self._change(
             replace(

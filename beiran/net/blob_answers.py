@@ -1,6 +1,7 @@
 """Answers that are a blob, or part of one: from the cache, from one in flight, or following it."""
 
 import os
+from typing import Final
 
 from beiran.blobs.cache import BlobFile
 from beiran.blobs.partial import PartialBlob
@@ -18,6 +19,11 @@ from beiran.net.http import (
 from beiran.net.rates import TokenBucket
 
 BLOB_MEDIA_TYPE = "application/octet-stream"
+ACTIVE_HEADER: Final = "Beiran-Active"
+"""Of a request of an agent: how many other fetches bring it bytes now."""
+
+NODE_HEADER: Final = "Beiran-Node"
+"""In which an agent that asks another says its UUID: several may be at one address."""
 
 
 def answer_blob(

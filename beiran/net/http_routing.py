@@ -31,6 +31,7 @@ class RouteTable:
     def __init__(self, routes: Sequence[Route], door: Door) -> None:
         self._door: Final = door
         self._routes: Final = [(route.regex(), route) for route in routes if door in route.doors]
+        self._named: Final = frozenset(route.pattern for _, route in self._routes)
 
     def match(self, head: h11.Request, peer: str) -> Match:
         """The first route whose pattern and method fit.
@@ -52,7 +53,7 @@ class RouteTable:
         allowed: set[str] = set()
         for regex, route in self._routes:
             found = regex.fullmatch(path)
-            if found is None:
+            if found is None or (path in self._named and _is_any_name(route.pattern)):
                 continue
             if route.method == wanted:
                 request = replace(request, path_args=found.groupdict())
@@ -64,6 +65,11 @@ class RouteTable:
         if method == "OPTIONS":
             return Match(_options_route(path, allow), request, False)
         raise HttpError(405, "METHOD_NOT_ALLOWED", f"{path} does not answer {method}", [allow])
+
+
+def _is_any_name(pattern: str) -> bool:
+    """Whether it takes any name where another route may name just one: ``/blobs/{digest}``."""
+    return "{" in pattern and ":path}" not in pattern
 
 
 def _allow_header(methods: set[str]) -> tuple[str, str]:

@@ -11,7 +11,7 @@ distribution's ``registry/client`` and containerd's ``remotes/docker``.
 
 import hashlib
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -50,7 +50,7 @@ from beiran.net.origin_http import (
     Url,
 )
 from beiran.net.origin_requests import NoHead, OriginRequests, Registry
-from beiran.net.rates import TokenBucket
+from beiran.net.rates import Pace, TokenBucket, telling
 from beiran.settings import Limit, OriginSettings
 
 __all__ = [
@@ -228,10 +228,14 @@ class OriginClient:
         *,
         start: int = 0,
         end: int | None = None,
+        held_back: Callable[[], object] = lambda: None,
     ) -> AsyncIterator[OriginBlob]:
         """Bytes ``start`` to ``end`` (not included; None: the last) of a blob.
 
         Waits while as many others come from that registry as may.
+
+        Args:
+          held_back: told now and then while a limit of ours is waited for, here or for more bytes.
         """
         if start < 0 or (end is not None and end <= start):
             raise ValueError(f"no range: {start} to {end}")
@@ -239,7 +243,7 @@ class OriginClient:
         headers = [("Accept", "application/octet-stream, */*;q=0.9")]
         if start or end is not None:
             headers.append(("Range", f"bytes={start}-{'' if end is None else end - 1}"))
-        async with place.transfers:
+        async with _turn(place.transfers, held_back):
             answer = await self._open_blob(place, repository, digest, headers)
             try:
                 yield read_blob_head(
@@ -249,7 +253,7 @@ class OriginClient:
                     end,
                     registry=registry,
                     counters=place.counters,
-                    rate=self._rate,
+                    pace=Pace(self._rate, held_back),
                 )
             except OriginError:
                 place.counters.failures += 1
@@ -282,3 +286,17 @@ class OriginClient:
             if len(self._stored_at) > REDIRECTS_KEPT_MAX:
                 del self._stored_at[next(iter(self._stored_at))]
         return answer
+
+
+@asynccontextmanager
+async def _turn(transfers: trio.Semaphore, held_back: Callable[[], object]) -> AsyncIterator[None]:
+    """One of those that may be under way at once."""
+    try:
+        transfers.acquire_nowait()
+    except trio.WouldBlock:
+        async with telling(held_back):
+            await transfers.acquire()
+    try:
+        yield
+    finally:
+        transfers.release()

@@ -16,7 +16,7 @@ from beiran.net.origin_errors import (
     OriginUnavailable,
 )
 from beiran.net.origin_http import Answer, Url
-from beiran.net.rates import TokenBucket
+from beiran.net.rates import Pace
 
 TAG_CHARS_MAX: Final = 128
 ERROR_CHARS_MAX: Final = 200
@@ -85,9 +85,9 @@ def read_blob_head(
     *,
     registry: str,
     counters: OriginCounters,
-    rate: TokenBucket,
+    pace: Pace,
 ) -> OriginBlob:
-    """The bytes that follow a head, to be counted and held to ``rate`` as they are read.
+    """The bytes that follow a head, to be counted and held to ``pace`` as they are read.
 
     Raises: OriginBroken for a head that does not fit what was asked for."""
     where = f"{answer.url.place}: {digest_text(digest)}"
@@ -103,7 +103,7 @@ def read_blob_head(
         fits = first == start < stop and (end is None or stop <= end)
         if not fits or (size is not None and stop > size):
             raise OriginBroken(f"{where}: asked for bytes {start} to {end} it sends {found[0]}")
-        body = _Body(answer, 0, stop - start, True, counters, rate)
+        body = _Body(answer, 0, stop - start, True, counters, pace)
         return OriginBlob(size, start, stop, True, body)
     size = answer.length
     if size is not None and start >= max(size, 1):
@@ -112,7 +112,7 @@ def read_blob_head(
     stop_at = min(known) if known else None
     length = None if stop_at is None else stop_at - start
     whole = stop_at == size
-    body = _Body(answer, start, length, whole, counters, rate)
+    body = _Body(answer, start, length, whole, counters, pace)
     return OriginBlob(size, start, stop_at if size is not None else None, not start, body)
 
 
@@ -209,7 +209,7 @@ class _Body:
         length: int | None,
         is_all: bool,
         counters: OriginCounters,
-        rate: TokenBucket,
+        pace: Pace,
     ) -> None:
         """``is_all``: nothing may come behind ``length`` bytes."""
         self._place: Final = answer.url.place
@@ -218,7 +218,7 @@ class _Body:
         self._left = length
         self._is_all: Final = is_all
         self._counters: Final = counters
-        self._rate: Final = rate
+        self._pace: Final = pace
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -233,7 +233,7 @@ class _Body:
                     raise OriginUnavailable(f"{self._place} broke off, {missing}") from None
                 raise
             self._counters.blob_bytes += len(chunk)
-            await self._rate.take(len(chunk))
+            await self._pace.take(len(chunk))
             skipped = min(self._skip, len(chunk))
             self._skip -= skipped
             wanted = chunk[skipped:] if skipped else chunk

@@ -11,6 +11,7 @@ probed in the background, so that a registry that swallows packets costs a few s
 with every pull.
 """
 
+import importlib
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,9 @@ PROBE_INTERVAL_S: Final = 15.0
 PROBE_TIMEOUT_S: Final = 2.0
 PROBED_S: Final = 600.0
 """A host for which nobody asked so long is not probed any more."""
+
+PRELOAD_AFTER_S: Final = 1.0
+"""The HTTP library is loaded when the agent has started, and before the first pull waits for it."""
 
 DOWN_S: Final = 5.0
 """Without a nursery to probe in, one request is let through after so long."""
@@ -225,6 +229,8 @@ class OriginHttp:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 task_status.started()
+                await trio.sleep(PRELOAD_AFTER_S)
+                await trio.to_thread.run_sync(importlib.import_module, "httpcore2")
                 await trio.sleep_forever()
         finally:
             self._nursery = None

@@ -13,11 +13,12 @@ from beiran.blobs.partial import PartialBlob
 from beiran.blobs.receiving import Buffers, Judge, RangeWriter
 from beiran.errors import BeiranError
 from beiran.gossip.member import Address
-from beiran.ids import Digest, digest_text
+from beiran.ids import Digest, NodeId, digest_text, node_id_text
+from beiran.net.blob_answers import ACTIVE_HEADER, NODE_HEADER
 from beiran.net.blob_answers import answer_blob as answer_blob  # the other end of it
 from beiran.net.peer_client import PeerRefused, PeerUnreachable, open_stream
-from beiran.net.range_answer import BadAnswer, RangeHead, read_head
-from beiran.net.rates import TokenBucket
+from beiran.net.range_answer import BadAnswer, OtherSize, RangeHead, read_head
+from beiran.net.rates import TokenBucket, telling
 from beiran.net.wire import Wire
 
 CONNECTIONS_PER_PEER_MAX: Final = 4
@@ -27,9 +28,6 @@ IDLE_CONNECTIONS_MAX: Final = 64
 
 DRAIN_BYTES_MAX: Final = 64 * 1024
 """What is read of an answer that says no, so that its connection can be used again."""
-
-HELD_BACK_S: Final = 0.2
-"""How often it is told that we ourselves hold a fetch back."""
 
 OpenStream = Callable[[Address], Awaitable[trio.abc.Stream]]
 """Connects to an agent. Raises: PeerRefused, PeerUnreachable."""
@@ -54,7 +52,10 @@ class PeerBusy(PeerFailed):
 
 
 class PeerMissing(PeerFailed):
-    """The peer does not have the blob, or not these bytes of it (404, 410, 416)."""
+    """The peer does not have the blob, or not these bytes of it (404, 410, 416).
+
+    Or it has one of another size under that digest.
+    """
 
 
 class PeerBroken(PeerFailed):
@@ -72,8 +73,10 @@ class _Lost(Exception):
 class PeerBlobs:
     """Fetches from agents. While ``serve`` runs, connections are kept for the next fetch."""
 
-    def __init__(self, open_stream: OpenStream = open_stream) -> None:
+    def __init__(self, open_stream: OpenStream = open_stream, *, own: NodeId | None = None) -> None:
+        """``own`` is who fetches, for peers that see several agents at one address."""
         self._open_stream = open_stream
+        self._says_who = "" if own is None else f"{NODE_HEADER}: {node_id_text(own)}\r\n"
         self._buffers = Buffers()
         self._limiters: dict[Address, _Slots] = {}
         self._idle: dict[Wire, _Idling] = {}  # the one that idles longest first
@@ -114,6 +117,7 @@ class PeerBlobs:
         stall_timeout_s: float,
         limiter: TokenBucket | None = None,
         held_back: Callable[[], None] = lambda: None,
+        active: int = 0,
     ) -> None:
         """Fetch the bytes ``start`` to ``end`` of a blob from the agent at ``address``.
 
@@ -125,6 +129,8 @@ class PeerBlobs:
           stall_timeout_s: how long connecting may take, and each wait for the next bytes.
           limiter: of all that is received.
           held_back: told now and then while ``limiter`` is waited for: the peer is not to blame.
+          active: how many fetches bring us bytes now; of those who wait, a peer gives first to who
+            has the fewest.
 
         Raises: PeerFailed (one of PeerBusy, PeerMissing, PeerBroken, PeerNotReached); CacheFull,
         BlobMissing (``into`` was closed) and OSError, which are not the peer's fault.
@@ -134,7 +140,16 @@ class PeerBlobs:
         writer = RangeWriter(
             into, start, end, piece_bytes=piece_bytes, judge=judge, buffers=self._buffers
         )
-        fetch = _Fetch(address, digest, writer, progress, stall_timeout_s, limiter, held_back)
+        fetch = _Fetch(
+            address,
+            digest,
+            writer,
+            progress,
+            stall_timeout_s,
+            limiter,
+            held_back,
+            headers=f"{self._says_who}{ACTIVE_HEADER}: {active}\r\n",
+        )
         try:
             try:
                 with writer:
@@ -233,6 +248,8 @@ class _Fetch:
         stall_timeout_s: float,
         limiter: TokenBucket | None,
         held_back: Callable[[], None],
+        *,
+        headers: str,
     ) -> None:
         self.address: Final = address
         self.stall_timeout_s: Final = stall_timeout_s
@@ -241,6 +258,7 @@ class _Fetch:
         self._progress: Final = progress
         self._limiter: Final = limiter
         self._held_back: Final = held_back
+        self._headers: Final = headers
 
     async def run(self, wire: Wire) -> bool:
         """Ask, and receive the answer. Returns: whether the connection can be used again.
@@ -250,7 +268,7 @@ class _Fetch:
         start, end = self._writer.position, self._writer.end
         request = (
             f"GET /blobs/{digest_text(self._digest)} HTTP/1.1\r\nHost: {self.address}\r\n"
-            f"Range: bytes={start}-{end - 1}\r\n\r\n"
+            f"{self._headers}Range: bytes={start}-{end - 1}\r\n\r\n"
         )
         try:
             head, rest = await self._head(wire, request.encode("ascii"))
@@ -264,6 +282,8 @@ class _Fetch:
                 self._tell(len(rest))
             while self._writer.position < end:
                 await self._receive(wire)
+        except OtherSize as error:
+            raise PeerMissing(f"{self.address}: {error}") from None
         except BadAnswer as error:
             raise PeerBroken(f"{self.address}: {error}") from None
         return head.reusable
@@ -287,7 +307,8 @@ class _Fetch:
     async def _receive(self, wire: Wire) -> None:
         space = self._writer.space()
         if self._limiter is not None and self._limiter.bytes_per_s is not None:
-            await self._take(self._limiter, len(space))
+            async with telling(self._held_back):
+                await self._limiter.take(len(space))
         left = len(space)
         while left:
             space = self._writer.space()
@@ -297,17 +318,6 @@ class _Fetch:
             left -= count
             self._tell(count)
             await self._writer.filled(count)
-
-    async def _take(self, limiter: TokenBucket, count: int) -> None:
-        async def tell() -> None:
-            while True:
-                await trio.sleep(HELD_BACK_S)
-                self._held_back()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(tell)
-            await limiter.take(count)
-            nursery.cancel_scope.cancel()
 
     async def _declined(self, wire: Wire, head: RangeHead, rest: bytes) -> _Declined:
         """Read what it says to the end, where that is short, and tell what it means."""

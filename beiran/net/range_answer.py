@@ -24,6 +24,10 @@ class BadAnswer(RemoteProtocolError):
     """A peer's answer cannot be read, or is not what was asked for."""
 
 
+class OtherSize(BadAnswer):
+    """It is of a blob of another size: who says so has not the one that was asked for."""
+
+
 class RangeHead(Struct, frozen=True):
     """What matters of a head.
 
@@ -40,7 +44,9 @@ class RangeHead(Struct, frozen=True):
     retry_after_s: float | None = None
 
     def check_range(self, start: int, end: int, size: int) -> None:
-        """Raises: BadAnswer when it is not this range of a blob of that size."""
+        """Raises: BadAnswer when it is not this range; OtherSize when the blob has another."""
+        if self.range is not None and self.range[2] != size:
+            raise OtherSize(f"asked for a blob of {size} bytes, it gives one of {self.range[2]}")
         offered = self.range if self.status == 206 else (0, self.length, self.length)
         if offered != (start, end, size) or self.length != end - start:
             raise BadAnswer(f"asked for bytes {start}-{end} of {size}, it gives {offered}")

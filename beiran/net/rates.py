@@ -1,6 +1,8 @@
 """How fast bytes may go: a token bucket for each direction, shared by all that go there."""
 
 import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
 import trio
@@ -9,6 +11,9 @@ BURST_S: Final = 0.25
 """What may go at once after a rest, in seconds at the full rate; at least ``BURST_BYTES_MIN``."""
 
 BURST_BYTES_MIN: Final = 256 * 1024
+
+HELD_BACK_S: Final = 0.2
+"""How often it is told that a limit of our own holds something back: others must not be blamed."""
 
 
 class TokenBucket:
@@ -71,3 +76,32 @@ class TokenBucket:
         self._bytes_per_s = bytes_per_s
         usual = max(BURST_BYTES_MIN, BURST_S * (bytes_per_s or 0))
         self.burst_bytes = usual if self._given_burst is None else self._given_burst
+
+
+@asynccontextmanager
+async def telling(held_back: Callable[[], object]) -> AsyncIterator[None]:
+    """Tell every ``HELD_BACK_S`` that we wait for a limit of our own, as long as this lasts."""
+
+    async def tell() -> None:
+        while True:
+            await trio.sleep(HELD_BACK_S)
+            held_back()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tell)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+class Pace:
+    """A bucket, and who is told while it makes us wait."""
+
+    def __init__(self, bucket: TokenBucket, held_back: Callable[[], object]) -> None:
+        self._bucket: Final = bucket
+        self._held_back: Final = held_back
+
+    async def take(self, count: int) -> None:
+        """Wait until so many bytes may go."""
+        if self._bucket.bytes_per_s is not None:
+            async with telling(self._held_back):
+                await self._bucket.take(count)

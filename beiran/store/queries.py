@@ -31,11 +31,20 @@ ONLINE: Final = "nodes.state IN ('alive', 'suspect')"
 
 AMBIGUOUS_SHOWN_MAX: Final = 5
 
+LAST_CHAR: Final = "\U0010ffff"
+"""Behind a prefix: comes after all that begins with it."""
+
 _HEX: Final = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})")
 
 _NODES: Final = """
     SELECT uuid, name, address, port, state, generation, incarnation, version, engine, last_seen_at
     FROM nodes WHERE first_seen_at IS NOT NULL
+"""
+
+_NAMED: Final = """
+    names JOIN holding_names ON holding_names.name = names.id
+    JOIN holdings ON holdings.image = holding_names.image AND holdings.node = holding_names.node
+    JOIN nodes ON nodes.id = holdings.node
 """
 
 
@@ -186,14 +195,11 @@ class Queries:
         raise NotFound("IMAGE_UNKNOWN", f"no image {image} is known here")
 
     def _images_named(self, name: str, where: str) -> list[int]:
-        column = "digests" if "@" in name else "tags"
-        has_tag = ":" in name.rpartition("/")[2]
-        wanted = name if column == "digests" or has_tag else name + ":latest"
+        has_tag = "@" in name or ":" in name.rpartition("/")[2]
         return self._column(
-            "SELECT DISTINCT holdings.image FROM holdings JOIN nodes ON nodes.id = holdings.node,"
-            f" json_each(holdings.{column}) AS name WHERE {where} AND name.value = ?"
+            f"SELECT DISTINCT holdings.image FROM {_NAMED} WHERE {where} AND names.name = ?"
             " ORDER BY holdings.image",
-            [wanted],
+            [name if has_tag else name + ":latest"],
         )
 
     def _only(self, rows: list[int], asked: str) -> int:
@@ -360,12 +366,10 @@ class Queries:
 
         The newest images come first.
         """
-        column = "digests" if "@" in name else "tags"
         rows = self._db.execute(
             "SELECT images.digest, nodes.uuid, holdings.tags, holdings.digests,"
-            " coalesce(images.created_at, '') FROM holdings"
-            " JOIN nodes ON nodes.id = holdings.node JOIN images ON images.id = holdings.image,"
-            f" json_each(holdings.{column}) AS name WHERE {ONLINE} AND name.value = ?"
+            f" coalesce(images.created_at, '') FROM {_NAMED}"
+            f" JOIN images ON images.id = holdings.image WHERE {ONLINE} AND names.name = ?"
             " ORDER BY images.created_at DESC, images.digest, nodes.uuid",
             [name],
         ).fetchall()
@@ -383,10 +387,11 @@ class Queries:
     def tags_in(self, prefix: str) -> list[str]:
         """Tags that images have on online nodes and that begin with ``prefix``, sorted."""
         rows = self._db.execute(
-            "SELECT DISTINCT name.value FROM holdings"
-            " JOIN nodes ON nodes.id = holdings.node, json_each(holdings.tags) AS name"
-            f" WHERE {ONLINE} AND substr(name.value, 1, ?) = ? ORDER BY name.value",
-            [len(prefix), prefix],
+            "SELECT names.name FROM names"
+            " WHERE names.name >= ?1 AND names.name < ?2 AND instr(names.name, '@') = 0 AND EXISTS"
+            " (SELECT 1 FROM holding_names JOIN nodes ON nodes.id = holding_names.node"
+            f" WHERE holding_names.name = names.id AND {ONLINE}) ORDER BY names.name",
+            [prefix, prefix + LAST_CHAR],
         ).fetchall()
         return [tag for (tag,) in rows]
 

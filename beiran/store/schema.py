@@ -12,7 +12,7 @@ from sqlite_utils import Database, Migrations
 MIGRATIONS: Final = Migrations("beiran")
 """Append only: what a release has applied is never edited."""
 
-MIGRATION_NAMES: Final = ("m001_first_tables", "m002_tags")
+MIGRATION_NAMES: Final = ("m001_first_tables", "m002_tags", "m003_names")
 """Those of this release: a file with others comes from a newer one."""
 
 _TABLES: Final = (
@@ -137,6 +137,59 @@ _TAGS: Final = """
 """
 
 
+# By which names (tags and ``NAME@sha256:…``) who holds what: an index of the arrays in holdings,
+# which the triggers keep. A name that nobody uses any more is deleted.
+_NAMES: Final = (
+    "CREATE TABLE names (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
+    """
+    CREATE TABLE holding_names (
+        name INTEGER NOT NULL REFERENCES names (id),
+        image INTEGER NOT NULL,
+        node INTEGER NOT NULL,
+        PRIMARY KEY (name, image, node)
+    ) WITHOUT ROWID
+    """,
+    """
+    INSERT INTO names (name)
+    SELECT value FROM holdings, json_each(holdings.tags)
+    UNION SELECT value FROM holdings, json_each(holdings.digests)
+    """,
+    """
+    INSERT INTO holding_names
+    SELECT names.id, image, node FROM holdings, json_each(holdings.tags)
+    JOIN names ON names.name = value
+    UNION SELECT names.id, image, node FROM holdings, json_each(holdings.digests)
+    JOIN names ON names.name = value
+    """,
+)
+
+_NOTE_NAMES: Final = """
+    INSERT OR IGNORE INTO names (name)
+    SELECT value FROM json_each(NEW.tags) UNION SELECT value FROM json_each(NEW.digests);
+    INSERT OR IGNORE INTO holding_names
+    SELECT names.id, NEW.image, NEW.node FROM names WHERE name IN
+    (SELECT value FROM json_each(NEW.tags) UNION SELECT value FROM json_each(NEW.digests));
+"""
+_FORGET_NAMES: Final = """
+    DELETE FROM holding_names WHERE image = OLD.image AND node = OLD.node AND name IN
+    (SELECT names.id FROM names WHERE names.name IN
+    (SELECT value FROM json_each(OLD.tags) UNION SELECT value FROM json_each(OLD.digests)));
+"""
+_NAME_TRIGGERS: Final = (
+    f"CREATE TRIGGER names_of_added AFTER INSERT ON holdings BEGIN {_NOTE_NAMES} END",
+    f"CREATE TRIGGER names_of_removed AFTER DELETE ON holdings BEGIN {_FORGET_NAMES} END",
+    f"""
+    CREATE TRIGGER names_of_changed AFTER UPDATE ON holdings
+    BEGIN {_FORGET_NAMES} {_NOTE_NAMES} END
+    """,
+    """
+    CREATE TRIGGER names_unused AFTER DELETE ON holding_names
+    WHEN NOT EXISTS (SELECT 1 FROM holding_names WHERE name = OLD.name)
+    BEGIN DELETE FROM names WHERE id = OLD.name; END
+    """,
+)
+
+
 @MIGRATIONS()
 def m001_first_tables(db: Database) -> None:
     """Everything that 0.1.0 keeps."""
@@ -151,3 +204,10 @@ def m002_tags(db: Database) -> None:
     """What tags meant, for when their origin does not answer."""
     db.execute(_TAGS)
     db.execute("CREATE INDEX tags_by_age ON tags (resolved_at)")
+
+
+@MIGRATIONS()
+def m003_names(db: Database) -> None:
+    """Who holds what under a name, found without reading all holdings."""
+    for statement in (*_NAMES, *_NAME_TRIGGERS):
+        db.execute(statement)

@@ -23,7 +23,10 @@ HASHES_AGAIN_S: Final = 0.1
 
 
 class Provision(Struct, frozen=True):
-    """A blob that we have whole. ``hashes``: of its pieces, as far as we know them."""
+    """A blob that we have whole. ``hashes``: of its pieces, as far as we know them.
+
+    ``first_hand``: those that are known to be right.
+    """
 
     pieces: Pieces
     hashes: dict[int, bytes]
@@ -133,12 +136,12 @@ class Announcements:
         elif held & ~neighbour.held:
             neighbour.hashes_asks = 0
         download.set_held(neighbour, held)
+        for piece in [p for p in neighbour.broken if not held >> p & 1]:
+            del neighbour.broken[piece]  # it does not stand by that
         if message.sender in self._context.distrusted:
             download.shun(neighbour)
-        else:
-            for entry in message.hashes:
-                self._checker.repeated(neighbour, entry.piece, entry.hash)
-                neighbour.claim(entry.piece, entry.hash, entry.first_hand)
+        for entry in message.hashes:
+            self._checker.heard(download, neighbour, entry.piece, entry.hash, entry.first_hand)
         self._context.cancel_timer("ask", (download.digest, message.sender))
         if message.asks:
             neighbour.told = 0
@@ -154,7 +157,7 @@ class Announcements:
         provision = self._provisions.get(message.digest)
         if download is not None:
             pieces, hashes, held = download.pieces, download.hashes, download.held
-            first_hand, wants = download.first_hand, not download.complete
+            first_hand, wants = download.vouched, not download.complete
         elif provision is not None:
             pieces, hashes, held = provision.pieces, provision.hashes, provision.pieces.all
             first_hand, wants = provision.first_hand, False
@@ -185,6 +188,12 @@ class Announcements:
         self._ask_hashes(download, neighbour, answered=False)
         return neighbour.hashes_asks >= HASHES_TRIES
 
+    def retract(self, download: Download) -> None:
+        """Tell the neighbours that we have less than we said, and ask them anew."""
+        for neighbour in list(download.neighbours.values()):
+            if neighbour.heard:
+                self._tell(download, neighbour, asks=True)
+
     def gone(self, download: Download) -> None:
         """Tell the neighbours that we have nothing of it any more."""
         for node in download.neighbours:
@@ -203,7 +212,7 @@ class Announcements:
 
     def _tell(self, download: Download, neighbour: Neighbour, *, asks: bool) -> None:
         new = self._new_to(download, neighbour)
-        hashes = _hashes(download.hashes, new, download.first_hand)
+        hashes = _hashes(download.hashes, new, download.vouched)
         neighbour.told = download.held
         have = self._have(
             download.digest,
@@ -263,16 +272,20 @@ class Announcements:
 
     def _ask_hashes(self, download: Download, neighbour: Neighbour, *, answered: bool) -> None:
         unknown = neighbour.fit & ~neighbour.claimed & download.missing
+        for piece in neighbour.broken:
+            unknown |= 1 << piece
         about = (download.digest, neighbour.node)
         if not unknown or neighbour.hashes_asks >= HASHES_TRIES:
             self._context.cancel_timer("hashes", about)
             return
-        since_s = self._context.now - neighbour.hashes_asked_at
-        if since_s < HASHES_AGAIN_S and not answered:
-            self._context.set_timer_by("hashes", about, HASHES_AGAIN_S - since_s)
+        # As a time, not as a time passed: rounded, that could be too short for ever.
+        again_at = neighbour.hashes_asked_at + HASHES_AGAIN_S
+        if self._context.now < again_at and not answered:
+            self._context.set_timer_by("hashes", about, again_at - self._context.now)
             return
         neighbour.hashes_asked_at = self._context.now
-        neighbour.hashes_asks = 0 if answered else neighbour.hashes_asks + 1
+        useful = answered and not neighbour.broken
+        neighbour.hashes_asks = 0 if useful else neighbour.hashes_asks + 1
         self._context.set_timer("hashes", about, HASHES_AGAIN_S)
         self._context.send(
             neighbour.node,

@@ -55,3 +55,4 @@ class SwarmConfig(Struct, frozen=True, kw_only=True):
     slow_s: float = 5.0  # who was left for being slow is asked last for so long
     alone_s: float = 3.0  # nobody gives, and no lease is to be had: to the origin ourselves
     stuck_s: float = 3.0  # no source, and none turned up for so long
+    distrust_s: float = 3600.0  # a liar is left alone so long, twice as long with each lie

@@ -9,7 +9,8 @@ from beiran.gossip.timers import Timers
 from beiran.ids import Digest, NodeId
 from beiran.swarm.codec import SwarmCodec
 from beiran.swarm.config import SwarmConfig
-from beiran.swarm.effects import Effect, PeerDistrusted, SendDatagram
+from beiran.swarm.distrust import Distrust
+from beiran.swarm.effects import Effect, PeerDistrusted, PeerForgiven, SendDatagram
 from beiran.swarm.messages import Message
 
 if TYPE_CHECKING:
@@ -27,8 +28,10 @@ class Context:
       now: the time of the input being handled, in seconds.
       members: the online others, by node.
       heard: when a datagram came from each, last.
-      distrusted: who sent what it must have known to be wrong, and why we think so.
+      generations: of the members' agents, as far as we are told.
+      found_out: liars that the parts have still to be rid of. forgiven: liars no longer.
       to_self: messages of this node to itself (it may be its own rendezvous node).
+      reconsider: how we are registered is to be looked over at the end of this input.
       counters: what happened how often, for people.
     """
 
@@ -42,10 +45,14 @@ class Context:
         self.now = now
         self.members: dict[NodeId, Address] = {}
         self.heard: dict[NodeId, float] = {}
-        self.distrusted: dict[NodeId, str] = {}
+        self.generations: dict[NodeId, int] = {}
+        self.found_out: list[NodeId] = []
+        self.forgiven: list[NodeId] = []
+        self._distrust = Distrust(config)
         self.timers: Timers[TimerKey] = Timers()
         self.effects: list[Effect] = []
         self.to_self: deque[Message] = deque()
+        self.reconsider = False
         self.counters: Counter[str] = Counter()
         self._unresponsive: dict[NodeId, float] = {}
         self._rankings: dict[Digest, list[NodeId]] = {}
@@ -81,16 +88,31 @@ class Context:
         self.counters["datagram_bytes_sent"] += len(data)
         self.emit(SendDatagram(address, data))
 
+    @property
+    def distrusted(self) -> dict[NodeId, str]:
+        """Who sent what it must have known to be wrong, and why we think so."""
+        return self._distrust.reasons
+
     def trusts(self, node: NodeId) -> bool:
         """Whether a node may be asked: an online member that was not found out."""
         return node in self.members and node not in self.distrusted
 
     def distrust(self, node: NodeId, reason: str) -> None:
-        """Ask a node for nothing from now on. (It is still given what it asks for.)"""
+        """Ask a node for nothing for a long time. (It is still given what it asks for.)"""
         if node not in self.distrusted:
-            self.distrusted[node] = reason
+            for_s = self._distrust.begin(node, reason, self.generations.get(node))
+            self.set_timer("trust", node, for_s)
+            self.found_out.append(node)
             self.counters["peers_distrusted"] += 1
             self.emit(PeerDistrusted(node, reason))
+
+    def forgive(self, node: NodeId) -> None:
+        """Ask a node again."""
+        if self._distrust.end(node):
+            self.cancel_timer("trust", node)
+            self.forgiven.append(node)
+            self.counters["peers_forgiven"] += 1
+            self.emit(PeerForgiven(node))
 
     # --- rendezvous -------------------------------------------------------------------------
 
@@ -113,8 +135,11 @@ class Context:
         self._unresponsive[node] = self.now + self.config.unresponsive_s
 
     def members_changed(self) -> None:
-        """Rank anew."""
+        """Rank anew; and who was started again begins anew."""
         self._rankings.clear()
+        for node in self._distrust.restarted(self.generations):
+            self.forgive(node)
+        self._distrust.forget(but=self.members)
         for node in [n for n in self.heard if n not in self.members]:
             del self.heard[node]
         for node in [n for n in self._unresponsive if n not in self.members]:

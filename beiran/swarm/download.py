@@ -16,6 +16,11 @@ class Neighbour(Struct):
     Attributes:
       held: pieces it says it has. ``unfit``: those of them that we do not ask it for any more.
       claims: hashes that it announced, by piece; ``first_hand``: had from the origin, it says.
+      disputed: pieces whose hash others, who should know it better, announce otherwise.
+      outvoted: pieces of which more others announce another hash. ``refuted``: … of which we know
+        from the origin that it announced a wrong one.
+      audited: the origin was asked about its word. tainted: how many hashes are, by its word.
+      reformed: pieces of which it announced another hash when it was not asked for them any more.
       broken: claims that its bytes did not fit, until it says whether it stands by them.
       told: our pieces that it was told of. ``wants``: it lacks some.
       heard: it has spoken of the blob. ``asks_left``: how often it is still asked to.
@@ -24,6 +29,12 @@ class Neighbour(Struct):
     node: NodeId
     held: int = 0
     unfit: int = 0
+    disputed: int = 0
+    outvoted: int = 0
+    refuted: int = 0
+    audited: bool = False
+    tainted: int = 0
+    reformed: int = 0
     claims: dict[int, bytes] = field(default_factory=dict)
     claimed: int = 0
     broken: dict[int, bytes] = field(default_factory=dict)
@@ -39,12 +50,17 @@ class Neighbour(Struct):
     @property
     def fit(self) -> int:
         """Pieces that it can be asked for."""
-        return self.held & ~self.unfit
+        return self.held & ~self.unfit & ~self.disputed
 
     @property
     def ready(self) -> int:
-        """Pieces that it can be asked for and whose hash it told, where it can tell."""
-        return self.fit if self.hashes_asks >= HASHES_TRIES else self.fit & self.claimed
+        """Pieces that it can be asked for and whose hash it told, where it can tell.
+
+        None until it has said whether it stands by a word that its bytes broke.
+        """
+        if self.hashes_asks >= HASHES_TRIES:
+            return self.fit
+        return 0 if self.broken else self.fit & self.claimed
 
     def claim(self, piece: int, hash: bytes, first_hand: bool) -> None:
         """It announces a hash; a later one replaces an earlier (it may have been fooled)."""
@@ -52,13 +68,8 @@ class Neighbour(Struct):
         self.claimed |= 1 << piece
         if first_hand:
             self.first_hand |= 1 << piece
-
-
-class Partial(Struct, frozen=True):
-    """The first bytes of a piece are there, up to ``end``. ``giver``: None if several gave them."""
-
-    end: int
-    giver: NodeId | None
+        else:
+            self.first_hand &= ~(1 << piece)
 
 
 class Registration(Struct):
@@ -96,7 +107,14 @@ class Download:
       in_flight: pieces of running fetches; ``fetches`` counts those of each piece.
       availability: how many neighbours can be asked for each piece.
       corrected: pieces whose hash may be another than we announced at first.
+      partial: offset up to which a piece that is not accepted should be in the file.
       recheck: doubted pieces that only the origin may give.
+      leased_at: when the origin had yet something to do for it, as its rendezvous node last said.
+      said: the first hash that we heard or found of each piece. ``conflicted``: pieces of which
+        another one was heard, too.
+      tainted: hashes that a liar brought into the world, by piece.
+      worthless: pieces that we hold, and for which only liars vouched.
+      suspects: who may be a liar. ``auditing``: pieces that are fetched to find out.
     """
 
     def __init__(self, digest: Digest, pieces: Pieces, rank: int, registration: Registration):
@@ -108,7 +126,7 @@ class Download:
         self.first_hand = 0
         self.in_flight = 0
         self.fetches: dict[int, int] = {}
-        self.partial: dict[int, Partial] = {}
+        self.partial: dict[int, int] = {}
         self.hashes: dict[int, bytes] = {}
         self.givers: dict[int, NodeId] = {}
         self.neighbours: dict[NodeId, Neighbour] = {}
@@ -120,12 +138,19 @@ class Download:
         self.sources_due_at = 0.0
         self.announced_at = float("-inf")
         self.recheck = 0
+        self.said: dict[int, bytes] = {}
+        self.conflicted = 0
+        self.tainted: dict[int, set[bytes]] = {}
+        self.worthless = 0
+        self.suspects: dict[NodeId, None] = {}
+        self.auditing = 0
         self.corrected = 0
         self.times_damaged = 0
         self.complete_told = False
         self.given_up = False
         self.verified = False
         self.idle_since: float | None = None
+        self.leased_at = float("-inf")
         self.alone = False
         self.stuck_since: float | None = None
         self.stuck_told = False
@@ -149,6 +174,11 @@ class Download:
         """Whether the origin may give it to us, for all we know."""
         return self.from_origin and not self.refused
 
+    @property
+    def vouched(self) -> int:
+        """Pieces of which we know the hash, not only by what others say."""
+        return self.pieces.all if self.verified else self.first_hand
+
     def seeds(self) -> list[NodeId]:
         """Neighbours that have the blob whole, and may be asked for all of it."""
         whole = self.pieces.all
@@ -156,26 +186,45 @@ class Download:
 
     def set_held(self, neighbour: Neighbour, held: int) -> None:
         """A neighbour has these pieces now."""
-        self._count(neighbour, held & ~neighbour.unfit)
+        old = neighbour.fit
         neighbour.held = held
+        self._count(old, neighbour.fit)
 
     def set_unfit(self, neighbour: Neighbour, pieces: int) -> None:
         """Do not ask a neighbour for these pieces any more."""
-        unfit = neighbour.unfit | pieces
-        self._count(neighbour, neighbour.held & ~unfit)
-        neighbour.unfit = unfit
+        old = neighbour.fit
+        neighbour.unfit |= pieces
+        self._count(old, neighbour.fit)
+
+    def reform(self, neighbour: Neighbour, piece: int) -> None:
+        """A neighbour has another word for a piece: it may be asked for it again, once."""
+        bit = 1 << piece
+        if neighbour.unfit & bit & ~neighbour.reformed:
+            old = neighbour.fit
+            neighbour.reformed |= bit
+            neighbour.unfit &= ~bit
+            self._count(old, neighbour.fit)
+
+    def set_disputed(self, neighbour: Neighbour, disputed: int) -> None:
+        """Do not ask a neighbour for just these pieces, as long as its word stands alone."""
+        old = neighbour.fit
+        neighbour.disputed = disputed
+        self._count(old, neighbour.fit)
 
     def shun(self, neighbour: Neighbour) -> None:
         """A neighbour lied: nothing that it says or has counts."""
         self.set_unfit(neighbour, self.pieces.all)
         neighbour.claims.clear()
-        neighbour.claimed = neighbour.first_hand = 0
+        neighbour.broken.clear()
+        neighbour.claimed = neighbour.first_hand = neighbour.disputed = neighbour.outvoted = 0
+        self.suspects.pop(neighbour.node, None)
 
     def remove(self, node: NodeId) -> Neighbour | None:
         """A neighbour is gone, or not asked any more."""
         neighbour = self.neighbours.pop(node, None)
         if neighbour is not None:
-            self._count(neighbour, 0)
+            self._count(neighbour.fit, 0)
+            self.suspects.pop(node, None)
         return neighbour
 
     def begin(self, pieces: int) -> None:
@@ -212,8 +261,7 @@ class Download:
             self.registration.count,
         )
 
-    def _count(self, neighbour: Neighbour, fit: int) -> None:
-        old = neighbour.fit
+    def _count(self, old: int, fit: int) -> None:
         for piece in members(fit & ~old):
             self.availability[piece] += 1
         for piece in members(old & ~fit):

@@ -97,10 +97,16 @@ class BlobComplete(Struct, frozen=True):
 
 
 class PeerDistrusted(Struct, frozen=True):
-    """A peer sent what it must have known to be wrong. It is asked for nothing from now on."""
+    """A peer sent what it must have known to be wrong. It is asked for nothing for a long time."""
 
     node: NodeId
     reason: str
+
+
+class PeerForgiven(Struct, frozen=True):
+    """A peer that lied is asked again: its agent was restarted, or much time has passed."""
+
+    node: NodeId
 
 
 class BlobStuck(Struct, frozen=True):
@@ -120,5 +126,6 @@ Effect = (
     | PieceDoubted
     | BlobComplete
     | PeerDistrusted
+    | PeerForgiven
     | BlobStuck
 )

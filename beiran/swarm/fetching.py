@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from beiran.ids import Digest, NodeId
 from beiran.swarm.context import Context
-from beiran.swarm.download import Download, Partial
+from beiran.swarm.download import Download
 from beiran.swarm.effects import CancelFetch, FetchFailure, FetchFromOrigin, FetchFromPeer
 from beiran.swarm.lessee import LeaseKey
 from beiran.swarm.messages import LeaseState
@@ -28,7 +28,8 @@ class Fetch(Struct, eq=False):
 
     Attributes:
       node: None: the origin. lease: why the origin.
-      position: offset of the next byte. ``mixed``: others gave bytes of its first piece.
+      position: offset of the next byte.
+      mixed: others gave bytes of its first piece, or some are missing in the file.
       rate_bytes_per_s: lately, or 0 if it is too early to say.
     """
 
@@ -96,14 +97,16 @@ class Fetching:
 
     def _note_idle(self, in_order: list[Download]) -> None:
         """Blobs for which there is room, and nobody to ask but the slow."""
-        now = self._context.now
-        busy = [f.download.digest for f in self._running.values() if not self._is_slow(f)]
-        full = self._from_peers >= self.room(in_order)
+        if self._from_peers >= self.room(in_order):
+            for download in in_order:
+                download.idle_since = None
+            return
+        busy = {f.download.digest for f in self._running.values() if not self._is_slow(f)}
         for download in in_order:
-            if full or download.digest in busy:
+            if download.digest in busy:
                 download.idle_since = None
             elif download.idle_since is None:
-                download.idle_since = now
+                download.idle_since = self._context.now
 
     def _is_slow(self, fetch: Fetch) -> bool:
         return fetch.node is not None and self._context.now < self._peers.get(fetch.node).slow_until
@@ -140,9 +143,9 @@ class Fetching:
         start = download.pieces.start(piece)
         partial = download.partial.pop(piece, None)
         if partial is not None and piece not in download.fetches:
-            start = partial.end
+            start = partial
         fetch = self._add(download, node, start, download.pieces.end(piece), None)
-        fetch.mixed = partial is not None and partial.giver != node
+        fetch.mixed = partial is not None
         peer = self._peers.get(node)
         peer.outstanding += 1
         peer.load += 1
@@ -291,13 +294,15 @@ class Fetching:
             self._waste(fetch)
             self.cancel(fetch, keep=False)
 
-    def cancel_piece(self, download: Download, piece: int) -> None:
-        """A piece is accepted: whoever else is asked for it alone may stop."""
+    def cancel_piece(self, download: Download, piece: int, *, but: Fetch | None = None) -> None:
+        """Whoever is asked for this piece alone may stop, ``but`` for who brought it."""
         if piece not in download.fetches:
             return
         bit = 1 << piece
         for fetch in list(self._running.values()):
-            if fetch.download is download and fetch.pieces == bit and fetch.node is not None:
+            if fetch is but or fetch.download is not download:
+                continue
+            if fetch.pieces == bit and fetch.node is not None:
                 self._waste(fetch)
                 self.cancel(fetch, keep=False)
 
@@ -385,7 +390,7 @@ class Fetching:
         if got < RESUME_BYTES_MIN and not fetch.mixed:
             download.wasted_bytes += got
             return
-        download.partial[piece] = Partial(fetch.position, None if fetch.mixed else fetch.node)
+        download.partial[piece] = fetch.position
 
     def _waste(self, fetch: Fetch) -> None:
         if fetch.position < fetch.end:

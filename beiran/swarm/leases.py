@@ -27,6 +27,7 @@ BARREN_TOGETHER_MAX: Final = 2  # that more of them are all too slow is not like
 TRIAL_S: Final = 1.0
 TRIAL_WORTH: Final = 0.2  # with half as many leases again: so much faster, or it was no use
 TRIAL_PAUSE_S: Final = 3.0
+HELD_BACK_S: Final = 10.0  # whom its own limit held back is not counted on for so long
 
 
 class Participant(Struct):
@@ -37,6 +38,7 @@ class Participant(Struct):
       number: of its last registration. brought: pieces of its leases that were done lately; a
         registration under way then does not have them yet.
       barren: others did not get from it what it had.
+      held_back_at: when it last reported that a limit of its own makes it wait.
     """
 
     node: NodeId
@@ -54,10 +56,16 @@ class Participant(Struct):
     number: int = 0
     brought: int = 0
     brought_at: float = 0.0
+    held_back_at: float = float("-inf")
 
 
 class Lease(Struct):
-    """Pieces that one participant fetches from the origin."""
+    """Pieces that one participant fetches from the origin.
+
+    Attributes:
+      held_back_at: its holder's own limit makes it wait, since then; as it last reported.
+      paused_s: so long it waited for that in all, which is nobody's fault.
+    """
 
     number: int
     holder: NodeId
@@ -69,6 +77,12 @@ class Lease(Struct):
     moved_at: float | None = None
     bytes_done: int = 0
     grants_sent: int = 1
+    held_back_at: float | None = None
+    paused_s: float = 0.0
+
+    def age_s(self, now: float) -> float:
+        """How long it has been at work."""
+        return now - self.granted_at - self.paused_s
 
     @property
     def pieces(self) -> int:
@@ -107,6 +121,7 @@ class Leases:
         else:
             participant.leases, participant.granted = old.leases, old.granted
             participant.barren = old.barren
+            participant.held_back_at = old.held_back_at
             if participant.heard_at - old.brought_at < ON_THE_WAY_S:
                 participant.brought, participant.brought_at = old.brought, old.brought_at
                 participant.held |= old.brought
@@ -133,6 +148,17 @@ class Leases:
             for lease in [each for each in self.running.values() if each.holder == node]:
                 del self.running[lease.number]
             self._recount()
+
+    def disregard(self, node: NodeId) -> None:
+        """What a participant says that it has counts for nothing; its leases are open again."""
+        participant = self.participants.get(node)
+        self.seeds.pop(node, None)
+        if participant is None:
+            return
+        participant.held = participant.fetching = participant.brought = 0
+        for lease in [each for each in self.running.values() if each.holder == node]:
+            self._end(lease)
+        self._recount()
 
     def holders(self, pieces: int) -> list[NodeId]:
         """Participants that have any of these pieces."""
@@ -186,7 +212,10 @@ class Leases:
         fruitful = [p for p in willing if not p.barren] or willing
         candidates = [p for p in fruitful if p.leases < each_max]
         self._random.shuffle(candidates)
-        candidates.sort(key=lambda p: (p.leases, p.held.bit_count()), reverse=True)
+        # The best ones last: those first whom a limit of their own makes wait.
+        candidates.sort(
+            key=lambda p: (_held_back(p, now), p.leases, p.held.bit_count()), reverse=True
+        )
         while open_ and candidates and len(self.running) < room:
             participant = candidates.pop()
             # The first who come are given one piece each: a crowd may be behind them.
@@ -196,16 +225,23 @@ class Leases:
             granted.append(lease)
         return granted
 
-    def report(self, number: int, node: NodeId, bytes_done: int, now: float) -> Lease | None:
+    def report(
+        self, number: int, node: NodeId, bytes_done: int, now: float, *, held_back: bool = False
+    ) -> Lease | None:
         """A holder tells how far it is. Returns the lease, or None if it has none such."""
         lease = self.running.get(number)
         if lease is None or lease.holder != node:
             return None
+        if held_back:
+            self._note_held_back(lease, now)
+        else:
+            lease.held_back_at = None
         lease.reported_at = now
         more = min(bytes_done, lease.size_bytes) - lease.bytes_done
         if more > 0:
             lease.bytes_done += more
             lease.moved_at = now
+            lease.held_back_at = now if held_back else None
             self._rate.add(more, now)
         return lease
 
@@ -222,7 +258,7 @@ class Leases:
             holder.fetching &= ~lease.pieces
             holder.starved_long &= ~lease.pieces
             self._available |= lease.pieces
-        took_s = (now - lease.granted_at) / lease.count
+        took_s = lease.age_s(now) / lease.count
         self._piece_s = took_s if self._piece_s is None else 0.7 * self._piece_s + 0.3 * took_s
 
     def failed(self, lease: Lease) -> None:
@@ -235,15 +271,25 @@ class Leases:
     def overdue(self, now: float) -> list[Lease]:
         """Leases that somebody else should have: silent, stalled, or much too slow."""
         late: list[Lease] = []
+        slow = False
         for lease in self.running.values():
             heard_at = lease.reported_at or lease.granted_at
             silent = now - heard_at > self._config.lease_stalled_s
             if lease.moved_at is None:
-                stalled = now - lease.granted_at > self._config.lease_first_byte_s
+                stalled = lease.age_s(now) > self._config.lease_first_byte_s
             else:
                 stalled = now - lease.moved_at > self._config.lease_stalled_s
-            if silent or stalled or self._too_slow(lease, now):
+            if lease.held_back_at is not None and not silent:
+                waited_s = now - lease.held_back_at
+                if waited_s > self._config.lease_stalled_s and self._somebody_free(lease, now):
+                    late.append(lease)
+            elif silent or stalled:
                 late.append(lease)
+            elif self._too_slow(lease, now):
+                late.append(lease)
+                slow = True
+        if slow and self._piece_s is not None:
+            self._piece_s *= 2  # or an origin that is slow for all would have nobody ever finish
         return late
 
     def adapt(self, now: float) -> None:
@@ -275,14 +321,45 @@ class Leases:
                 holder.barren = True
 
     def _too_slow(self, lease: Lease, now: float) -> bool:
-        age_s = now - lease.granted_at
+        """Whether another would have it sooner than its holder, who is much slower than others.
+
+        Where all are slow it is the origin: giving leases on would only throw bytes away.
+        """
+        age_s = lease.age_s(now)
         if self._piece_s is None or lease.bytes_done == 0:
             return False
         fresh_s = self._piece_s * lease.count
+        rates = sorted(
+            other.bytes_done / other.age_s(now)
+            for other in self.running.values()
+            if other is not lease and other.bytes_done and other.age_s(now) > 0
+        )
+        if rates:
+            fresh_s = max(fresh_s, lease.size_bytes / rates[len(rates) // 2])
         if age_s < fresh_s + self._config.lease_slower_s:
             return False
         left_s = age_s * (lease.size_bytes - lease.bytes_done) / lease.bytes_done
-        return left_s > fresh_s + self._config.lease_slower_s
+        if left_s <= fresh_s + self._config.lease_slower_s:
+            return False
+        return any(p.willing and p.node != lease.holder for p in self.participants.values())
+
+    def _note_held_back(self, lease: Lease, now: float) -> None:
+        since = lease.granted_at if lease.reported_at is None else lease.reported_at
+        lease.paused_s += now - since
+        if lease.moved_at is not None:
+            lease.moved_at += now - since
+        if lease.held_back_at is None:
+            lease.held_back_at = now
+        holder = self.participants.get(lease.holder)
+        if holder is not None:
+            holder.held_back_at = now
+
+    def _somebody_free(self, lease: Lease, now: float) -> bool:
+        """Whether another than a lease's holder could fetch at once."""
+        return any(
+            p.willing and not p.leases and p.node != lease.holder and not _held_back(p, now)
+            for p in self.participants.values()
+        )
 
     def _lease(self, holder: Participant, among: int, length: int, now: float) -> Lease:
         first = (among & -among).bit_length() - 1
@@ -313,3 +390,7 @@ class Leases:
         self._available = 0
         for participant in self.participants.values():
             self._available |= participant.held
+
+
+def _held_back(participant: Participant, now: float) -> bool:
+    return now - participant.held_back_at < HELD_BACK_S

@@ -22,6 +22,7 @@ class Held(Struct):
     Attributes:
       left: pieces still to be fetched. ``fetch``: the one that runs.
       bytes_done: of the fetches that are over. ``last_reports``: how often its end was told.
+      held_back_at: a limit of ours makes it wait, since it had brought so many bytes.
     """
 
     key: LeaseKey
@@ -31,6 +32,7 @@ class Held(Struct):
     bytes_done: int = 0
     state: LeaseState = LeaseState.RUNNING
     last_reports: int = 0
+    held_back_at: int | None = None
 
 
 class Lessee:
@@ -112,6 +114,12 @@ class Lessee:
         if held.state != LeaseState.RUNNING:
             self._report(held)
 
+    def held_back(self, key: LeaseKey | None, *, held_back: bool) -> None:
+        """Whether a limit of our own makes the fetch of a lease (None: of none) wait."""
+        held = self._held.get(key) if key is not None else None
+        if held is not None:
+            held.held_back_at = self._done(held) if held_back else None
+
     def dropped(self, digest: Digest) -> None:
         """Nobody here wants a blob any more; its fetches are cancelled already."""
         for held in list(self._held.values()):
@@ -137,19 +145,22 @@ class Lessee:
 
     def _report(self, held: Held) -> None:
         rendezvous, digest, lease = held.key
-        done = held.bytes_done
-        if held.fetch is not None:
-            done += self._position(held.fetch)
-        if held.state == LeaseState.DONE:
-            done = held.size_bytes
+        done = self._done(held)
         self._context.set_timer("report", held.key, self._context.config.lease_report_s)
         if held.state != LeaseState.RUNNING:
             held.last_reports += 1
             if held.last_reports >= REPORTS_MAX or not self._reachable(rendezvous):
                 del self._held[held.key]
                 self._context.cancel_timer("report", held.key)
-        message = LeaseReport(self._context.own, digest, lease, min(done, 2**48), held.state)
-        self._context.send(rendezvous, message)
+        waits = held.state == LeaseState.RUNNING and held.held_back_at == done
+        own, bytes_done = self._context.own, min(done, 2**48)
+        report = LeaseReport(own, digest, lease, bytes_done, held.state, held_back=waits)
+        self._context.send(rendezvous, report)
+
+    def _done(self, held: Held) -> int:
+        if held.state == LeaseState.DONE:
+            return held.size_bytes
+        return held.bytes_done + (self._position(held.fetch) if held.fetch is not None else 0)
 
     def _reachable(self, node: NodeId) -> bool:
         return node == self._context.own or node in self._context.members

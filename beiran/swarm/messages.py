@@ -30,7 +30,10 @@ class LeaseState(IntEnum):
 
 
 class PieceHash(Struct, frozen=True, array_like=True):
-    """A piece's BLAKE3, cut to 16 bytes. ``first_hand``: the sender had it from the origin."""
+    """A piece's BLAKE3, cut to 16 bytes.
+
+    ``first_hand``: the sender had it from the origin, or has verified the whole blob.
+    """
 
     piece: PieceNumber
     hash: TruncatedHash
@@ -103,7 +106,7 @@ class Grant(Struct, frozen=True, array_like=True, tag=4):
 
 class LeaseReport(Struct, frozen=True, array_like=True, tag=5):
     """From a lease's holder, several times a second: bytes so far. Answered by ``LeaseAnswer``
-    when the lease is over.
+    when the lease is over. ``held_back``: a limit of the holder's own makes it wait.
     """
 
     sender: WireNodeId
@@ -111,6 +114,7 @@ class LeaseReport(Struct, frozen=True, array_like=True, tag=5):
     lease: Number
     bytes_done: SizeBytes
     state: LeaseState
+    held_back: bool = False
 
 
 class LeaseAnswer(Struct, frozen=True, array_like=True, tag=6):

@@ -11,31 +11,27 @@ hands each piece to the part whose idea it is.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
-
-from msgspec import Struct
+from typing import TYPE_CHECKING
 
 from beiran.errors import BadPacket
 from beiran.gossip.codec import OtherCluster
 from beiran.gossip.member import Address
 from beiran.ids import Digest, NodeId
 from beiran.swarm.announcements import Announcements, Provision
-from beiran.swarm.checking import Checker, Verdict
+from beiran.swarm.arrivals import Arrivals
+from beiran.swarm.audits import Audits
+from beiran.swarm.blobs import Blobs, BlobWanted
+from beiran.swarm.checking import Checker
 from beiran.swarm.codec import SwarmCodec
-from beiran.swarm.config import DAMAGED_MAX, HASH_BYTES, LEASE_PIECES_MAX, SwarmConfig
+from beiran.swarm.config import SwarmConfig
 from beiran.swarm.context import Context
-from beiran.swarm.download import Download, Progress, Registration
-from beiran.swarm.effects import (
-    BlobComplete,
-    BlobStuck,
-    Effect,
-    FetchFailure,
-    PieceAccepted,
-    PieceDoubted,
-    UploadAdmitted,
-)
+from beiran.swarm.damage import Damage
+from beiran.swarm.download import Download, Progress
+from beiran.swarm.effects import Effect, FetchFailure, UploadAdmitted
 from beiran.swarm.fetching import Fetching, in_download_order
+from beiran.swarm.last_resorts import LastResorts
 from beiran.swarm.lessee import Lessee
+from beiran.swarm.liars import Liars
 from beiran.swarm.messages import (
     Grant,
     HashesWanted,
@@ -48,7 +44,6 @@ from beiran.swarm.messages import (
     Register,
 )
 from beiran.swarm.peers import Peers
-from beiran.swarm.pieces import cut, lowest_run, members
 from beiran.swarm.registration import Registrar
 from beiran.swarm.rendezvous import Rendezvous
 from beiran.swarm.uploads import Upload, Uploads
@@ -56,24 +51,7 @@ from beiran.swarm.uploads import Upload, Uploads
 if TYPE_CHECKING:
     from random import Random
 
-SOURCES_ANSWER_S: Final = 0.4  # the origin is left alone so long, until those said to have it spoke
-
-
-class BlobWanted(Struct, frozen=True):
-    """A blob to be fetched.
-
-    Attributes:
-      size_bytes: as its descriptor says.
-      from_origin: an origin can give it, so leases are worth asking for.
-      rank: lower ones are fetched first; equal ones by digest.
-      sources: nodes believed to have it whole.
-    """
-
-    digest: Digest
-    size_bytes: int
-    from_origin: bool
-    rank: int = 0
-    sources: tuple[NodeId, ...] = ()
+__all__ = ["BlobWanted", "SwarmNode"]
 
 
 class SwarmNode:
@@ -89,39 +67,58 @@ class SwarmNode:
         self._context = context = Context(own, config, SwarmCodec(cluster), random, now)
         self._downloads: dict[Digest, Download] = {}
         self._provisions: dict[Digest, Provision] = {}
-        self._peers = Peers(config, random)
-        self._uploads = Uploads(config)
-        self._checker = Checker(context)
+        downloads, provisions = self._downloads, self._provisions
+        self._peers = peers = Peers(config, random)
+        self._uploads = uploads = Uploads(config)
+        checker = Checker(context)
         self._rendezvous = Rendezvous(context)
-        self._announcements = Announcements(
-            context,
-            self._downloads,
-            self._provisions,
-            self._checker,
-            uploads=lambda: len(self._uploads),
+        self._announcements = announcements = Announcements(
+            context, downloads, provisions, checker, uploads=lambda: len(uploads)
         )
-        self._fetching = Fetching(
+        self._fetching = fetching = Fetching(
             context,
-            self._peers,
-            in_order=lambda: in_download_order(self._downloads),
+            peers,
+            in_order=lambda: in_download_order(downloads),
             lease_ended=lambda *ended: self._lessee.fetch_ended(*ended),
         )
         self._lessee = Lessee(
             context,
-            self._downloads,
-            start=self._fetching.begin_origin,
-            position=self._fetching.position_bytes,
-            cancel=self._fetching.cancel_number,
+            downloads,
+            start=fetching.begin_origin,
+            position=fetching.position_bytes,
+            cancel=fetching.cancel_number,
         )
         self._registrar = Registrar(
             context,
-            self._downloads,
+            downloads,
             fetching=self._lessee.fetching,
             good=self._good,
-            meet=self._announcements.meet,
+            meet=announcements.meet,
         )
-        self._reconsider = False
-        self._distrusted_seen = 0
+        self._arrivals = Arrivals(context, peers, checker, fetching, announcements)
+        self._damage = Damage(context, checker, fetching, announcements)
+        self._audits = Audits(context, fetching, self._damage)
+        self._liars = Liars(
+            context,
+            downloads,
+            checker,
+            announcements=announcements,
+            damage=self._damage,
+            fetching=fetching,
+            registrar=self._registrar,
+            rendezvous=self._rendezvous,
+        )
+        self._last_resorts = LastResorts(context, downloads, peers, fetching, self._registrar)
+        self._blobs = Blobs(
+            context,
+            downloads,
+            provisions,
+            uploads,
+            announcements=announcements,
+            fetching=fetching,
+            lessee=self._lessee,
+            registrar=self._registrar,
+        )
 
     # --- what is known ----------------------------------------------------------------------
 
@@ -147,26 +144,11 @@ class SwarmNode:
 
     def holds(self, digest: Digest, start: int, end: int) -> bool:
         """Whether the bytes from ``start`` to before ``end`` may be given to a peer."""
-        if end <= start or start < 0:
-            return False
-        provision = self._provisions.get(digest)
-        if provision is not None:
-            return end <= provision.pieces.size_bytes
-        download = self._downloads.get(digest)
-        if download is None or end > download.pieces.size_bytes:
-            return False
-        return not download.pieces.within(start, end) & ~download.held
+        return self._blobs.holds(digest, start, end)
 
     def prefix_from_origin_bytes(self, digest: Digest) -> int:
         """How many bytes from the start we had from the origin ourselves, of a blob in flight."""
-        download = self._downloads.get(digest)
-        if download is None:
-            return 0
-        lacking = ~download.first_hand
-        piece = (lacking & -lacking).bit_length() - 1
-        if piece >= download.pieces.count:
-            return download.pieces.size_bytes
-        return self._fetching.origin_prefix(download, download.pieces.start(piece))
+        return self._blobs.prefix_from_origin_bytes(digest)
 
     def next_deadline(self) -> float | None:
         """When ``advance`` has something to do, or None."""
@@ -174,10 +156,21 @@ class SwarmNode:
 
     # --- inputs: the agent ------------------------------------------------------------------
 
-    def set_members(self, members: Mapping[NodeId, Address], *, now: float) -> list[Effect]:
-        """The other members that are online, and where they are."""
+    def set_members(
+        self,
+        members: Mapping[NodeId, Address],
+        *,
+        now: float,
+        generations: Mapping[NodeId, int] | None = None,
+    ) -> list[Effect]:
+        """The other members that are online, and where they are.
+
+        Args:
+          generations: of their agents; one that has grown since its agent lied ends distrust.
+        """
         self._begin(now)
         context = self._context
+        context.generations = dict(generations or {})
         own = context.own
         gone = [node for node in context.members if node not in members]
         context.members = {node: members[node] for node in sorted(members) if node != own}
@@ -189,7 +182,8 @@ class SwarmNode:
                 download.remove(node)
         self._rendezvous.members_gone()
         self._lessee.members_gone()
-        self._reconsider = True
+        self._liars.heed()
+        context.reconsider = True
         return self._end()
 
     def want(
@@ -203,52 +197,14 @@ class SwarmNode:
         Raises: ValueError if it is wanted already with another size.
         """
         self._begin(now)
-        context = self._context
-        download = self._downloads.get(blob.digest)
-        if download is not None and download.pieces.size_bytes != blob.size_bytes:
-            raise ValueError("the blob is wanted already with another size")
-        begun = download is None
-        if download is None:
-            registration = Registration(context.rendezvous(blob.digest))
-            pieces = cut(blob.size_bytes)
-            download = Download(blob.digest, pieces, blob.rank, registration)
-            self._downloads[blob.digest] = download
-            for piece, hash in (pieces_held or {}).items():
-                if 0 <= piece < pieces.count:
-                    download.held |= 1 << piece
-                    download.hashes[piece] = hash[:HASH_BYTES]
-        download.rank = min(download.rank, blob.rank)
-        if blob.from_origin and (not download.from_origin or download.stuck_told):
-            download.from_origin, download.refused = True, False
-            download.origin_failures, download.origin_again_at = 0, now
-        download.stuck_told, download.stuck_since = False, None
-        for node in blob.sources:
-            self._announcements.meet(download, node, True)
-        if blob.sources and begun and download.neighbours:
-            download.sources_due_at = now + SOURCES_ANSWER_S
-            context.set_timer("willing", None, SOURCES_ANSWER_S)
-        if begun:
-            self._registrar.register(download)
-            context.set_timer("repeat", blob.digest, context.config.repeat_have_s)
-            context.set_timer_by("watch", None, context.config.stalled_s)
-        self._reconsider = True
-        self._fetching.fill()
-        self._check_complete(download)
+        download = self._blobs.want(blob, pieces_held or {})
+        self._arrivals.check_complete(download)
         return self._end()
 
     def drop(self, digest: Digest, *, now: float) -> list[Effect]:
         """Nobody here wants a blob any more."""
         self._begin(now)
-        download = self._downloads.get(digest)
-        if download is not None:
-            self._fetching.cancel_all(download)
-            self._lessee.dropped(digest)
-            if not download.verified:
-                self._registrar.leave(download)
-                self._announcements.gone(download)
-            self._forget(download)
-            self._fetching.fill()
-            self._reconsider = True
+        self._blobs.drop(digest)
         return self._end()
 
     def provide(
@@ -261,40 +217,19 @@ class SwarmNode:
     ) -> list[Effect]:
         """We have a blob whole and verified: tell who asks. ``hashes``: BLAKE3 of all pieces."""
         self._begin(now)
-        pieces = cut(size_bytes)
-        known = {piece: hash[:HASH_BYTES] for piece, hash in enumerate(hashes)}
-        if len(known) != pieces.count:
-            known = {}
-        old = self._provisions.get(digest)
-        if old is None or known:
-            self._provisions[digest] = Provision(pieces, known)
+        self._blobs.provide(digest, size_bytes, hashes)
         return self._end()
 
     def withdraw(self, digest: Digest, *, now: float) -> list[Effect]:
         """We have a blob no longer."""
         self._begin(now)
-        if self._provisions.pop(digest, None) is not None:
-            self._uploads.forget(digest)
-        download = self._downloads.get(digest)
-        if download is not None and download.verified:
-            self._registrar.leave(download)
-            self._announcements.gone(download)
-            self._forget(download)
+        self._blobs.withdraw(digest)
         return self._end()
 
     def verified(self, digest: Digest, *, now: float) -> list[Effect]:
         """The whole has the right SHA-256. From now on it is provided."""
         self._begin(now)
-        download = self._downloads.get(digest)
-        if download is not None and download.complete and not download.verified:
-            download.verified = True
-            self._provisions[digest] = Provision(
-                download.pieces, dict(download.hashes), download.first_hand
-            )
-            self._context.cancel_timer("repeat", digest)
-            self._announcements.on_announce_timer(digest)
-            self._registrar.register(download)
-            self._context.set_timer("linger", digest, self._context.config.linger_s)
+        self._blobs.verified(digest)
         return self._end()
 
     def damaged(self, digest: Digest, *, now: float) -> list[Effect]:
@@ -302,8 +237,7 @@ class SwarmNode:
         self._begin(now)
         download = self._downloads.get(digest)
         if download is not None and download.complete and not download.verified:
-            self._context.counters["blobs_damaged"] += 1
-            self._doubt(download)
+            self._damage.doubt(download)
             self._fetching.fill()
         return self._end()
 
@@ -333,6 +267,20 @@ class SwarmNode:
         running = self._fetching.get(fetch)
         if running is not None:
             self._fetching.answered(running)
+            self._lessee.held_back(running.lease, held_back=False)
+        return self._end()
+
+    def fetch_held_back(self, fetch: int, *, now: float) -> list[Effect]:
+        """A limit of our own keeps a fetch waiting: nobody else is to blame.
+
+        To be told whenever that begins; it ends with the next byte, or with ``fetch_answered``.
+        """
+        self._begin(now)
+        running = self._fetching.get(fetch)
+        if running is not None and running.node is not None:
+            self._fetching.answered(running)
+        elif running is not None:
+            self._lessee.held_back(running.lease, held_back=True)
         return self._end()
 
     def fetch_progressed(self, fetch: int, bytes_done: int, *, now: float) -> list[Effect]:
@@ -347,39 +295,23 @@ class SwarmNode:
         """A fetch has brought the last byte of a piece. ``blake3``: of the whole piece."""
         self._begin(now)
         running = self._fetching.get(fetch)
-        if running is None or not running.pieces >> piece & 1:
-            return self._end()
-        download, hash = running.download, blake3[:HASH_BYTES]
-        self._fetching.progressed(running, download.pieces.end(piece) - running.start)
-        if running.node is None:
-            self._accept(download, piece, hash, None)
-            self._checker.from_origin(download, piece, hash)
-        elif download.held >> piece & 1:
-            download.wasted_bytes += download.pieces.length(piece)
-        else:
-            mixed = running.mixed and piece == download.pieces.at(running.start)
-            verdict = self._checker.judge(download, running.node, piece, hash, mixed=mixed)
-            if verdict is Verdict.ACCEPT:
-                self._accept(download, piece, hash, running.node)
-            else:
-                self._context.counters["pieces_refused"] += 1
-                download.wasted_bytes += download.pieces.length(piece)
-                download.partial.pop(piece, None)
-                neighbour = download.neighbours.get(running.node)
-                self._announcements.ask_hashes(download, running.node)
-                if mixed and neighbour is not None:
-                    self._peers.failed(running.node, now)
-        self._drop_distrusted()
-        self._check_complete(download)
+        if running is not None and running.pieces >> piece & 1:
+            self._arrivals.arrived(running, piece, blake3)
+            self._liars.heed()
+            self._audits.consider(running.download)
+            self._arrivals.check_complete(running.download, brought_by=running)
         return self._end()
 
     def fetch_done(self, fetch: int, *, now: float) -> list[Effect]:
         """A fetch has brought all of its bytes, and each piece was told of."""
-        self._begin(now)
         running = self._fetching.get(fetch)
+        lost = running is not None and running.pieces & running.download.missing
+        if running is not None and running.node is None and lost:
+            return self.fetch_failed(fetch, FetchFailure.BROKEN, now=now)
+        self._begin(now)
         if running is not None:
             self._fetching.ended(running)
-            self._check_complete(running.download)
+            self._arrivals.check_complete(running.download)
             self._fetching.fill()
         return self._end()
 
@@ -390,9 +322,9 @@ class SwarmNode:
         if running is not None:
             self._fetching.failed(running, failure)
             if running.node is None:
-                self._reconsider = True
+                self._context.reconsider = True
                 if running.lease is None and running.download.recheck:
-                    self._recheck(running.download)
+                    self._damage.recheck(running.download)
             self._fetching.fill()
         return self._end()
 
@@ -432,14 +364,14 @@ class SwarmNode:
                     self._announcements.on_announce_timer(about)
                 case "ask":
                     self._announcements.on_ask_timer(about)
-                    self._reconsider = True
+                    self._context.reconsider = True
                 case "hashes":
                     if self._announcements.on_hashes_timer(about):
                         self._fetching.fill()
                 case "fill":
                     self._fetching.fill()
                 case "linger":
-                    self._end_linger(about)
+                    self._blobs.on_linger_timer(about)
                 case "register":
                     self._registrar.on_timer(about)
                 case "rendezvous":
@@ -448,13 +380,19 @@ class SwarmNode:
                     self._announcements.on_repeat_timer(about)
                 case "report":
                     self._lessee.on_timer(about)
+                case "trust":
+                    assert isinstance(about, bytes)
+                    self._context.forgive(NodeId(about))
+                    self._liars.heed()
                 case "watch":
+                    for download in self._downloads.values():
+                        self._damage.recheck(download)
                     self._fetching.watch()
                     self._fetching.fill()
-                    self._help_ourselves()
-                    self._look_for_stuck()
+                    self._last_resorts.help_ourselves()
+                    self._last_resorts.look_for_stuck()
                 case _:  # "willing"
-                    self._reconsider = True
+                    self._context.reconsider = True
         return self._end()
 
     # --- parts ------------------------------------------------------------------------------
@@ -466,8 +404,8 @@ class SwarmNode:
     def _end(self) -> list[Effect]:
         context = self._context
         while True:
-            if self._reconsider:
-                self._reconsider = False
+            if context.reconsider:
+                context.reconsider = False
                 self._registrar.update(list(self._downloads.values()))
             if not context.to_self:
                 return context.effects
@@ -481,9 +419,10 @@ class SwarmNode:
         match message:
             case Have():
                 download = self._announcements.on_have(message)
-                self._drop_distrusted()
+                self._liars.heed()
                 self._peers.get(message.sender).load = message.uploads
                 if download is not None and not download.complete:
+                    self._liars.discard(download)
                     self._heard(download)
             case HashesWanted():
                 self._announcements.on_hashes_wanted(message)
@@ -491,7 +430,7 @@ class SwarmNode:
                 self._rendezvous.on_register(message)
             case Participants():
                 self._registrar.on_participants(message)
-                self._reconsider = True
+                self._context.reconsider = True
             case Leave():
                 self._rendezvous.on_leave(message)
             case Grant():
@@ -503,156 +442,15 @@ class SwarmNode:
                 self._fetching.fill()
 
     def _heard(self, download: Download) -> None:
-        waiting = self._context.now < download.sources_due_at
+        context = self._context
+        self._audits.consider(download)
+        waiting = context.now < download.sources_due_at
         if waiting and all(n.heard for n in download.neighbours.values()):
-            download.sources_due_at = self._context.now
-            self._reconsider = True
-        if not self._reconsider and download.registration.willing and download.seeds():
-            self._reconsider = True
+            download.sources_due_at = context.now
+            context.reconsider = True
+        if not context.reconsider and download.registration.willing and download.seeds():
+            context.reconsider = True
         self._fetching.fill()
-
-    def _accept(self, download: Download, piece: int, hash: bytes, giver: NodeId | None) -> None:
-        bit = 1 << piece
-        download.held |= bit
-        download.hashes[piece] = hash
-        download.recheck &= ~bit
-        download.partial.pop(piece, None)
-        if giver is None:
-            download.first_hand |= bit
-            download.origin_failures = 0
-            download.givers.pop(piece, None)
-        else:
-            download.givers[piece] = giver
-            download.alone = False
-        self._context.emit(PieceAccepted(download.digest, piece))
-        if download.fetches.get(piece, 0) > 1:
-            self._fetching.cancel_piece(download, piece)
-        self._announcements.piece_accepted(download)
-
-    def _check_complete(self, download: Download) -> None:
-        if download.complete and not download.complete_told and not download.verified:
-            download.complete_told = True
-            for piece in list(download.fetches):
-                self._fetching.cancel_piece(download, piece)
-            self._context.emit(BlobComplete(download.digest))
-            self._reconsider = True
-
-    def _drop_distrusted(self) -> None:
-        """Leave alone whom we distrust since this input."""
-        distrusted = self._context.distrusted
-        if len(distrusted) == self._distrusted_seen:
-            return
-        self._distrusted_seen = len(distrusted)
-        for node in distrusted:
-            self._fetching.cancel_from(node, keep=False)
-            for download in self._downloads.values():
-                neighbour = download.neighbours.get(node)
-                if neighbour is not None:  # it is given what it lacks, but asked for nothing
-                    download.shun(neighbour)
-        self._fetching.fill()
-
-    def _doubt(self, download: Download) -> None:
-        """Find the wrong pieces: fetch doubtful ones again, from the origin or from others."""
-        download.times_damaged += 1
-        doubtful = self._checker.doubtful(download)
-        if not doubtful or download.times_damaged > DAMAGED_MAX:
-            download.given_up = True
-            download.stuck_told = True
-            who = "peers give" if doubtful else "the origin gives"
-            self._context.emit(BlobStuck(download.digest, f"what {who} has another SHA-256"))
-            return
-        download.complete_told = False
-        download.corrected |= doubtful
-        for each in download.neighbours.values():
-            each.told &= ~doubtful
-        for piece in members(doubtful):
-            bit = 1 << piece
-            giver = download.givers.pop(piece, None)
-            neighbour = download.neighbours.get(giver) if giver is not None else None
-            download.held &= ~bit
-            if neighbour is not None:
-                download.set_unfit(neighbour, bit)
-            del download.hashes[piece]
-            self._context.emit(PieceDoubted(download.digest, piece))
-        if download.able:
-            download.recheck = doubtful
-            self._recheck(download)
-
-    def _recheck(self, download: Download) -> None:
-        """Fetch doubted pieces from the origin ourselves; from peers if it does not give them."""
-        if not download.able or download.origin_failures:
-            download.recheck = 0
-            return
-        left = download.recheck & ~download.in_flight
-        while left:
-            run = lowest_run(left)
-            left &= ~run
-            self._fetching.begin_origin(download, run, None)
-
-    def _help_ourselves(self) -> None:
-        """Fetch from the origin without a lease, where peers and leases fail us for long.
-
-        So a node that others have reason to leave alone, or whose rendezvous node is of no use,
-        gets its image all the same.
-        """
-        context = self._context
-        for download in in_download_order(self._downloads):
-            idle_since = download.idle_since
-            if idle_since is None or not self._registrar.able(download) or download.in_flight:
-                continue
-            if context.now < max(download.origin_again_at, download.sources_due_at):
-                continue
-            registration = download.registration
-            waited = context.now - idle_since > context.config.alone_s
-            served = registration.answered and (registration.leasable or registration.leased)
-            if download.alone or (waited and not served):
-                run = lowest_run(self._registrar.starved(download) & ~download.recheck)
-                if run:
-                    download.alone = True
-                    context.counters["runs_without_lease"] += 1
-                    run &= (run & -run) * ((1 << LEASE_PIECES_MAX) - 1)
-                    self._fetching.begin_origin(download, run, None)
-                return
-
-    def _look_for_stuck(self) -> None:
-        for download in in_download_order(self._downloads):
-            if download.stuck_told or not self._sourceless(download):
-                download.stuck_since = None
-            elif download.stuck_since is None:
-                download.stuck_since = self._context.now
-            elif self._context.now - download.stuck_since >= self._context.config.stuck_s:
-                download.stuck_told = True
-                reason = "no peer has all of it, and no origin gives it"
-                if download.refused:
-                    reason = "no peer has all of it, and the origin refused it"
-                elif download.origin_failures:
-                    reason = "no peer has all of it, and the origin is unavailable"
-                self._context.emit(BlobStuck(download.digest, reason))
-
-    def _sourceless(self, download: Download) -> bool:
-        if self._registrar.able(download) or self._fetching.from_peers(download):
-            return False
-        registration = download.registration
-        if registration.hopeful and registration.count > 1:
-            return False
-        needed = download.missing
-        return not any(
-            n.fit & needed and not self._peers.lost(n.node) for n in download.neighbours.values()
-        )
-
-    def _end_linger(self, digest: object) -> None:
-        download = self._downloads.get(digest)  # type: ignore[call-overload]
-        if download is not None and download.verified:
-            self._forget(download)
-
-    def _forget(self, download: Download) -> None:
-        context = self._context
-        del self._downloads[download.digest]
-        for kind in ("register", "announce", "repeat", "linger"):
-            context.cancel_timer(kind, download.digest)
-        context.forget_ranking(download.digest)
-        self._uploads.forget(download.digest)
 
     def _good(self, node: NodeId) -> bool:
-        peer = self._peers.get(node)
-        return self._context.now >= peer.slow_until and not self._peers.lost(node)
+        return not (self._peers.crawls(node, self._context.now) or self._peers.lost(node))

@@ -52,6 +52,7 @@ class Peers:
         """It gave a piece."""
         peer = self.get(node)
         peer.failures = 0
+        peer.slows = max(0, peer.slows - 1)
 
     def busy(self, node: NodeId, now: float) -> float:
         """It has no room. Returns when it may be asked again."""
@@ -72,6 +73,11 @@ class Peers:
         peer = self.get(node)
         peer.slow_until = now + self._config.slow_s * 2 ** min(peer.slows, 3)
         peer.slows += 1
+
+    def crawls(self, node: NodeId, now: float) -> bool:
+        """Whether it was left for being slow again and again: once, and it may have been us."""
+        peer = self.get(node)
+        return peer.slows > 1 and now < peer.slow_until
 
     def lost(self, node: NodeId) -> bool:
         """Whether it failed so often that it is no source."""

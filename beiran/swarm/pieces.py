@@ -18,11 +18,8 @@ class Pieces(Struct, frozen=True):
     size_bytes: int
     piece_bytes: int
     count: int
-
-    @property
-    def all(self) -> int:
-        """The set of all pieces."""
-        return (1 << self.count) - 1
+    all: int
+    """The set of all pieces."""
 
     def start(self, piece: int) -> int:
         """The offset of a piece's first byte."""
@@ -49,11 +46,12 @@ class Pieces(Struct, frozen=True):
 
 
 def cut(size_bytes: int) -> Pieces:
-    """Cut a blob: pieces of 1 MiB, doubled until there are at most ``PIECES_MAX``."""
+    """Cut a blob: pieces of ``PIECE_BYTES_MIN``, doubled until there are at most ``PIECES_MAX``."""
     piece_bytes = PIECE_BYTES_MIN
     while size_bytes > piece_bytes * PIECES_MAX:
         piece_bytes *= 2
-    return Pieces(size_bytes, piece_bytes, -(-size_bytes // piece_bytes))
+    count = -(-size_bytes // piece_bytes)
+    return Pieces(size_bytes, piece_bytes, count, (1 << count) - 1)
 
 
 def members(bits: int) -> Iterator[int]:

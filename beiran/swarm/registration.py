@@ -17,6 +17,7 @@ from beiran.swarm.rendezvous import register_interval_s
 
 IDLE_S: Final = 0.5  # nothing to ask for and nobody to ask: starved
 PATIENCE_HEARD: Final = 5  # so many times longer, while other datagrams come from it
+NUMBERS: Final = 2**32
 ABLE_FAILURES: Final = 6  # an origin that failed so often in a row is not counted on
 
 
@@ -55,7 +56,7 @@ class Registrar:
             registration.rendezvous = rendezvous
             registration.answered = False
             registration.unanswered = 0
-        self._number = self._number % (2**32 - 1) + 1
+        self._number = self._number % (NUMBERS - 1) + 1
         registration.number = self._number
         registration.unanswered += 1
         registration.willing = self.willing(download)
@@ -122,11 +123,14 @@ class Registrar:
         registration.leasable = message.leasable
         registration.leased = message.leased
         registration.hopeful = message.hopeful
+        if message.leasable or message.leased:
+            download.leased_at = self._context.now
         for node in message.neighbours:
             self._meet(download, node, False)
         for node in message.seeds:
             self._meet(download, node, True)
-        if message.number == registration.number:
+        # To any that we wait for: on slow links, the answer to one comes after the next was sent.
+        if 0 <= (registration.number - message.number) % NUMBERS < registration.unanswered:
             registration.unanswered = 0
             registration.answered = True
             config = self._context.config

@@ -2,6 +2,9 @@
 
 Any node can be one, also for a blob that it does not want itself. It is asked again and again by
 those who take part, so nothing that it knows is precious: the next one learns it within a moment.
+
+Who says that a blob has another size is in another *crowd*, for its pieces are others. A wrong size
+never verifies, so one who lies or errs about it fails alone.
 """
 
 from typing import Final
@@ -36,8 +39,11 @@ GRANT_AGAIN_S: Final = 0.15
 CROWD: Final = 400  # above, participants register less often: the rendezvous node has one CPU
 
 
-class _Tracked(Struct):
-    size_bytes: int
+Key = tuple[Digest, int]
+"""A blob, and how many bytes it has."""
+
+
+class _Crowd(Struct):
     leases: Leases
     order: list[NodeId]
 
@@ -52,10 +58,11 @@ class Rendezvous:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._tracked: dict[Digest, _Tracked] = {}
+        self._crowds: dict[Key, _Crowd] = {}
+        self._sizes: dict[Digest, list[int]] = {}
 
     def __len__(self) -> int:
-        return len(self._tracked)
+        return len(self._crowds)
 
     def on_register(self, message: Register) -> None:
         """Somebody takes part. Raises: BadPacket if its pieces are not the blob's."""
@@ -71,83 +78,80 @@ class Rendezvous:
             able=message.able,
             number=message.number,
         )
-        tracked = self._tracked.get(message.digest)
-        if tracked is None:
-            if len(self._tracked) >= TRACKED_MAX:
-                raise BadPacket("too many blobs have us as their rendezvous node")
-            leases = Leases(pieces, self._context.config, self._context.random, now)
-            tracked = self._tracked[message.digest] = _Tracked(message.size_bytes, leases, [])
-            self._context.set_timer("rendezvous", message.digest, CHECK_S)
-        if message.size_bytes != tracked.size_bytes:
-            raise BadPacket("another size than others say")
-        leases = tracked.leases
+        key = (message.digest, message.size_bytes)
+        crowd = self._crowd(key)
+        leases = crowd.leases
         known = message.sender in leases.participants
         if len(leases.participants) >= PARTICIPANTS_MAX and not known:
             raise BadPacket("too many participants")
         if leases.is_old(message.sender, message.number):
             return
+        if message.sender in self._context.distrusted:
+            participant.held = participant.fetching = 0
+        if not known:  # one node is in one crowd of a blob
+            self._remove(message.digest, message.sender)
         for lease in leases.running.values():
             if lease.holder == message.sender:
                 participant.fetching &= ~lease.pieces
         if leases.register(participant):
-            tracked.order.append(message.sender)
+            crowd.order.append(message.sender)
         for seed in message.seeds:
             if self._context.trusts(seed) or seed == self._context.own:
                 leases.seeds[seed] = now
-        self._context.send(message.sender, self._answer(message, tracked, participant))
-        self._grant(message.digest, tracked)
+        self._context.send(message.sender, self._answer(message, crowd, participant))
+        self._grant(message.digest, crowd)
 
     def on_leave(self, message: Leave) -> None:
         """Somebody no longer takes part."""
-        tracked = self._tracked.get(message.digest)
-        if tracked is not None:
-            self._remove(tracked, message.sender)
-            self._grant(message.digest, tracked)
+        self._remove(message.digest, message.sender)
 
     def on_report(self, message: LeaseReport) -> None:
         """A lease's holder tells how far it is."""
-        tracked = self._tracked.get(message.digest)
+        crowd = self._crowd_of(message.digest, message.sender)
         lease = None
-        if tracked is not None:
-            lease = tracked.leases.report(
-                message.lease, message.sender, message.bytes_done, self._context.now
+        if crowd is not None:
+            lease = crowd.leases.report(
+                message.lease,
+                message.sender,
+                message.bytes_done,
+                self._context.now,
+                held_back=message.held_back,
             )
-        if lease is None or tracked is None:
+        if lease is None or crowd is None:
             self._close(message.sender, message.digest, message.lease)
             return
         if message.state == LeaseState.RUNNING:
             return
-        participant = tracked.leases.participants.get(message.sender)
+        participant = crowd.leases.participants.get(message.sender)
         if message.state == LeaseState.DONE:
-            tracked.leases.done(lease, self._context.now)
+            crowd.leases.done(lease, self._context.now)
         else:
-            tracked.leases.failed(lease)
+            crowd.leases.failed(lease)
             if participant is not None:  # until it says otherwise
                 participant.willing = False
                 participant.able = message.state != LeaseState.REFUSED
         self._close(message.sender, message.digest, message.lease)
-        self._grant(message.digest, tracked)
+        self._grant(message.digest, crowd)
 
-    def on_timer(self, digest: object) -> None:
-        """Look after one blob: who fell silent, which leases must be given on."""
-        assert isinstance(digest, bytes)
-        tracked = self._tracked.get(Digest(digest))
-        if tracked is None:
+    def on_timer(self, key: object) -> None:
+        """Look after one crowd: who fell silent, which leases must be given on."""
+        crowd = self._crowds.get(key)  # type: ignore[call-overload]
+        if crowd is None:
             return
-        context, leases = self._context, tracked.leases
-        patience_s = SILENT_INTERVALS * register_interval_s(context.config, len(tracked.order))
+        assert isinstance(key, tuple)
+        digest = key[0]
+        context, leases = self._context, crowd.leases
+        patience_s = SILENT_INTERVALS * register_interval_s(context.config, len(crowd.order))
         for participant in list(leases.participants.values()):
             # Whoever has the blob whole need not register; it is gone when it is no member.
             whole = participant.held == leases.pieces.all
             limit_s = context.config.linger_s if whole else patience_s
             if context.now - participant.heard_at > limit_s:
-                self._remove(tracked, participant.node)
+                self._remove(digest, participant.node)
         for seed, heard_at in list(leases.seeds.items()):
             if context.now - heard_at > patience_s:
                 del leases.seeds[seed]
         if not leases.participants:
-            del self._tracked[Digest(digest)]
-            context.forget_ranking(Digest(digest))
             return
         for lease in leases.overdue(context.now):
             context.counters["leases_given_on"] += 1
@@ -155,33 +159,37 @@ class Rendezvous:
             holder = leases.participants.get(lease.holder)
             if holder is not None:
                 holder.willing = False  # until it registers again
-            self._close(lease.holder, Digest(digest), lease.number)
+            self._close(lease.holder, digest, lease.number)
         for lease in leases.running.values():
             if lease.reported_at is None and context.now - lease.granted_at > (
                 GRANT_AGAIN_S * lease.grants_sent
             ):
                 lease.grants_sent += 1
-                self._send_grant(Digest(digest), lease)
+                self._send_grant(digest, lease)
         leases.adapt(context.now)
-        self._grant(Digest(digest), tracked)
-        context.set_timer("rendezvous", digest, CHECK_S)
+        self._grant(digest, crowd)
+        context.set_timer("rendezvous", key, CHECK_S)
+
+    def disregard(self, node: NodeId) -> None:
+        """A node lied: it takes part, but nothing that it has counts."""
+        for (digest, _), crowd in list(self._crowds.items()):
+            crowd.leases.disregard(node)
+            self._grant(digest, crowd)
 
     def members_gone(self) -> None:
         """Some members are offline: what they had and fetched is open again."""
-        for digest, tracked in list(self._tracked.items()):
-            for node in list(tracked.leases.participants):
+        for (digest, _), crowd in list(self._crowds.items()):
+            for node in list(crowd.leases.participants):
                 if node != self._context.own and node not in self._context.members:
-                    self._remove(tracked, node)
-            for seed in list(tracked.leases.seeds):
+                    self._remove(digest, node)
+            for seed in list(crowd.leases.seeds):
                 if seed != self._context.own and seed not in self._context.members:
-                    del tracked.leases.seeds[seed]
-            self._grant(digest, tracked)
+                    del crowd.leases.seeds[seed]
+            self._grant(digest, crowd)
 
-    def _answer(
-        self, message: Register, tracked: _Tracked, participant: Participant
-    ) -> Participants:
-        leases, wanted = tracked.leases, min(message.neighbours_wanted, NEIGHBOURS_MAX)
-        order = tracked.order
+    def _answer(self, message: Register, crowd: _Crowd, participant: Participant) -> Participants:
+        leases, wanted = crowd.leases, min(message.neighbours_wanted, NEIGHBOURS_MAX)
+        order = crowd.order
         chosen: list[NodeId] = []
         if wanted:
             for node in self._context.random.sample(order, min(len(order), wanted + 1)):
@@ -202,8 +210,8 @@ class Rendezvous:
             tuple(seed for seed in leases.seeds if seed != message.sender)[:SEEDS_MAX],
         )
 
-    def _grant(self, digest: Digest, tracked: _Tracked) -> None:
-        leases = tracked.leases
+    def _grant(self, digest: Digest, crowd: _Crowd) -> None:
+        leases = crowd.leases
         for lease in leases.grant(self._context.now, self._context.distrusted):
             self._context.counters["leases_granted"] += 1
             self._send_grant(digest, lease)
@@ -230,7 +238,47 @@ class Rendezvous:
     def _close(self, node: NodeId, digest: Digest, lease: int) -> None:
         self._context.send(node, LeaseAnswer(self._context.own, digest, lease))
 
-    def _remove(self, tracked: _Tracked, node: NodeId) -> None:
-        if node in tracked.leases.participants:
-            tracked.order.remove(node)
-        tracked.leases.remove(node)
+    # --- crowds -----------------------------------------------------------------------------
+
+    def _crowd(self, key: Key) -> _Crowd:
+        """The crowd, a new one if need be. Raises: BadPacket if there are too many."""
+        crowd = self._crowds.get(key)
+        if crowd is None:
+            if len(self._crowds) >= TRACKED_MAX:
+                raise BadPacket("too many blobs have us as their rendezvous node")
+            context, digest = self._context, key[0]
+            leases = Leases(cut(key[1]), context.config, context.random, context.now)
+            crowd = self._crowds[key] = _Crowd(leases, [])
+            self._sizes.setdefault(digest, []).append(key[1])
+            context.set_timer("rendezvous", key, CHECK_S)
+        return crowd
+
+    def _crowd_of(self, digest: Digest, node: NodeId) -> _Crowd | None:
+        """The crowd of a blob in which a node takes part."""
+        for size_bytes in self._sizes.get(digest, ()):
+            crowd = self._crowds[digest, size_bytes]
+            if node in crowd.leases.participants:
+                return crowd
+        return None
+
+    def _remove(self, digest: Digest, node: NodeId) -> None:
+        """A node is no longer in a crowd of a blob, and the crowd ends with its last."""
+        for size_bytes in list(self._sizes.get(digest, ())):
+            crowd = self._crowds[digest, size_bytes]
+            known = node in crowd.leases.participants
+            crowd.leases.remove(node)
+            if not known:
+                continue
+            crowd.order.remove(node)
+            if crowd.leases.participants:
+                self._grant(digest, crowd)
+            else:
+                self._end(digest, size_bytes)
+
+    def _end(self, digest: Digest, size_bytes: int) -> None:
+        del self._crowds[digest, size_bytes]
+        self._sizes[digest].remove(size_bytes)
+        if not self._sizes[digest]:
+            del self._sizes[digest]
+            self._context.forget_ranking(digest)
+        self._context.cancel_timer("rendezvous", (digest, size_bytes))

@@ -21,6 +21,7 @@ MEMBERLIST: Final = replace(
     ping_retry_s=0.0,
     self_doubt=False,
     direct_evidence=False,
+    confirm_at_once=False,
     last_call_s=0.0,
     pause_s=1e9,
     confirmers=0,

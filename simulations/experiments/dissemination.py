@@ -4,6 +4,7 @@ Clusters that came together long ago, links of 1 ms one way. An event is one hos
 image more; what is measured is when a node has taken it over, which is when its picture is right.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -66,7 +67,8 @@ class Spreading:
       all_know_s: for each event, when the last node knew; beyond ``PATIENCE_S`` infinite.
       half_know_s: when half of them did.
       first_hearings: of each event, how many nodes knew by the end.
-      bytes_per_event: that a node sent more than an idle one, with all heads.
+      bytes_per_event: that a node sent more than an idle one, with all heads; NaN with loss,
+        where suspicions' noise is larger.
       packets_per_event: the same in packets.
     """
 
@@ -78,12 +80,11 @@ class Spreading:
 
 
 def spread(case: Spread) -> Spreading:
-    """Run the events of one cluster, and the same cluster without them."""
+    """Run the events of one cluster; without loss also the same cluster without them."""
     world, hosts = _cluster(case)
-    idle_world, _ = _cluster(case)
     before = _sent(world)
     known: list[float] = []
-    found = Spreading([], [], [], 0.0, 0.0)
+    found = Spreading([], [], [], math.nan, math.nan)
     event: list[tuple[bytes, float]] = []
 
     def note(host: Host, effect: Effect) -> None:
@@ -115,7 +116,10 @@ def spread(case: Spread) -> Spreading:
         found.all_know_s.append(max(known) if complete else float("inf"))
         found.half_know_s.append(median(known))
         found.first_hearings.append(len(known))
+    if case.loss:
+        return found
     after = _sent(world)
+    idle_world, _ = _cluster(case)
     idle_before = _sent(idle_world)
     idle_world.run(lasted_s)
     idle_after = _sent(idle_world)
@@ -192,7 +196,7 @@ def _times_row(case: Spread, found: Spreading) -> Row:
         "all_know_median_s": median(found.all_know_s),
         "all_know_p99_s": percentile(found.all_know_s, 0.99),
         "all_know_worst_s": worst,
-        "bytes_per_node": "" if case.loss else found.bytes_per_event,  # lost in suspicions' noise
+        "bytes_per_node": "" if case.loss else found.bytes_per_event,
         "target": f"<= {limit} s" if limit and ours else "",
         "met": ("yes" if worst <= limit else "NO") if limit and ours else "",
     }

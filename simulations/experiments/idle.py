@@ -11,8 +11,16 @@ from typing import Final
 
 from beiran.gossip.config import GossipConfig
 from simulations.experiments.configs import MEMBERLIST, OURS
-from simulations.experiments.silence import deaths
-from simulations.experiments.table import Experiment, Options, Progress, Row, mean, run_trials
+from simulations.experiments.silence import Silence, deaths
+from simulations.experiments.table import (
+    Experiment,
+    Options,
+    Progress,
+    Row,
+    mean,
+    run_trials,
+    silent,
+)
 from simulations.world import World
 
 WARM_S: Final = 5.0
@@ -81,21 +89,29 @@ def swim(options: Options, progress: Progress) -> list[Row]:
     suspicion time. SWIM counts from a period's begin; between hosts whose periods begin at
     different times that is one wait for the first probe and the time of that probe.
     """
-    rows: list[Row] = []
-    for nodes in options.sizes(20, 50, 128):
-        for who, config in (("ours", OURS), ("memberlist", MEMBERLIST)):
-            trials = options.trials_or(200 if nodes <= 50 else 60)
-            found = deaths(config, nodes, trials, options, progress)
-            rows.append(_swim_row(who, nodes, config, [one.suspected_s for one in found], options))
-    return rows
+    kinds = [
+        (who, config, nodes)
+        for nodes in options.sizes(20, 50, 128)
+        for who, config in (("ours", OURS), ("memberlist", MEMBERLIST))
+    ]
+    cases = [
+        (Silence(config, nodes, options.seed), options.trials_or(200 if nodes <= 50 else 60))
+        for _, config, nodes in kinds
+    ]
+    rests = [Rest(nodes, options.seed, config) for _, config, nodes in kinds]
+    found = deaths(cases, options.jobs, progress)
+    loads = run_trials(rest, rests, options.jobs, silent)
+    return [
+        _swim_row(who, nodes, config, [one.suspected_s for one in trials], packets_s)
+        for (who, config, nodes), trials, (_, packets_s, _) in zip(kinds, found, loads, strict=True)
+    ]
 
 
 def _swim_row(
-    who: str, nodes: int, config: GossipConfig, suspected_s: Sequence[float], options: Options
+    who: str, nodes: int, config: GossipConfig, suspected_s: Sequence[float], packets_s: float
 ) -> Row:
     formula_s = config.probe_interval_s * SWIM_DETECTION_PERIODS
     found_s = mean(suspected_s)
-    _, packets_s, _ = rest(Rest(nodes, options.seed, config))
     within = abs(found_s / formula_s - 1) <= SWIM_WITHIN
     return {
         "who": who,
@@ -107,6 +123,7 @@ def _swim_row(
         "worst_s": max(suspected_s),
         "packets_per_node_s": packets_s,
         "formula_packets_s": 2 / config.probe_interval_s,
+        "target": f"within {SWIM_WITHIN:.0%}" if who == "ours" else "",
         "met": ("yes" if within else "NO") if who == "ours" else "",
     }
 

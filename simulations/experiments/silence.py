@@ -5,8 +5,8 @@ cluster that came together long ago, and one of its hosts that ends at a random 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Final
 
 from beiran.gossip.config import GossipConfig
@@ -45,13 +45,29 @@ class Death:
     everywhere_s: float
 
 
-def death(number: int, *, config: GossipConfig, nodes: int, seed: int, loss: float = 0.0) -> Death:
-    """One trial."""
-    world = World(seed=seed * 100_003 + number, link=Link(loss=loss), config=config, beacons=False)
-    hosts = world.settled(nodes)
-    chance = stream(seed, "silence", nodes, number)
+@dataclass(frozen=True)
+class Silence:
+    """One trial: the ``number``-th of its kind."""
+
+    config: GossipConfig
+    nodes: int
+    seed: int
+    number: int = 0
+    loss: float = 0.0
+
+
+def death(trial: Silence) -> Death:
+    """Let one host end."""
+    world = World(
+        seed=trial.seed * 100_003 + trial.number,
+        link=Link(loss=trial.loss),
+        config=trial.config,
+        beacons=False,
+    )
+    hosts = world.settled(trial.nodes)
+    chance = stream(trial.seed, "silence", trial.nodes, trial.number)
     world.run(WARM_S + 4.0 * chance.random())
-    victim = hosts[chance.randrange(nodes)]
+    victim = hosts[chance.randrange(trial.nodes)]
     ended_at = world.now
     at: dict[Status, list[float]] = {status: [] for status in Status}
 
@@ -61,30 +77,31 @@ def death(number: int, *, config: GossipConfig, nodes: int, seed: int, loss: flo
 
     world.found.append(note)
     world.power_off(victim)
-    world.run_until(lambda: len(at[Status.DOWN]) >= nodes - 1, within_s=WITHIN_S, every_s=0.01)
+    world.run_until(
+        lambda: len(at[Status.DOWN]) >= trial.nodes - 1, within_s=WITHIN_S, every_s=0.01
+    )
     return Death(at[Status.SUSPECT][0], at[Status.DOWN][0], max(at[Status.DOWN]))
 
 
 def deaths(
-    config: GossipConfig,
-    nodes: int,
-    trials: int,
-    options: Options,
-    progress: Progress,
-    loss: float = 0.0,
-) -> list[Death]:
-    """Several trials."""
-    action = partial(death, config=config, nodes=nodes, seed=options.seed, loss=loss)
-    return run_trials(action, range(trials), options.jobs, progress)
+    cases: Sequence[tuple[Silence, int]], jobs: int, progress: Progress
+) -> list[list[Death]]:
+    """Of each case so many trials."""
+    trials = [replace(case, number=number) for case, count in cases for number in range(count)]
+    found = iter(run_trials(death, trials, jobs, progress))
+    return [list(islice(found, count)) for _, count in cases]
 
 
 def silence(options: Options, progress: Progress) -> list[Row]:
     """Ours and serf's times at several sizes."""
+    trials = options.trials_or(200)
+    sizes = options.sizes(20, 50)
+    cases = [
+        (Silence(config, nodes, options.seed), trials) for nodes in sizes for config in (SERF, OURS)
+    ]
+    found = deaths(cases, options.jobs, progress)
     rows: list[Row] = []
-    for nodes in options.sizes(20, 50):
-        trials = options.trials_or(200)
-        serf = deaths(SERF, nodes, trials, options, progress)
-        ours = deaths(OURS, nodes, trials, options, progress)
+    for nodes, serf, ours in zip(sizes, found[::2], found[1::2], strict=True):
         rows += [_row("serf", nodes, serf, serf), _row("ours", nodes, ours, serf)]
     return rows
 
@@ -106,6 +123,7 @@ def _row(who: str, nodes: int, found: Sequence[Death], serf: Sequence[Death]) ->
         "everywhere_worst_s": max(times),
         "median_of_serf": share,
         "worst_of_serf": worst,
+        "target": "" if who == "serf" else f"<= {SERF_SHARE_MAX} of serf's",
         "met": met,
     }
 

@@ -5,12 +5,14 @@ same columns in every row of one experiment, so that it prints as a table and go
 """
 
 import csv
+import gc
 import io
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 Row = dict[str, object]
@@ -31,14 +33,14 @@ class Options:
       nodes: sizes of cluster; empty: those that the experiment is about.
       trials: how often each case is tried; 0: as often as its figures need.
       jobs: processes on this machine.
-      share: of a large grid's cells, drawn by the seed; 1.0 is all of them.
+      whole: all of a large grid, of which otherwise some points are run.
     """
 
     seed: int = 1
     nodes: tuple[int, ...] = ()
     trials: int = 0
     jobs: int = 1
-    share: float = 1.0
+    whole: bool = False
 
     def sizes(self, *usual: int) -> tuple[int, ...]:
         """The sizes asked for, or the usual ones."""
@@ -76,14 +78,22 @@ def run_trials(
     progress(0, len(trials))
     if jobs <= 1:
         for trial in trials:
-            results.append(action(trial))
+            results.append(_tidily(action, trial))
             progress(len(results), len(trials))
         return results
     with ProcessPoolExecutor(jobs, initializer=os.nice, initargs=(NICENESS,)) as pool:
-        for result in pool.map(action, trials):
+        for result in pool.map(partial(_tidily, action), trials):
             results.append(result)
             progress(len(results), len(trials))
     return results
+
+
+def _tidily(action: Callable[[Trial], Result], trial: Trial) -> Result:
+    """Run a trial, and leave nothing of its world: worlds hold each other's parts in cycles, and
+    the collector looks rarely (``simulations.collector``)."""
+    result = action(trial)
+    gc.collect()
+    return result
 
 
 def percentile(values: Iterable[float], share: float) -> float:

@@ -2,7 +2,7 @@
 
 import base64
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Final
@@ -60,25 +60,46 @@ def write_report(record: Record, folder: Path) -> Path:
 
 
 def _page(record: Record, plots: dict[str, tuple[str, bytes]]) -> str:
-    about = " · ".join(f"{escape(k)} {escape(v)}" for k, v in record.about.items())
+    more = ""
+    if record.marks:
+        more = f"<h2>What befell the cluster</h2>\n<pre>{escape(_marks(record))}</pre>"
+    return page_text(record.title, record.about, figures(record), plots, _MEANINGS, more)
+
+
+def page_text(
+    title: str,
+    about: Mapping[str, str],
+    rows: Sequence[Figure],
+    plots: Mapping[str, tuple[str, bytes]],
+    meanings: Mapping[str, str],
+    more: str = "",
+) -> str:
+    """A page that needs nothing else.
+
+    Args:
+      about: what was run, in words. rows: the figures above the plots.
+      plots: titles and PNGs by file name. meanings: a sentence or two for each.
+      more: HTML below.
+    """
+    words = " · ".join(f"{escape(k)} {escape(v)}" for k, v in about.items())
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width">',
-        f"<title>{escape(record.title)}</title><style>{_STYLE}</style></head><body>",
-        f"<h1>{escape(record.title)}</h1>",
-        f'<p class="about">{about}</p>',
-        _figure_table(figures(record)),
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="about">{words}</p>',
+        _figure_table(rows),
     ]
-    for name, (title, data) in plots.items():
+    for name, (heading, data) in plots.items():
         source = base64.b64encode(data).decode()
         parts += [
-            f"<h2>{escape(title)}</h2>",
-            f'<img alt="{escape(title)}" src="data:image/png;base64,{source}">',
-            f'<p class="meaning">{escape(_MEANINGS[name])}</p>',
+            f"<h2>{escape(heading)}</h2>",
+            f'<img alt="{escape(heading)}" src="data:image/png;base64,{source}">',
+            f'<p class="meaning">{escape(meanings[name])}</p>',
         ]
-    if record.marks:
-        parts += ["<h2>What befell the cluster</h2>", f"<pre>{escape(_marks(record))}</pre>"]
+    if more:
+        parts.append(more)
     return "\n".join([*parts, "</body></html>", ""])
 
 
@@ -104,10 +125,10 @@ def _who(number: int) -> str:
 
 
 def _write_tables(record: Record, folder: Path) -> None:
-    _write_csv(
+    write_csv(
         folder / "summary.csv", ("figure", "value", "meaning"), (list(f) for f in figures(record))
     )
-    _write_csv(
+    write_csv(
         folder / "news.csv",
         ("owner", "at_s", "public", "know", "half_s", "last_s"),
         (
@@ -115,7 +136,7 @@ def _write_tables(record: Record, folder: Path) -> None:
             for n in record.news
         ),
     )
-    _write_csv(
+    write_csv(
         folder / "failures.csv",
         ("host", "how", "at_s", "witnesses", "know", "suspected_s", "first_s", "last_s"),
         (
@@ -132,7 +153,7 @@ def _write_tables(record: Record, folder: Path) -> None:
             for f in record.failures
         ),
     )
-    _write_csv(
+    write_csv(
         folder / "false-verdicts.csv",
         ("at_s", "observer", "subject", "observer_hampered"),
         (
@@ -141,7 +162,7 @@ def _write_tables(record: Record, folder: Path) -> None:
         ),
     )
     used = [kind for kind in KINDS.values() if any(kind in s.by_kind for s in record.samples)]
-    _write_csv(
+    write_csv(
         folder / "traffic.csv",
         (
             *("at_s", "online", "suspected", "missed"),
@@ -156,7 +177,7 @@ def _write_tables(record: Record, folder: Path) -> None:
             for s in record.samples
         ),
     )
-    _write_csv(
+    write_csv(
         folder / "states.csv",
         ("host", "from_s", "to_s", "state", "share"),
         (
@@ -176,7 +197,8 @@ def _seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.6f}"
 
 
-def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table with a head."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(head)

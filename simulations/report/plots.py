@@ -127,7 +127,7 @@ def dissemination(record: Record) -> "Figure | None":
             drawstyle="steps-post",
             label=label,
         )
-    _label(axes, "milliseconds since it happened", "% of the other hosts that know")
+    label_axes(axes, "milliseconds since it happened", "% of the other hosts that know")
     axes.set_ylim(0, 103)
     axes.set_xlim(left=0)
     axes.legend(frameon=False, fontsize=9, loc="lower right")
@@ -162,7 +162,7 @@ def detection(record: Record) -> "Figure | None":
             median_s, median_shares = _median_detection(some)
             label = f"{len(some):,} hosts {how}: median"
             axes.plot(median_s, median_shares, color=colour, linewidth=2.4, label=label)
-        _label(axes, "seconds since the failure", "% of the others\nthat have it offline")
+        label_axes(axes, "seconds since the failure", "% of the others\nthat have it offline")
         axes.set_ylim(0, 103)
         axes.set_xlim(left=0)
         axes.legend(frameon=False, fontsize=9, loc="lower right")
@@ -211,7 +211,7 @@ def timeline(record: Record) -> "Figure | None":
     counts.set_xlim(0, record.seconds)
     counts.set_ylim(bottom=0)
     counts.legend(frameon=False, fontsize=8, loc="center right")
-    _label(counts, "seconds", "hosts")
+    label_axes(counts, "seconds", "hosts")
     return figure
 
 
@@ -277,7 +277,7 @@ def traffic(record: Record) -> "Figure | None":
     axes.set_yscale("symlog", linthresh=100)
     axes.set_ylim(bottom=0)
     axes.set_xlim(0, record.seconds)
-    _label(axes, "seconds", "bytes sent a second")
+    label_axes(axes, "seconds", "bytes sent a second")
     axes.legend(frameon=False, fontsize=9)
     return figure
 
@@ -322,7 +322,7 @@ def kinds(record: Record) -> "Figure | None":
         )
         axes.set_xlim(0, record.seconds)
         axes.set_ylim(0, _ceiling([sum(column) for column in zip(*layers, strict=True)]))
-        _label(axes, "seconds", f"{label} a second and host")
+        label_axes(axes, "seconds", f"{label} a second and host")
     all_axes[0].legend(frameon=False, fontsize=8, ncols=5, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
@@ -334,6 +334,7 @@ def _ceiling(totals: Sequence[float]) -> float:
     return 1.1 * max(1.0, ordered[-1] if ordered[-1] < 4 * usual else 2 * usual)
 
 
-def _label(axes: "Axes", x: str, y: str) -> None:
+def label_axes(axes: "Axes", x: str, y: str) -> None:
+    """Say what is on each."""
     axes.set_xlabel(x, fontsize=9, color=INK)
     axes.set_ylabel(y, fontsize=9, color=INK)

@@ -5,7 +5,7 @@ Times are virtual seconds since the world began.
 
 import zlib
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -13,6 +13,7 @@ from beiran.errors import SettingsError
 
 FILE: Final = "record.json.z"
 RECORD_BYTES_MAX: Final = 1 << 30
+Packed = TypeVar("Packed", bound=msgspec.Struct)
 
 
 class News(msgspec.Struct, frozen=True):
@@ -131,18 +132,27 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     def write(self, folder: Path) -> None:
         """As one file there."""
-        (folder / FILE).write_bytes(zlib.compress(msgspec.json.encode(self)))
+        write_packed(self, folder / FILE)
 
     @classmethod
     def read(cls, folder: Path) -> "Record":
         """Raises: SettingsError where there is none."""
-        path = folder / FILE
-        try:
-            unpacker = zlib.decompressobj()
-            data = unpacker.decompress(path.read_bytes(), RECORD_BYTES_MAX)
-            return msgspec.json.decode(data, type=cls)
-        except (OSError, zlib.error, msgspec.DecodeError) as error:
-            raise SettingsError(f"{folder} holds no record of a run: {error}") from None
+        return read_packed(folder / FILE, cls)
+
+
+def write_packed(record: msgspec.Struct, path: Path) -> None:
+    """Write a record of whatever kind as one file."""
+    path.write_bytes(zlib.compress(msgspec.json.encode(record)))
+
+
+def read_packed(path: Path, kind: type[Packed]) -> Packed:
+    """Read what ``write_packed`` wrote. Raises: SettingsError where there is none."""
+    try:
+        unpacker = zlib.decompressobj()
+        data = unpacker.decompress(path.read_bytes(), RECORD_BYTES_MAX)
+        return msgspec.json.decode(data, type=kind)
+    except (OSError, zlib.error, msgspec.DecodeError) as error:
+        raise SettingsError(f"{path.parent} holds no record of a run: {error}") from None
 
 
 def quantile(ordered: list[float], share: float) -> float:

@@ -13,7 +13,7 @@ import msgspec
 import trio
 from msgspec import Struct, field
 
-from beiran.agent.library import (
+from beiran.agent.sharing.library import (
     BlobReader,
     BlobUnknown,
     ManifestAnswer,
@@ -24,7 +24,7 @@ from beiran.agent.library import (
     Source,
     TagPage,
 )
-from beiran.agent.mirror import mirror_routes
+from beiran.agent.sharing.mirror import mirror_routes
 from beiran.http_client import HttpConnection
 from beiran.ids import Digest, digest_text
 from beiran.manifests import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Platform

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beiran.agent.grants import Grants, granted_with
-from beiran.agent.library import RepositoryName
+from beiran.agent.sharing.grants import Grants, granted_with
+from beiran.agent.sharing.library import RepositoryName
 from beiran.ids import Digest, digest_text
 from beiran.manifests import OCI_MANIFEST, Descriptor, ImageManifest, Index
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from beiran.agent import mirror as mirror_module
-from beiran.agent.library import (
+from beiran.agent.sharing import mirror as mirror_module
+from beiran.agent.sharing.library import (
     BlobUnknown,
     Denied,
     Late,
@@ -19,7 +19,7 @@ from beiran.agent.library import (
     RepositoryName,
     Unavailable,
 )
-from beiran.agent.mirror import FIRST_BYTE_S_MAX, VIA
+from beiran.agent.sharing.mirror import FIRST_BYTE_S_MAX, VIA
 from beiran.ids import digest_text
 from beiran.manifests import (
     DOCKER_INDEX,

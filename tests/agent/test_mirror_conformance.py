@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from beiran.agent.library import RepositoryName
+from beiran.agent.sharing.library import RepositoryName
 from beiran.ids import Digest, digest_text
 from beiran.manifests import OCI_INDEX, OCI_MANIFEST, Platform
 from tests.agent.mirror_server import Mirror, Reply, descriptor, open_mirror, sha256

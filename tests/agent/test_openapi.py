@@ -2,7 +2,11 @@
 
 import json
 import re
+import socket
+import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +15,42 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis import Case
+from schemathesis.checks import not_a_server_error
 
 from beiran import models
 from beiran.agent.api import OPENAPI_FILE, api_routes
 from beiran.agent.bus import Bus
-from beiran.agent.giving import Giving
-from beiran.agent.library import RepositoryName
-from beiran.agent.mirror import mirror_routes
 from beiran.agent.openapi import openapi_document, openapi_text
-from beiran.agent.pull_routes import PullRoutes
+from beiran.agent.sharing.giving import Giving
+from beiran.agent.sharing.library import RepositoryName
+from beiran.agent.sharing.mirror import mirror_routes
+from beiran.agent.sharing.pull_routes import PullRoutes
 from beiran.events import EVENT_NAMES, Event
 from beiran.gossip.member import Status
-from beiran.ids import digest_text
+from beiran.ids import digest_text, node_id_text
+from beiran.manifests import digest_of
 from beiran.net.http import Route
 from tests.agent.api_server import TAR_DIGEST, ServerThread, SmallAgent
 from tests.agent.mirror_server import MemoryLibrary, MirrorThread
+from tests.agent.sharing_server import SharingThread
+from tests.agent.site import CONFIG, LAYER, MANIFEST, NAME, PEER, TAR, Registry
+from tests.net.origin_server import Asked, Reply
 from tests.store.pictures import changed, described, held, holding, open_store
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "api.md").read_text()
 
 schema = schemathesis.openapi.from_path(OPENAPI_FILE)
-api_schema = schema.exclude(
-    path_regex="^/(v2|pulls|prefetch|transfers|blobs|manifests|tags)"
-).exclude(path_regex="/manifest$")
+
+
+def digest(data: bytes) -> str:
+    return digest_text(digest_of(data))
+
+
+PULL_PART = "^/(pulls|prefetch|transfers|blobs|manifests|tags)|/manifest$"
+api_schema = schema.exclude(path_regex="^/v2").exclude(path_regex=PULL_PART)
+sharing_schema = schema.include(path_regex=PULL_PART).exclude(path="/pulls/run")
+schema.config.checks.negative_data_rejection.expected_statuses.append("414")
 mirror_schema = schema.include(path_regex="^/v2")
 
 
@@ -63,6 +79,78 @@ def mirror() -> Iterator[MirrorThread]:
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 def test_the_mirror_answers_as_its_document_says(case: Case[Any], mirror: MirrorThread) -> None:
     case.call_and_validate(base_url=mirror.url)
+
+
+class ObligingRegistry(Registry):
+    """Every tag that begins with a digit means an image, and no other."""
+
+    async def __call__(self, asked: Asked) -> Reply:
+        kind, what = asked.target.split("/")[-2:]
+        if kind == "manifests" and what[0].isdigit():
+            asked = replace(asked, target="/v2/any/manifests/1")
+        return await super().__call__(asked)
+
+
+@contextmanager
+def no_other_registries() -> Iterator[None]:
+    """Whatever registry is named, no host beyond this one is asked, nor any name server."""
+    with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as nobody:
+        proxy = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        nobody.close()
+        for name in ("HTTPS_PROXY", "HTTP_PROXY"):
+            patch.setenv(name, proxy)
+        patch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        yield
+
+
+@pytest.fixture(scope="module")
+def sharing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharingThread]:
+    folder = tmp_path_factory.mktemp("sharing")
+    with (
+        no_other_registries(),
+        SharingThread(folder, registry=ObligingRegistry(), allow_prefetch=("all",)) as sharing,
+    ):
+        sharing.call(sharing.site.sharing.pulls.pull, f"{NAME}:1")
+        yield sharing
+
+
+@sharing_schema.parametrize()
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+def test_the_pull_part_answers_as_its_document_says(
+    case: Case[Any], sharing: SharingThread
+) -> None:
+    url = sharing.tcp_url if case.path == "/prefetch/here" else sharing.unix_url
+    # 503 is what the document says of registries that cannot be reached.
+    answer = case.call_and_validate(base_url=url, excluded_checks=[not_a_server_error])
+    assert answer.status_code != 500
+
+
+TAG = f"{NAME}:1"
+PEER_UUID = node_id_text(PEER)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "arguments", "status"),
+    [
+        ("GET", "/blobs/{digest}", {"path_parameters": {"digest": digest(LAYER)}}, 200),
+        ("GET", "/manifests/{digest}", {"path_parameters": {"digest": digest(MANIFEST)}}, 200),
+        ("GET", "/images/{id}/manifest", {"path_parameters": {"id": digest(CONFIG)}}, 200),
+        ("POST", "/blobs/have", {"body": {"digests": [digest(LAYER), digest(TAR)]}}, 200),
+        ("GET", "/tags", {"query": {"reference": TAG}}, 200),
+        ("POST", "/pulls", {"query": {"reference": TAG}}, 200),
+        ("POST", "/pulls", {"query": {"reference": TAG, "from": PEER_UUID}}, 404),
+        ("GET", "/pulls/run", {"query": {"reference": TAG}}, 400),
+        ("POST", "/prefetch", {"body": {"reference": TAG, "nodes": [PEER_UUID]}}, 200),
+        ("POST", "/prefetch/here", {"query": {"reference": TAG}}, 200),
+        ("GET", "/transfers", {}, 200),
+    ],
+)
+def test_what_is_there_is_answered_as_the_document_says(
+    sharing: SharingThread, method: str, path: str, arguments: Any, status: int
+) -> None:
+    case = schema[path][method].Case(**arguments)
+    url = sharing.tcp_url if path == "/prefetch/here" else sharing.unix_url
+    assert case.call_and_validate(base_url=url).status_code == status
 
 
 @api_schema.parametrize()
@@ -185,13 +273,19 @@ def test_every_code_of_an_error_is_in_the_guide() -> None:
     assert raised <= documented
 
 
-def test_the_guides_examples_are_what_the_server_answers(api: ServerThread) -> None:
+def test_the_guides_examples_are_what_the_server_answers(
+    api: ServerThread, sharing: SharingThread
+) -> None:
     """Every ``curl`` of the guide works; its UUIDs and digests stand for those of the test."""
     examples = re.findall(r"^\$ curl (.*)$", GUIDE, re.MULTILINE)
     assert len(examples) > 5
     for example in examples:
-        if "localhost:8880" in example or "/transfers" in example:
-            continue  # of the mirror and of the pull part, which are not at this door
+        if "localhost:8880" in example:
+            continue  # of the mirror, which is at another door
+        if "/transfers" in example:
+            with urllib.request.urlopen(f"{sharing.tcp_url}/transfers", timeout=30) as of_pulls:
+                assert of_pulls.status == 200
+            continue
         path = re.search(r"http://localhost:8888(/[^\s'\"]*)", example)
         assert path is not None, example
         concrete = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", _own_uuid(api), path[1])

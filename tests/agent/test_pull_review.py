@@ -1,176 +1,42 @@
 """Every bug that a review of pulls found, one scenario each: one agent's sharing, a real origin."""
 
-import gzip
-import json
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from random import Random
-from typing import Any
 
 import msgspec
 import pytest
 import trio
 import trio.testing
 
-from beiran.agent import resolution
-from beiran.agent.library import BlobReader, Denied, RepositoryName, Unavailable
-from beiran.agent.sharing import Sharing, host_platforms
-from beiran.agent.transfers import Wanted
-from beiran.blobs.cache import BlobCache
+from beiran.agent.sharing import permission
+from beiran.agent.sharing.library import BlobReader, Denied, Unavailable
+from beiran.agent.sharing.transfers import Wanted
 from beiran.blobs.errors import CacheFull
 from beiran.engine import contract
-from beiran.engine.contract import ImageToLoad
-from beiran.engine.none import NoEngine
 from beiran.errors import DataError
-from beiran.gossip.member import Address, Member, Status
-from beiran.gossip.membership import Membership
-from beiran.ids import Digest, NodeId, digest_text
-from beiran.manifests import DOCKER_CONFIG, DOCKER_INDEX, DOCKER_MANIFEST, digest_of
-from beiran.models import EngineInfo, PullDone, PullFailed, TagMeaning
+from beiran.ids import Digest, digest_text
+from beiran.manifests import DOCKER_INDEX, digest_of
+from beiran.models import PullDone, PullFailed, TagMeaning
 from beiran.net.http import FileSlice, HttpError, Request, Response, Route, json_response
-from beiran.net.peer_client import PeerClient
-from beiran.settings import EngineSpec, Limit, OriginSettings, Settings
-from beiran.store.store import Store
+from beiran.settings import Limit
+from tests.agent.site import (
+    CONFIG,
+    INDEX,
+    LAYER,
+    MANIFEST,
+    MIB,
+    NAME,
+    PEER,
+    PEER_HOST,
+    Site,
+    TakingEngine,
+    manifest_of,
+    open_site,
+)
 from tests.blobs.contents import content, write
-from tests.net.origin_server import Asked, OriginServer, Reply, open_origin_server
 from tests.net.serving import serve
-
-MIB = 2**20
-OWN, PEER = NodeId(b"o" * 16), NodeId(b"p" * 16)
-PEER_HOST = "10.9.8.7"
-NAME = RepositoryName("docker.io", "team/app")
-LAYER = gzip.compress(Random(1).randbytes(3000))
-CONFIG = json.dumps(
-    {
-        "os": "linux",
-        "architecture": "amd64",
-        "rootfs": {"type": "layers", "diff_ids": ["sha256:" + "a" * 64]},
-    }
-).encode()
-
-
-def row(media_type: str, data: bytes) -> dict[str, Any]:
-    return {"mediaType": media_type, "digest": digest_text(digest_of(data)), "size": len(data)}
-
-
-def manifest_of(config: bytes, config_type: str, *layers: bytes) -> bytes:
-    return json.dumps(
-        {
-            "schemaVersion": 2,
-            "mediaType": DOCKER_MANIFEST,
-            "config": row(config_type, config),
-            "layers": [row("application/octet-stream", layer) for layer in layers],
-        }
-    ).encode()
-
-
-MANIFEST = manifest_of(CONFIG, DOCKER_CONFIG, LAYER)
-INDEX = json.dumps(
-    {
-        "schemaVersion": 2,
-        "mediaType": DOCKER_INDEX,
-        "manifests": [
-            row(DOCKER_MANIFEST, MANIFEST) | {"platform": msgspec.to_builtins(host_platforms()[0])}
-        ],
-    }
-).encode()
-
-
-class Registry:
-    """What an origin has: manifests by tag and digest, blobs. ``down`` takes it away."""
-
-    def __init__(self) -> None:
-        self.tags = {"1": MANIFEST, "many": INDEX}
-        self.blobs = {digest_text(digest_of(data)): data for data in (CONFIG, LAYER)}
-        self.denies = False
-        self.down = False
-
-    def __call__(self, asked: Asked) -> Reply:
-        if self.down:
-            return Reply(raw=b"")
-        if self.denies:
-            return Reply(403)
-        kind, what = asked.target.split("/")[-2:]
-        if kind == "manifests":
-            by_digest = {digest_text(digest_of(data)): data for data in self.tags.values()}
-            data = (self.tags | by_digest).get(what)
-            if data is None:
-                return Reply(404)
-            headers = {
-                "Content-Type": json.loads(data)["mediaType"],
-                "Docker-Content-Digest": digest_text(digest_of(data)),
-            }
-            return Reply(headers=headers, body=data)
-        found = self.blobs.get(what)
-        return Reply(404) if found is None else _ranged(asked, found)
-
-
-def _ranged(asked: Asked, data: bytes) -> Reply:
-    wanted = asked.headers.get("range")
-    if wanted is None:
-        return Reply(body=data)
-    first, last = map(int, wanted.removeprefix("bytes=").split("-"))
-    headers = {"Content-Range": f"bytes {first}-{last}/{len(data)}"}
-    return Reply(206, headers, data[first : last + 1])
-
-
-class Site:
-    """One agent's sharing, with an origin for docker.io."""
-
-    def __init__(self, sharing: Sharing, registry: Registry, members: Membership) -> None:
-        self.sharing = sharing
-        self.registry = registry
-        self.members = members
-        self.cache = sharing.cache
-        self.library = sharing.library
-
-
-@asynccontextmanager
-async def open_site(
-    folder: Path, *, cache_bytes: int = 100 * MIB, engine: Any = None, **settings: Any
-) -> AsyncIterator[Site]:
-    registry = Registry()
-    async with AsyncExitStack() as stack:
-        server: OriginServer = await stack.enter_async_context(open_origin_server())
-        server.answer = registry
-        store = Store.open(str(folder / "beiran.db"), node=OWN, cluster="default")
-        stack.callback(store.close)
-        cache = await BlobCache.open(folder / "blobs", cache_bytes)
-        members = Membership(_member(OWN, "10.0.0.1"), Random(1))
-        members.put(_member(PEER, PEER_HOST), now=0.0)
-        sharing = Sharing(
-            Settings(
-                name="one",
-                engine=EngineSpec("none"),
-                origins={"docker.io": OriginSettings(url=server.url)},
-                **settings,
-            ),
-            store,
-            engine or NoEngine(),
-            members,
-            PeerClient(),
-            cache,
-            random=Random(1),
-            send=lambda data, to: None,
-        )
-        nursery = await stack.enter_async_context(trio.open_nursery())
-        await nursery.start(sharing.serve)
-        yield Site(sharing, registry, members)
-        nursery.cancel_scope.cancel()
-        await cache.settle()
-
-
-def _member(node: NodeId, host: str, port: int = 1, incarnation: int = 0) -> Member:
-    return Member(
-        node=node,
-        name=host,
-        address=Address(host, port),
-        generation=1,
-        incarnation=incarnation,
-        status=Status.ALIVE,
-    )
 
 
 @pytest.fixture
@@ -222,20 +88,6 @@ async def test_a_blob_that_is_coming_with_another_size_is_an_error_of_who_asks_f
             async with transfers.fetching(wrong):
                 pass
     await trio.testing.wait_all_tasks_blocked()
-
-
-class TakingEngine(NoEngine):
-    """Takes any image, and holds none."""
-
-    info = EngineInfo(kind="oci", up=True)
-    failure: Exception | None = None
-
-    async def missing_layers(self, diff_ids: Sequence[Digest]) -> list[Digest]:
-        return list(diff_ids)
-
-    async def load(self, image: ImageToLoad) -> None:
-        if self.failure is not None:
-            raise self.failure
 
 
 @pytest.mark.parametrize("failure", [OSError("I/O error"), CacheFull("no room"), KeyError("bug")])
@@ -296,7 +148,7 @@ async def asked_again(site: Site, tag: str | Digest, *, until: str) -> None:
 async def test_what_was_served_while_the_origin_was_away_is_not_granted_by_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: str, tag: str
 ) -> None:
-    monkeypatch.setattr(resolution, "OFFLINE_GRANT_S", 1e-9)
+    monkeypatch.setattr(permission, "OFFLINE_GRANT_S", 1e-9)
     async with AsyncExitStack() as stack:
         site = await known_and_away(tmp_path, stack)
         assert (await site.library.manifest(NAME, tag, client=client)).source == "peers"
@@ -395,8 +247,7 @@ async def test_a_peer_whose_clock_is_wrong_does_not_say_what_a_tag_means(site: S
         return json_response(told)
 
     async with serve([Route(method="GET", pattern="/tags", handler=answer)]) as served:
-        site.members.put(_member(PEER, "127.0.0.1", served.port, incarnation=1), now=0.0)
-        site.sharing.members_changed()
+        site.put_member(PEER, "127.0.0.1", served.port)
         site.registry.down = True
         for resolved_at in ("2999-01-01T00:00:00.000Z", "z\nforged", "2001-01-01T00:00:00.000Z"):
             told = msgspec.structs.replace(told, resolved_at=resolved_at)

@@ -99,15 +99,12 @@ async def test_who_has_a_range_first_takes_it_over(partial: PartialBlob) -> None
     slow = partial.claim(0, MIB)
     assert slow is not None
     await partial.write(slow, 0, bytes(1000))
-    fast = await partial.take_over(0, MIB)
-    assert fast is not None
+    await partial.put(0, [DATA[:1000], DATA[1000:MIB]])
     assert slow.lost
-    await partial.write(fast, 0, DATA[:MIB])
-    partial.hold(0, MIB)
-    partial.unclaim(fast)
     await partial.write(slow, 0, bytes(MIB))
     partial.unclaim(slow)
     assert await partial.read(0, MIB) == DATA[:MIB]
+    assert partial.claim(0, MIB) is None
 
 
 async def test_taking_over_waits_for_a_write_under_way(partial: PartialBlob) -> None:
@@ -117,12 +114,24 @@ async def test_taking_over_waits_for_a_write_under_way(partial: PartialBlob) -> 
         nursery.start_soon(partial.write, slow, 0, bytes(8 * MIB))
         while not slow.writing:
             await trio.lowlevel.checkpoint()
-        fast = await partial.take_over(0, 8 * MIB)
-        assert fast is not None
+        await partial.put(0, [DATA[: 8 * MIB]])
         assert not slow.writing
-        await partial.write(fast, 0, DATA[: 8 * MIB])
-        partial.hold(0, 8 * MIB)
     assert await partial.read(0, 8 * MIB) == DATA[: 8 * MIB]
+
+
+async def test_what_is_being_put_counts_when_the_whole_is_verified(partial: PartialBlob) -> None:
+    await write(partial, MIB, DATA[MIB:])
+    slow = partial.claim(0, MIB)
+    assert slow is not None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial.write, slow, 0, bytes(MIB))
+        while not slow.writing:
+            await trio.lowlevel.checkpoint()
+        nursery.start_soon(partial.put, 0, [DATA[:MIB]])
+        while not slow.lost:
+            await trio.lowlevel.checkpoint()
+        assert not partial.whole
+        assert await partial.verify()
 
 
 async def test_only_a_trusted_prefix_is_waited_for(partial: PartialBlob) -> None:

@@ -21,7 +21,7 @@ ANOTHER_PICTURE = 12345
 class Listener(Bench):
     """A bench whose peers answer every ping at once, except those that are silent."""
 
-    def __init__(self, *, peers: int, **config: object) -> None:
+    def __init__(self, *, peers: int, **config: float) -> None:
         super().__init__(peers=peers, **config)
         self.peers = range(1, peers + 1)
 

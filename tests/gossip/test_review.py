@@ -53,8 +53,8 @@ def at(number: int) -> Address:
 class Bench:
     """One core, and its peers played by hand."""
 
-    def __init__(self, *, peers: int = 0, **config: object) -> None:
-        self.now = 1000.0
+    def __init__(self, *, peers: int = 0, now: float = 1000.0, **config: object) -> None:
+        self.now = now
         self.effects: list[Effect] = []
         self.node = GossipNode(
             Member(OWN, "own", OWN_ADDRESS, 5, 0, Status.ALIVE),
@@ -271,6 +271,50 @@ def test_a_suspect_that_was_heard_is_asked_once_more_before_the_next_verdict() -
             bench.hears(number, Ping(1, peer(number), bench.node.members.picture))
     assert bench.now > heard_until
     assert bench.now - asked_at < 2 * bench.node._context.config.last_call_s
+
+
+def test_a_suspect_that_speaks_to_us_is_told_at_once_and_once() -> None:
+    bench = Bench(peers=9, confirm_at_once=False)
+    bench.told(2, Suspect(peer(1), 5, 0, peer(2)))
+    bench.now += 0.01
+    told = []
+    for _ in range(2):
+        bench.hears(1, Gossip(peer(1), ()))
+        told.append(sent(bench.did(bench.node.advance(now=bench.now)), to=at(1)))
+        bench.now += 0.01
+    (ping,) = told[0]
+    assert isinstance(ping, Ping)
+    first, _ = CODEC.decode_news_untrusted(ping.news)[0]
+    assert first == Suspect(peer(1), 5, 0, bench.node.own.node)
+    assert told[1] == []
+
+
+def test_a_clock_that_begins_at_zero_does_not_keep_a_verdict_from_falling() -> None:
+    suspected_at, heard_at = 1.3, 3.4  # their difference is rounded
+    assert suspected_at + (heard_at - suspected_at) < heard_at
+    bench = Bench(peers=9, now=1.0)
+    bench.now = suspected_at
+    bench.told(2, Suspect(peer(1), 5, 0, peer(2)))
+    while bench.status(1) == Status.SUSPECT:
+        bench.now += 0.05
+        if bench.now > heard_at > bench.now - 0.05:
+            bench.now = heard_at
+            bench.hears(1, Gossip(peer(1), ()))
+        bench.did(bench.node.advance(now=bench.now))
+        for number in range(2, 10):
+            bench.hears(number, Gossip(peer(number), ()))
+    assert bench.status(1) == Status.DOWN
+    assert bench.now > heard_at
+
+
+def test_a_refutation_that_a_suspect_tells_us_itself_needs_no_ping() -> None:
+    bench = Bench(peers=9, confirm_at_once=False)
+    bench.told(2, Suspect(peer(1), 5, 0, peer(2)))
+    bench.now += 0.01
+    where = at(1)
+    bench.told(1, Alive(peer(1), 5, 1, pack_host(where), where.port, "h1"))
+    assert bench.status(1) == Status.ALIVE
+    assert sent(bench.did(bench.node.advance(now=bench.now)), to=at(1)) == []
 
 
 def test_who_comes_and_goes_within_milliseconds_says_goodbye_to_whoever_heard_it_come() -> None:

@@ -193,14 +193,7 @@ class Lan:
                 "",
             ]
         )
-        subprocess.run(
-            self.command(host, "iptables-restore", "--wait"),
-            check=True,
-            input=table,
-            text=True,
-            capture_output=True,
-            timeout=60,
-        )
+        self._iptables(host, "iptables-restore", "--wait", text=table)
 
     def unplug(self, host: Host) -> None:
         """Pull the cable of ``host`` out of the switch; its own link stays up."""
@@ -253,6 +246,30 @@ class Lan:
             fields = numbers.split()
             received[name.strip()] = Counters(bytes=int(fields[0]), packets=int(fields[1]))
         return {host: received[f"p{index}"] for host, index in self._index.items()}
+
+    def count_from(self, host: Host, *ports: int) -> None:
+        """Count from now on what reaches ``host`` from these TCP ports, wherever they are."""
+        rules = "".join(f"-A INPUT ! -i lo -p tcp --sport {port}\n" for port in ports)
+        self._iptables(host, "iptables-restore", "--wait", text=f"*mangle\n{rules}COMMIT\n")
+
+    def counted_from(self, host: Host) -> Mapping[int, Counters]:
+        """What came from each port of ``count_from``, IP and TCP headers included."""
+        shown = self._iptables(host, "iptables-save", "--counters", "--table", "mangle")
+        rule = re.compile(r"\[(\d+):(\d+)\] -A INPUT .*--sport (\d+)")
+        return {
+            int(port): Counters(bytes=int(count), packets=int(packets))
+            for packets, count, port in rule.findall(shown)
+        }
+
+    def _iptables(self, host: Host, *words: str, text: str = "") -> str:
+        return subprocess.run(
+            self.command(host, *words),
+            check=True,
+            input=text,
+            text=True,
+            capture_output=True,
+            timeout=60,
+        ).stdout
 
 
 def _raise_neighbour_limits() -> None:

@@ -197,8 +197,17 @@ class Answer(NamedTuple):
     @property
     def message(self) -> str:
         """What an error says."""
-        text: str = json.loads(self.body)["errors"][0]["message"]
-        return text
+        return self._error["message"]
+
+    @property
+    def code(self) -> str:
+        """Its code, where it is an error."""
+        return self._error["code"]
+
+    @property
+    def _error(self) -> dict[str, str]:
+        error: dict[str, str] = json.loads(self.body)["errors"][0]
+        return error
 
 
 @dataclass

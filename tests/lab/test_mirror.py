@@ -8,8 +8,8 @@ import msgspec
 import pytest
 from msgspec import Struct
 
-from beiran.agent import mirror as mirror_module
-from beiran.agent.library import (
+from beiran.agent.sharing import mirror as mirror_module
+from beiran.agent.sharing.library import (
     BlobUnknown,
     Denied,
     LibraryError,

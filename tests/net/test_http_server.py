@@ -62,6 +62,7 @@ def get(pattern: str, handler: Callable[[Request], Awaitable[Response]]) -> Rout
 ROUTES = [
     get("/hello", hello),
     get("/tell/{one}", tell),
+    Route(method="POST", pattern="/tell/named", handler=echo),
     get("/deep/{rest:path}/end", tell),
     Route(method="POST", pattern="/echo", handler=echo, body_bytes_max=100_000),
     Route(method="POST", pattern="/small", handler=echo, body_bytes_max=10),
@@ -187,6 +188,14 @@ async def test_options_says_what_is_allowed(door: Served) -> None:
     assert status_of(answer) == 204
     assert b"allow: options, post\r\n" in answer.lower()
     assert body_of(answer) == b""
+
+
+async def test_a_path_with_a_name_of_its_own_is_none_of_those_that_take_any(door: Served) -> None:
+    answer = await door.exchange(GET_CLOSE % b"/tell/named")
+    assert answer.startswith(b"HTTP/1.1 405 ")
+    assert b"\r\nAllow: OPTIONS, POST\r\n" in answer
+    answer = await door.exchange(GET_CLOSE % b"/tell/other")
+    assert answer.startswith(b"HTTP/1.1 200 ")
 
 
 async def test_a_route_is_only_found_at_its_doors(door: Served) -> None:

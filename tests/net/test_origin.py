@@ -373,6 +373,41 @@ async def test_no_more_blobs_than_allowed_come_at_once(server: OriginServer) -> 
     assert len(server.asked) == 2
 
 
+async def test_who_waits_for_a_turn_is_told_that_it_is_our_own_limit(server: OriginServer) -> None:
+    server.answer = serve_blob
+    told = trio.Event()
+
+    async def read(client: OriginClient) -> None:
+        opened = client.open_blob(server.name, "a/b", BLOB_DIGEST, held_back=told.set)
+        async with opened as blob:
+            assert b"".join([chunk async for chunk in blob.chunks]) == BLOB
+
+    async with (
+        open_client(limit=Limit(at_once=1)) as client,
+        trio.open_nursery() as nursery,
+        client.open_blob(server.name, "a/b", BLOB_DIGEST),
+    ):
+        nursery.start_soon(read, client)
+        with trio.fail_after(20):
+            await told.wait()
+    assert len(server.asked) == 2
+
+
+async def test_who_waits_for_bytes_that_may_come_is_told_that_it_is_our_own_limit(
+    server: OriginServer,
+) -> None:
+    server.answer = serve_blob
+    told: list[None] = []
+    async with open_client(limit=Limit(bytes_per_s=len(BLOB) / 2)) as client:
+        for _ in range(3):  # the first goes at once, after a rest
+            opened = client.open_blob(
+                server.name, "a/b", BLOB_DIGEST, held_back=lambda: told.append(None)
+            )
+            async with opened as blob:
+                assert b"".join([chunk async for chunk in blob.chunks]) == BLOB
+    assert told
+
+
 # Redirects.
 
 

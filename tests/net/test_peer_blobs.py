@@ -21,7 +21,7 @@ from beiran.blobs.partial import PartialBlob
 from beiran.errors import ApiError
 from beiran.gossip.member import Address
 from beiran.ids import digest_text, parse_digest
-from beiran.net import peer_blobs
+from beiran.net import peer_blobs, rates
 from beiran.net.blob_answers import answer_blob, answer_following
 from beiran.net.http import Request, Response, Route
 from beiran.net.listeners import open_tcp_listeners
@@ -323,6 +323,7 @@ async def test_a_range_outside_is_refused_and_nothing_stays_open(
         (b"x" * 20_000, PeerBroken),
         (b"", PeerBroken),
         (answer_206(0, PIECE, b"").replace(b"bytes 0", b"bytes 1"), PeerBroken),
+        (answer_206(0, PIECE, b"").replace(b"/%d" % len(DATA), b"/99999999"), PeerMissing),
     ],
 )
 async def test_other_answers_are_told_apart(
@@ -601,7 +602,7 @@ async def test_who_waits_for_our_own_limit_is_told_apart_from_who_has_stalled(
         piece_bytes=PIECE,
         judge=Judging(),
         stall_timeout_s=PATIENCE_S,
-        limiter=TokenBucket(PIECE / (2 * peer_blobs.HELD_BACK_S)),
+        limiter=TokenBucket(PIECE / (2 * rates.HELD_BACK_S)),
         held_back=lambda: told.append(None),
     )
     assert told

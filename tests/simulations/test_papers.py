@@ -2,17 +2,18 @@
 
 import csv
 import math
+from pathlib import Path
 
 import pytest
 
 from simulations.command import app
-from simulations.experiments import EXPERIMENTS, Options, comma_separated, table
+from simulations.experiments import EXPERIMENTS, Experiment, Options, comma_separated, table
 from simulations.experiments.configs import OURS, SERF
 from simulations.experiments.dissemination import Spread, spread
 from simulations.experiments.idle import Rest, rest
 from simulations.experiments.joining import Cut, Joining, heal, join
 from simulations.experiments.lifeguard import BLOCK_S, BLOCKED, FREE_S, Cell, grid, run_cell
-from simulations.experiments.silence import deaths
+from simulations.experiments.silence import Silence, deaths
 from simulations.experiments.table import (
     mean,
     median,
@@ -23,9 +24,7 @@ from simulations.experiments.table import (
 
 
 def test_a_host_without_power_is_offline_sooner_than_serf_would_have_it() -> None:
-    options = Options(seed=3)
-    ours = deaths(OURS, 20, 10, options, silent)
-    serf = deaths(SERF, 20, 10, options, silent)
+    ours, serf = deaths([(Silence(config, 20, 3), 10) for config in (OURS, SERF)], 1, silent)
     assert median(d.everywhere_s for d in ours) < 0.6 * median(d.everywhere_s for d in serf)
     assert all(d.suspected_s <= d.down_s <= d.everywhere_s for d in [*ours, *serf])
 
@@ -47,13 +46,10 @@ def test_blocked_members_are_freed_and_blocked_again() -> None:
     assert found.first_s == []
 
 
-def test_a_share_of_the_grid_has_all_of_its_values() -> None:
-    assert len(grid(1.0, 1)) == len(BLOCKED) * len(BLOCK_S) * len(FREE_S) == 360
-    some = grid(0.2, 1)
-    assert some == grid(0.2, 1)
-    assert len(set(some)) == 72
-    assert {c for c, _, _ in some} == set(BLOCKED)
-    assert {d for _, d, _ in some} == set(BLOCK_S)
+def test_what_is_run_of_the_grid_are_points_of_it() -> None:
+    whole = grid(whole=True)
+    assert len(set(whole)) == len(BLOCKED) * len(BLOCK_S) * len(FREE_S) == 360
+    assert set(grid(whole=False)) < set(whole)
 
 
 def test_news_is_everywhere_within_milliseconds_and_costs_little() -> None:
@@ -83,9 +79,16 @@ def test_a_newcomer_is_told_the_whole_cluster() -> None:
 
 
 def test_two_halves_are_one_again() -> None:
-    took_s, offline = heal(Cut(20, 1, cut_s=30.0))
-    assert offline == 10
-    assert took_s < 20
+    healed = heal(Cut(20, 1, cut_s=30.0))
+    assert healed.offline == 10
+    assert healed.one_picture_s < 20
+
+
+def test_suspicions_do_not_outlive_a_short_cut_by_long() -> None:
+    healed = heal(Cut(100, 3, cut_s=20.0, share=0.9))
+    longest_s = OURS.suspicion_min_s(100) * OURS.suspicion_beta
+    assert healed.one_picture_s <= healed.no_suspicion_s
+    assert healed.no_suspicion_s < 1.5 * longest_s  # the time they were deaf does not count
 
 
 @pytest.mark.parametrize(
@@ -97,6 +100,7 @@ def test_two_halves_are_one_again() -> None:
         ("dissemination", Options(nodes=(30,), trials=1)),
         ("event-bytes", Options(nodes=(30,), trials=1)),
         ("joining", Options(nodes=(30,))),
+        ("healing", Options(nodes=(20,))),
     ],
 )
 def test_an_experiment_gives_rows_with_the_same_columns(name: str, options: Options) -> None:
@@ -123,5 +127,24 @@ def test_the_command_lists_the_experiments_and_knows_no_others(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert app(["experiment"], result_action="return_value") == 0
-    assert "lifeguard-interval" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    app(["experiment", "--help"], result_action="return_value")
+    helped = capsys.readouterr().out
+    assert all(name in listed and name in helped for name in EXPERIMENTS)
     assert app(["experiment", "nonsense"], result_action="return_value") == 2
+
+
+def test_the_command_prints_a_table_and_writes_the_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "idle.csv"
+    words = ["experiment", "idle", "--nodes", "5", "--nodes", "8", "--csv", str(file)]
+    assert app(words, result_action="return_value") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert [row["nodes"] for row in csv.DictReader(file.read_text().splitlines())] == ["5", "8"]
+
+
+def test_a_target_that_is_missed_is_an_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = Experiment("late", "too late", lambda options, progress: [{"s": 9.0, "met": "NO"}])
+    monkeypatch.setitem(EXPERIMENTS, "late", late)
+    assert app(["experiment", "late"], result_action="return_value") == 1

@@ -36,9 +36,10 @@ IMAGES = ("app", "web", "db", "tool")
 Facts = set[tuple[str, str]]
 
 holdings = st.builds(
-    lambda image, tags: holding(image, *tags),
+    lambda image, tags, repo: holding(image, *tags, repo=repo),
     st.sampled_from(IMAGES),
     st.sets(st.sampled_from(("x:1", "x:2", "y:1"))),
+    st.sampled_from(("", "x", "y")),
 )
 unique_holdings = st.lists(holdings, max_size=4, unique_by=lambda held: held.image).map(tuple)
 
@@ -141,6 +142,22 @@ def check_rows(store: Store, model: Model) -> None:
     }
 
 
+def check_names(store: Store, model: Model) -> None:
+    names: dict[str, set[tuple[NodeId, Digest]]] = {}
+    for owner, held in model.held.items():
+        for image, named in held.items():
+            for name in (*named.tags, *map(str, named.digests)):
+                names.setdefault(name, set()).add((owner, image))
+    kept = store._reader.execute("SELECT name FROM names ORDER BY name").fetchall()
+    assert [name for (name,) in kept] == sorted(names)
+    online = model.online()
+    with store.reading() as queries:
+        for name, holders in names.items():
+            assert {(row.node, row.image) for row in queries.holdings_named(name)} == {
+                holder for holder in holders if holder[0] in online
+            }
+
+
 def check_listings(store: Store, model: Model) -> None:
     online = model.online()
     with store.reading() as queries:
@@ -180,6 +197,7 @@ def test_any_sequence_of_effects_keeps_the_rows_equal_to_a_plain_model(
                 events = store.apply(batch, AT).events
                 model.apply_batch(batch)
                 check_rows(store, model)
+                check_names(store, model)
                 check_listings(store, model)
                 # Who is forgotten was long offline: no event tells what becomes of its images.
                 forgotten = any(isinstance(effect, MemberForgotten) for effect in batch)

@@ -1,5 +1,6 @@
 """The file: made, opened again, refused, survived."""
 
+import json
 import os
 import signal
 import sqlite3
@@ -11,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from sqlite_utils import Database
 
 from beiran.errors import DataError
 from beiran.gossip.effects import Effect, HoldingsChanged, ImageForgotten
@@ -32,6 +34,7 @@ from tests.store.pictures import (
     node,
     open_store,
     released,
+    text,
     uuid,
 )
 
@@ -379,6 +382,33 @@ def test_an_image_forgotten_and_held_again_in_one_batch_stays(store: Store) -> N
 
 def test_every_migration_is_one_that_this_release_knows() -> None:
     assert [migration.name for migration in MIGRATIONS._migrations] == list(MIGRATION_NAMES)
+
+
+def test_a_database_of_an_earlier_release_is_brought_up_to_date(tmp_path: Path) -> None:
+    db = Database(str(tmp_path / "beiran.db"))
+    MIGRATIONS.apply(db, stop_before="m003_names")
+    db.execute(
+        "INSERT INTO nodes (id, uuid, name, address, port, state, generation, incarnation,"
+        " first_seen_at) VALUES (1, ?, 'peer', '10.0.0.1', 8888, 'alive', 1, 0, ?)",
+        [uuid("peer"), AT],
+    )
+    db.execute("INSERT INTO images (id, digest) VALUES (1, ?)", [text("app")])
+    names = {"tags": ["a:1", "b:1"], "digests": [f"a@{text('manifest')}"]}
+    db.execute(
+        "INSERT INTO holdings (image, node, tags, digests) VALUES (1, 1, ?, ?)",
+        [json.dumps(names["tags"]), json.dumps(names["digests"])],
+    )
+    db.close()
+    store = open_store(tmp_path)
+    with store.reading() as queries:
+        for name in (*names["tags"], *names["digests"]):
+            (row,) = queries.holdings_named(name)
+            assert (row.node, row.image) == (node("peer"), digest("app"))
+    store.apply([held("peer", holding("app", "c:1"), version=2)], AT)
+    with store.reading() as queries:
+        assert queries.holdings_named("a:1") == []
+        assert queries.tags_in("") == ["c:1"]
+    store.close()
 
 
 def test_the_tables_read_well(store: Store) -> None:

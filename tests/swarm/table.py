@@ -4,18 +4,13 @@ import argparse
 import time
 
 from beiran.swarm.config import SwarmConfig
-from tests.swarm.world import MBIT, Host, World, image
+from simulations.swarm.bound import fluid_bound_s
+from simulations.swarm.host import Host
+from simulations.swarm.image import image
+from simulations.swarm.world import MBIT, World
 
 IMAGE_BYTES = 200_000_000
 RATE = 50 * MBIT
-
-
-def bound_s(hosts: int, size_bytes: int = IMAGE_BYTES, rate: float = RATE) -> float:
-    """Least time in which one origin can bring a file to all, every link of one rate.
-
-    Source: Kumar and Ross, "Peer-Assisted File Distribution" (2006).
-    """
-    return max(size_bytes / rate, hosts * size_bytes / (rate + hosts * rate))
 
 
 def cold_pull(
@@ -56,7 +51,7 @@ def main() -> None:
         for seed in range(1, arguments.seeds + 1):
             begun = time.perf_counter()
             world, hosts, took_s = cold_pull(count, seed, config, updates_max=arguments.updates)
-            bound = bound_s(count)
+            bound = fluid_bound_s(IMAGE_BYTES, RATE, [RATE] * count, [RATE] * count)
             first_s = min(max(h.done_at.values()) for h in hosts) - 1000.0
             wasted = sum(
                 p.wasted_bytes for h in hosts for d in h.sizes if (p := h.node.progress(d))

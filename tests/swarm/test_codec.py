@@ -54,7 +54,10 @@ GOLDEN: list[tuple[Message, str]] = [
     ),
     (Leave(NODE, BLOB), f"9303{N}{D}"),
     (Grant(NODE, BLOB, 9, 3, 2), f"9604{N}{D}090302"),
-    (LeaseReport(NODE, BLOB, 9, 512, LeaseState.DONE), f"9605{N}{D}09cd020001"),
+    (
+        LeaseReport(NODE, BLOB, 9, 512, LeaseState.RUNNING, held_back=True),
+        f"9705{N}{D}09cd020000c3",
+    ),
     (LeaseAnswer(NODE, BLOB, 9), f"9406{N}{D}09"),
     (
         Have(NODE, BLOB, 1000, b"\x05", True, False, 3, (PieceHash(2, b"h" * 16, True),), False),
@@ -77,6 +80,12 @@ def test_another_decoder_reads_the_same(message: Message, body: str) -> None:
     fields = msgpack.unpackb(CODEC.encode(message)[HEADER_BYTES:])
     assert fields[1] == message.sender
     assert fields[2] == message.digest
+
+
+def test_a_lease_report_of_before_there_was_held_back_is_read() -> None:
+    data = CODEC.encode(Leave(NODE, BLOB))[:HEADER_BYTES]
+    older = data + bytes.fromhex(f"9605{N}{D}09cd020001")
+    assert CODEC.decode_untrusted(older) == LeaseReport(NODE, BLOB, 9, 512, LeaseState.DONE)
 
 
 def test_the_largest_messages_fit_in_a_datagram() -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.swarm.world import World, image
+from simulations.swarm.image import image
+from simulations.swarm.world import World
 
 MISHAPS = ["kill", "silence", "drop", "late", "slow", "origin", "spoil", "seed"]
 

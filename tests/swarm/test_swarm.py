@@ -3,7 +3,9 @@
 from beiran.swarm.config import SwarmConfig
 from beiran.swarm.effects import CancelFetch, FetchFromPeer, PieceDoubted
 from beiran.swarm.node import BlobWanted
-from tests.swarm.world import MBIT, Blob, Host, World, image
+from simulations.swarm.host import Host
+from simulations.swarm.image import Blob, image
+from simulations.swarm.world import MBIT, World
 
 IMAGE_BYTES = 24_000_000
 IMAGE = image(2, IMAGE_BYTES)
@@ -46,10 +48,11 @@ def test_the_same_seed_gives_the_same_trace() -> None:
     traces: list[list[str]] = []
     for _ in range(2):
         world = World(7, loss=0.1, jitter_s=0.01)
-        world.trace = []
+        trace: list[str] = []
+        world.trace = trace.append
         hosts = crowd(world, 5)
         world.run_until(world.pulled(hosts, IMAGE), within_s=60)
-        traces.append(world.trace)
+        traces.append(trace)
     assert traces[0] == traces[1]
 
 
@@ -241,10 +244,11 @@ def test_seeds_without_hashes_that_spoil_are_found_out_at_the_end() -> None:
     for seed in seeds:
         world.seed(seed, IMAGE, hashes=False)
     seeds[0].spoils = True
-    world.trace = []
+    trace: list[str] = []
+    world.trace = trace.append
     world.pull(one, IMAGE, sources=seeds)
     world.run_until(world.pulled([one], IMAGE), within_s=120)
-    assert any(PieceDoubted.__name__ in line for line in world.trace)
+    assert any(PieceDoubted.__name__ in line for line in trace)
     assert world.origin.sent_bytes > 0
 
 
@@ -297,14 +301,15 @@ def test_all_are_refused_and_told_so_once() -> None:
     world.publish(IMAGE)
     hosts = world.add_many(3)
     world.origin.refused = {host.id for host in hosts}
-    world.trace = []
+    trace: list[str] = []
+    world.trace = trace.append
     for host in hosts:
         world.pull(host, IMAGE)
     world.run(30)
     for host in hosts:
         assert set(host.stuck) == {blob.digest for blob in IMAGE}
         assert all("refused" in reason for reason in host.stuck.values())
-    assert sum("BlobStuck" in line for line in world.trace) == 3 * len(IMAGE)
+    assert sum("BlobStuck" in line for line in trace) == 3 * len(IMAGE)
 
 
 def test_a_stuck_blob_goes_on_when_a_source_turns_up() -> None:

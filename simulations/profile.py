@@ -1,0 +1,15 @@
+"""Where the time of a run went."""
+
+import cProfile
+import io
+import pstats
+from typing import Final
+
+PROFILE_LINES: Final = 30
+
+
+def profile_text(profiler: cProfile.Profile) -> str:
+    """The functions that took most of it, the most first."""
+    text = io.StringIO()
+    pstats.Stats(profiler, stream=text).sort_stats("tottime").print_stats(PROFILE_LINES)
+    return text.getvalue()
