@@ -5,7 +5,9 @@ from typing import Final
 from msgspec import Struct
 
 DATAGRAM_BYTES_MAX: Final = 1400  # as gossip's: below any Ethernet MTU, tunnels too
-PIECE_BYTES_MIN: Final = 512 * 1024
+PIECE_BYTES: Final = 512 * 1024
+PIECE_BYTES_SMALL: Final = 256 * 1024  # of small blobs: they are through a large crowd sooner
+SMALL_BLOB_BYTES: Final = 16 * 1024 * 1024  # at most
 PIECES_MAX: Final = 1024  # so that a bitmap is 128 bytes
 HASH_BYTES: Final = 16  # of a piece's BLAKE3, as announced: hints need not withstand 2^128
 HASHES_MAX: Final = 48  # in one datagram

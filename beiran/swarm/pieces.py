@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from beiran.errors import BadPacket
-from beiran.swarm.config import PIECE_BYTES_MIN, PIECES_MAX
+from beiran.swarm.config import PIECE_BYTES, PIECE_BYTES_SMALL, PIECES_MAX, SMALL_BLOB_BYTES
 
 
 class Pieces(Struct, frozen=True):
@@ -46,8 +46,12 @@ class Pieces(Struct, frozen=True):
 
 
 def cut(size_bytes: int) -> Pieces:
-    """Cut a blob: pieces of ``PIECE_BYTES_MIN``, doubled until there are at most ``PIECES_MAX``."""
-    piece_bytes = PIECE_BYTES_MIN
+    """Cut a blob: pieces of ``PIECE_BYTES``, doubled until there are at most ``PIECES_MAX``.
+
+    A piece is passed on when it is whole, so a crowd's last host has a blob of few pieces late:
+    those of small blobs are smaller.
+    """
+    piece_bytes = PIECE_BYTES_SMALL if size_bytes <= SMALL_BLOB_BYTES else PIECE_BYTES
     while size_bytes > piece_bytes * PIECES_MAX:
         piece_bytes *= 2
     count = -(-size_bytes // piece_bytes)

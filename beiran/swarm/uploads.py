@@ -11,7 +11,7 @@ from collections import Counter
 from msgspec import Struct
 
 from beiran.ids import Digest, NodeId
-from beiran.swarm.config import PIECE_BYTES_MIN, SwarmConfig
+from beiran.swarm.config import PIECE_BYTES, SwarmConfig
 from beiran.swarm.rates import Rate
 
 
@@ -42,7 +42,7 @@ class Uploads:
 
     def room(self) -> int:
         """So many may run at once: as many as our link empties in ``in_flight_s``."""
-        pieces = self._rate.bytes_per_s * self._config.in_flight_s / PIECE_BYTES_MIN
+        pieces = self._rate.bytes_per_s * self._config.in_flight_s / PIECE_BYTES
         room = max(self._config.uploads_min, min(self._config.uploads_max, round(pieces)))
         return min(room, self._config.uploads_first + self._ended)
 

@@ -146,7 +146,7 @@ def event_bytes(options: Options, progress: Progress) -> list[Row]:
     rows: list[Row] = []
     sizes = options.sizes(1000)
     cases = [
-        Spread(nodes, 0.0, options.trials_or(20), options.seed, config, images=45, known=True)
+        Spread(nodes, 0.0, options.trials_or(20), options.seed, config, images=46, known=True)
         for nodes in sizes
         for config in (OURS, MEMBERLIST)
     ]

@@ -8,6 +8,7 @@ left waiting.
 import math
 from typing import Final
 
+from beiran.swarm.config import PIECE_BYTES
 from simulations.checkers import Violation
 from simulations.swarm.host import Host
 from simulations.swarm.stage import Stage
@@ -63,7 +64,7 @@ class Checkers:
                 self.fail("the image never comes", f"{host.name} lacks {', '.join(lacking)}")
             self._look_at_bytes(host)
         if self._calm:
-            slack = SLACK_PIECES * 512 * 1024
+            slack = SLACK_PIECES * PIECE_BYTES
             sent, most = stage.world.origin.sent_bytes, CALM_EGRESS_MAX * stage.image_bytes + slack
             if sent > most:
                 copies = sent / stage.image_bytes

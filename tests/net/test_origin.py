@@ -398,7 +398,7 @@ async def test_who_waits_for_bytes_that_may_come_is_told_that_it_is_our_own_limi
 ) -> None:
     server.answer = serve_blob
     told: list[None] = []
-    async with open_client(limit=Limit(bytes_per_s=len(BLOB) / 2)) as client:
+    async with open_client(limit=Limit(bytes_per_s=len(BLOB) // 2)) as client:
         for _ in range(3):  # the first goes at once, after a rest
             opened = client.open_blob(
                 server.name, "a/b", BLOB_DIGEST, held_back=lambda: told.append(None)

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from beiran.errors import SettingsError
-from beiran.ids import NodeId
 from beiran.swarm.blobs import Blobs
 from beiran.swarm.checking import Checker, Verdict
 from beiran.swarm.damage import Damage
-from beiran.swarm.download import Download
-from beiran.swarm.effects import PeerDistrusted
+from beiran.swarm.effects import FetchFailure, PeerDistrusted
+from beiran.swarm.fetching import Fetch, Fetching
 from beiran.swarm.leases import Lease, Leases
 from beiran.swarm.node import SwarmNode
 from beiran.swarm.uploads import Upload, Uploads
@@ -47,20 +46,20 @@ from simulations.trace import Trace
 
 ROOT = Path(__file__).parent.parent.parent
 MB = 1_000_000
-SEEDS_MAX = 120
+SEEDS_MAX = 150
 
 FOUND = {
     # Leases were judged by how long those before had taken, when fewer shared the origin: all were
     # given on at once, and what they had brought was thrown away.
     "an origin that is slow for all": Crowd(
-        seed=19, nodes=6, image_bytes=6 * MB, layers=1, origin_bytes_per_s=625_000.0
+        seed=19, nodes=6, image_bytes=18 * MB, layers=1, origin_bytes_per_s=300_000.0
     ),
     # … and where the origin became slow, none was ever done by which to judge the next.
     "an origin that becomes slow": Crowd(
-        seed=15, nodes=1, image_bytes=2 * MB, layers=1, operations=(At(0.2, OriginRate(100_000.0)),)
+        seed=15, nodes=1, image_bytes=4 * MB, layers=1, operations=(At(0.5, OriginRate(100_000.0)),)
     ),
     "an origin that becomes slow for two": Crowd(
-        seed=309, nodes=2, image_bytes=2 * MB, layers=3, operations=(At(0.1, OriginRate(1e5)),)
+        seed=15, nodes=2, image_bytes=4 * MB, layers=1, operations=(At(0.5, OriginRate(100_000.0)),)
     ),
 }
 
@@ -274,18 +273,15 @@ def every_piece_is_accepted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Checker, "judge", lambda *_, **__: Verdict.ACCEPT)
 
 
-def who_was_fooled_is_called_a_liar(patch: pytest.MonkeyPatch) -> None:
-    judge = Checker.judge
+def who_dies_while_it_gives_is_called_a_liar(patch: pytest.MonkeyPatch) -> None:
+    failed = Fetching.failed
 
-    def rash(
-        self: Checker, download: Download, giver: NodeId, piece: int, hash: bytes, *, mixed: bool
-    ) -> Verdict:
-        verdict = judge(self, download, giver, piece, hash, mixed=mixed)
-        if verdict is Verdict.REFETCH:
-            self._context.distrust(giver, "its bytes are not what somebody announced")
-        return verdict
+    def rash(self: Fetching, fetch: Fetch, failure: FetchFailure) -> None:
+        failed(self, fetch, failure)
+        if fetch.node is not None and failure is FetchFailure.BROKEN:
+            self._context.distrust(fetch.node, "it broke off")
 
-    patch.setattr(Checker, "judge", rash)
+    patch.setattr(Fetching, "failed", rash)
 
 
 def damaged_blobs_stay_so(patch: pytest.MonkeyPatch) -> None:
@@ -313,31 +309,41 @@ PLANTED = [
     leased_pieces_are_leased_again,
     slow_leases_are_given_on_for_ever,
     every_piece_is_accepted,
-    who_was_fooled_is_called_a_liar,
+    who_dies_while_it_gives_is_called_a_liar,
     damaged_blobs_stay_so,
     who_waits_for_an_upload_waits_for_ever,
     what_is_whole_is_never_forgotten,
 ]
 
 
+NOT_BEFORE: dict[Plant, int] = {
+    leased_pieces_are_leased_again: 19,
+    slow_leases_are_given_on_for_ever: 15,
+    damaged_blobs_stay_so: 110,
+    who_waits_for_an_upload_waits_for_ever: 27,
+}
+"""Seeds below do not catch it: left out here to save time."""
+
+
 @pytest.mark.parametrize("plant", PLANTED)
 def test_explore_finds_a_planted_bug(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
-    assert any(explore_one(seed) is not None for seed in range(SEEDS_MAX))
+    seeds = range(NOT_BEFORE.get(plant, 0), SEEDS_MAX)
+    assert any(explore_one(seed) is not None for seed in seeds)
 
 
 def test_what_breaks_is_shrunk_to_what_breaks_it(monkeypatch: pytest.MonkeyPatch) -> None:
     slow_leases_are_given_on_for_ever(monkeypatch)
     around = (At(0.1, Come(2)), At(0.3, Join()), At(1.0, Slow(1)), At(4.0, Kill(3)))
     rate = At(0.5, OriginRate(100_000.0))
-    crowd = Crowd(3, 5, image_bytes=6 * MB, layers=3, operations=(*around, rate))
+    crowd = Crowd(3, 4, image_bytes=6 * MB, layers=2, operations=(*around, rate))
     outcome = play(crowd)
     assert outcome.violation is not None
     small = shrink(outcome)
     assert small.violation is not None
     assert small.violation.invariant == outcome.violation.invariant
     assert [at.do for at in small.scenario.operations] == [rate.do]
-    assert small.scenario.nodes < 5
+    assert small.scenario.nodes < 4
     assert small.scenario.layers == 1
 
 

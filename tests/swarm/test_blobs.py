@@ -7,7 +7,7 @@ import pytest
 from beiran.gossip.member import Address
 from beiran.ids import Digest, NodeId
 from beiran.swarm.codec import SwarmCodec
-from beiran.swarm.config import NEIGHBOURS_MAX, SwarmConfig
+from beiran.swarm.config import NEIGHBOURS_MAX, PIECE_BYTES_SMALL, SwarmConfig
 from beiran.swarm.effects import BlobComplete, Effect, FetchFromOrigin, SendDatagram
 from beiran.swarm.messages import (
     Grant,
@@ -27,7 +27,7 @@ OWN = NodeId(b"o" * 16)
 PEERS = [NodeId(bytes([n]) * 16) for n in range(NEIGHBOURS_MAX + 3)]
 AT = {node: Address(f"10.0.0.{node[0] + 1}", 8888) for node in PEERS}
 BLOB = Digest(b"b" * 32)
-SIZE = 2 * 512 * 1024
+SIZE = 2 * PIECE_BYTES_SMALL
 HASHES = (b"0" * 32, b"1" * 32)
 
 

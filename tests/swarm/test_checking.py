@@ -15,7 +15,7 @@ from beiran.swarm.checking import (
     Verdict,
 )
 from beiran.swarm.codec import SwarmCodec
-from beiran.swarm.config import SwarmConfig
+from beiran.swarm.config import PIECE_BYTES_SMALL, SwarmConfig
 from beiran.swarm.context import Context
 from beiran.swarm.download import Download, Neighbour, Registration
 from beiran.swarm.pieces import cut
@@ -34,7 +34,7 @@ def context() -> Context:
 
 @pytest.fixture
 def download() -> Download:
-    download = Download(Digest(bytes(32)), cut(PIECES * 512 * 1024), 0, Registration(OWN))
+    download = Download(Digest(bytes(32)), cut(PIECES * PIECE_BYTES_SMALL), 0, Registration(OWN))
     for node in (A, B, C):
         neighbour = download.neighbours[node] = Neighbour(node, heard=True)
         download.set_held(neighbour, download.pieces.all)

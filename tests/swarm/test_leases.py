@@ -5,7 +5,7 @@ from random import Random
 from beiran.gossip.member import Address
 from beiran.ids import Digest, NodeId
 from beiran.swarm.codec import SwarmCodec
-from beiran.swarm.config import SwarmConfig
+from beiran.swarm.config import PIECE_BYTES_SMALL, SwarmConfig
 from beiran.swarm.effects import CancelFetch, Effect, FetchFromOrigin, SendDatagram
 from beiran.swarm.leases import HELD_BACK_S, Lease, Leases, Participant
 from beiran.swarm.messages import (
@@ -28,7 +28,7 @@ CODEC = SwarmCodec("default")
 OWN, A, B = (NodeId(bytes([n]) * 16) for n in range(3))
 AT = {A: Address("10.0.0.1", 8888), B: Address("10.0.0.2", 8888)}
 BLOB = Digest(b"b" * 32)
-PIECE = 512 * 1024
+PIECE = PIECE_BYTES_SMALL
 
 
 # --- the rendezvous node's picture ----------------------------------------------------------

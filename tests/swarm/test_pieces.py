@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beiran.errors import BadPacket
-from beiran.swarm.config import PIECE_BYTES_MIN, PIECES_MAX
+from beiran.swarm.config import PIECE_BYTES, PIECE_BYTES_SMALL, PIECES_MAX, SMALL_BLOB_BYTES
 from beiran.swarm.pieces import cut, lowest_run, members, pack_bits, unpack_bits_untrusted
 from beiran.swarm.rates import Rate
 
@@ -25,21 +25,26 @@ def test_an_empty_blob_has_no_pieces() -> None:
 
 
 def test_pieces_grow_so_that_there_are_never_too_many() -> None:
-    assert cut(PIECE_BYTES_MIN * PIECES_MAX).piece_bytes == PIECE_BYTES_MIN
-    assert cut(PIECE_BYTES_MIN * PIECES_MAX + 1).piece_bytes == 2 * PIECE_BYTES_MIN
+    assert cut(PIECE_BYTES * PIECES_MAX).piece_bytes == PIECE_BYTES
+    assert cut(PIECE_BYTES * PIECES_MAX + 1).piece_bytes == 2 * PIECE_BYTES
+
+
+def test_small_blobs_have_smaller_pieces() -> None:
+    assert cut(SMALL_BLOB_BYTES).piece_bytes == PIECE_BYTES_SMALL
+    assert cut(SMALL_BLOB_BYTES + 1).piece_bytes == PIECE_BYTES
 
 
 @given(st.sets(st.integers(0, PIECES_MAX - 1)))
 def test_sets_travel_as_bytes(chosen: set[int]) -> None:
     bits = sum(1 << piece for piece in chosen)
     assert list(members(bits)) == sorted(chosen)
-    pieces = cut(PIECE_BYTES_MIN * PIECES_MAX)
+    pieces = cut(PIECE_BYTES * PIECES_MAX)
     assert unpack_bits_untrusted(pack_bits(bits), pieces) == bits
 
 
 def test_a_piece_that_the_blob_has_not_is_refused() -> None:
     with pytest.raises(BadPacket, match="piece 3"):
-        unpack_bits_untrusted(b"\x08", cut(3 * PIECE_BYTES_MIN))
+        unpack_bits_untrusted(b"\x08", cut(3 * PIECE_BYTES_SMALL))
 
 
 def test_the_lowest_run_ends_at_the_first_gap() -> None:

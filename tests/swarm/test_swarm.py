@@ -3,6 +3,7 @@
 from beiran.swarm.config import SwarmConfig
 from beiran.swarm.effects import CancelFetch, FetchFromPeer, PieceDoubted
 from beiran.swarm.node import BlobWanted
+from beiran.swarm.pieces import cut
 from simulations.swarm.host import Host
 from simulations.swarm.image import Blob, image
 from simulations.swarm.world import MBIT, World
@@ -373,7 +374,7 @@ def test_only_what_is_held_may_be_given() -> None:
     node, blob = hosts[0].node, IMAGE[0]
     held = [piece for digest, piece in hosts[0].accepted if digest == blob.digest]
     assert held
-    size = 512 * 1024
+    size = cut(blob.size_bytes).piece_bytes
     assert node.holds(blob.digest, held[0] * size, held[0] * size + 10)
     assert not node.holds(blob.digest, 0, blob.size_bytes)
     assert not node.holds(blob.digest, 10, 10)
@@ -417,7 +418,7 @@ def test_a_fetch_goes_on_at_the_byte_where_another_peer_failed() -> None:
     world.run(1.0)
     world.kill(seeds[0])
     world.run_until(world.pulled([one], IMAGE), within_s=60)
-    assert any(start % (512 * 1024) for start in starts)
+    assert any(start % cut(IMAGE[0].size_bytes).piece_bytes for start in starts)
 
 
 def test_dropping_a_blob_cancels_its_fetches() -> None:
