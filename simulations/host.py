@@ -99,7 +99,7 @@ class Host:
       number: its place in ``World.hosts``; operations name hosts by it.
       lan: its broadcast domain.
       node: the core of the present life, or of the last one.
-      life: how many processes have run here.
+      life: how many processes have run here. left_in_life: which of them last said goodbye.
       running: whether the process runs (or is stopped or blocked, but exists).
       up: whether the machine answers at all; one that is off is silent.
       clone: it is a copy of another, whose UUID it uses.
@@ -119,6 +119,7 @@ class Host:
     path_random: Random
     clock: HostClock = field(default_factory=HostClock)
     life: int = 1
+    left_in_life: int = 0
     running: bool = True
     up: bool = True
     clone: bool = False

@@ -281,6 +281,7 @@ class World:
         if not host.running or host.stopped_until is not None:
             return
         self._befall(host, "leaves")
+        host.left_in_life = host.life
         self.do(host, host.node.leave(now=host.clock.local(self.now)))
         self._end_when_heard(host, host.life, self.now + patience_s)
 
