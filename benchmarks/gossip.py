@@ -22,6 +22,7 @@ from benchmarks.report import Report
 from tests.lab.engines import missing_for_engines
 
 HOSTS: Final = 20
+MANY_HOSTS: Final = 50
 
 
 class Counts(NamedTuple):
@@ -114,8 +115,9 @@ def _kill(kinds: Sequence[Kind], report: Report, counts: Counts) -> None:
 
 
 def _silence(kinds: Sequence[Kind], report: Report, counts: Counts) -> None:
-    for kind in kinds:
-        membership.silences(kind, report, hosts=HOSTS, runs=counts.silences)
+    for hosts in (HOSTS, MANY_HOSTS):
+        for kind in kinds:
+            membership.silences(kind, report, hosts=hosts, runs=counts.silences)
 
 
 def _leave(kinds: Sequence[Kind], report: Report, counts: Counts) -> None:

@@ -80,7 +80,7 @@ def silences(kind: Kind, report: Report, *, hosts: int, runs: int) -> None:
             cluster.gossiper.kill(victim)
             cluster.lan.hear_again(victim)
             _bring_back(cluster, victim)
-    report.record_times("silence20", kind.name, times)
+    report.record_times(f"silence{hosts}", kind.name, times)
 
 
 def leaves(kind: Kind, report: Report, *, hosts: int, runs: int) -> None:

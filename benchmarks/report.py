@@ -16,9 +16,11 @@ class Figure(NamedTuple):
     key: str
     text: str
     unit: str
-    most: float | None
+    most: float | None = None
     """What beiran's may be at most; None where it is only told, or held against serf's."""
 
+
+SILENCE_OF_SERF: Final = 0.6
 
 FIGURES: Final = (
     Figure("start3", "3 hosts, all see all after the last was launched: worst", "s", 2.0),
@@ -33,8 +35,16 @@ FIGURES: Final = (
     Figure("kill3.worst", "kill -9 of one of 3: worst", "s", 1.5),
     Figure("kill20.median", "kill -9 of one of 20, offline everywhere: median", "s", 0.5),
     Figure("kill20.worst", "kill -9 of one of 20: worst", "s", 1.5),
-    Figure("silence20.median", "one of 20 falls silent, offline everywhere: median", "s", None),
-    Figure("silence20.worst", "one of 20 falls silent: worst", "s", None),
+    *(
+        figure
+        for n in (20, 50)
+        for figure in (
+            Figure(
+                f"silence{n}.median", f"one of {n} falls silent, offline everywhere: median", "s"
+            ),
+            Figure(f"silence{n}.worst", f"one of {n} falls silent: worst", "s"),
+        )
+    ),
     Figure("leave20.median", "graceful leave of one of 20, known to all: median", "s", 0.1),
     Figure("leave20.worst", "graceful leave of one of 20: worst", "s", 1.5),
     Figure("leave20.failed", "graceful leaves shown as failed by somebody", "", 0),
@@ -121,8 +131,9 @@ class Report:
         )
 
     def _most(self, figure: Figure) -> float | None:
-        if figure.key.startswith("silence20."):  # no later than serf in the same run
-            return self._values[figure.key].get("serf")
+        if figure.key.startswith("silence"):  # of serf's in the same run
+            serf = self._values[figure.key].get("serf")
+            return None if serf is None else SILENCE_OF_SERF * serf
         return figure.most
 
     def missed(self) -> list[str]:

@@ -20,6 +20,7 @@ WATCH_S: Final = 0.1
 RATE_OVER_S: Final = 0.5
 RESUME_BYTES_MIN: Final = 64 * 1024  # less is not worth remembering that two gave a piece
 ENDGAME_LEFT_S: Final = 0.4  # at the end, a fetch that needs longer is asked for twice
+FEW_PEERS: Final = 5
 TWICE_MAX: Final = 2  # at once
 
 
@@ -120,9 +121,12 @@ class Fetching:
         config = self._context.config
         if not in_order:
             return 0
-        piece_bytes = in_order[0].pieces.piece_bytes
-        pieces = round(self._rate.bytes_per_s * config.in_flight_s / piece_bytes)
-        return max(config.fetches_min, min(config.fetches_max, pieces))
+        first = in_order[0]
+        pieces = round(self._rate.bytes_per_s * config.in_flight_s / first.pieces.piece_bytes)
+        peers = len(first.neighbours)
+        # Who gives alone, or with few others, must not idle between one request and the next.
+        least = config.fetches_min if peers > FEW_PEERS else max(config.fetches_min, 2 * peers)
+        return max(least, min(config.fetches_max, pieces))
 
     def begin_origin(self, download: Download, run: int, lease: LeaseKey | None) -> int:
         """Fetch adjoining pieces from the origin. Returns the fetch."""

@@ -38,6 +38,9 @@ NEIGHBOURS_MAX: Final = {"gc_thresh3": 262_144, "gc_thresh2": 131_072, "gc_thres
 
 _serial: Final = itertools.count()
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+SEGMENTS_BYTES: Final = 8 * 1448
+"""What TCP hands a shaped link at once: 2 ms of 50 Mbit/s."""
+
 _T = TypeVar("_T")
 
 
@@ -228,11 +231,17 @@ class Lan:
         )
 
     def shape(self, host: Host, rate: str) -> None:
-        """Limit the link of ``host``, each way, to ``rate`` as tc writes it (``100mbit``)."""
+        """Limit the link of ``host``, each way, to ``rate`` as tc writes it (``100mbit``).
+
+        TCP hands a device of this kind 64 KiB at a time, and a full queue loses them all at once:
+        several times what a real link of that rate is given, and loses. So that is limited, too.
+        """
         bucket = ("root", "tbf", "rate", rate, "burst", "128kb", "latency", "50ms")
         port = f"p{self._index[host]}"
         _run("tc", "-n", host.namespace, "qdisc", "replace", "dev", "eth0", *bucket)
         _run("tc", "-n", self._switch, "qdisc", "replace", "dev", port, *bucket)
+        for namespace, device in ((host.namespace, "eth0"), (self._switch, port)):
+            _ip_batch([f"link set {device} gso_max_size {SEGMENTS_BYTES}"], namespace=namespace)
 
     def counters(self) -> Mapping[Host, Counters]:
         """What every host has sent on its link so far: what its switch port received."""
