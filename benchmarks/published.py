@@ -79,12 +79,15 @@ class Published:
         ]:
             _write(repository / path, f"sha256:{content}".encode())
 
-    def write_layout(self, folder: Path) -> None:
-        """Make ``folder`` an OCI layout of it alone."""
-        for content, data in self._contents.items():
-            _write(folder / "blobs" / "sha256" / content, data)
-        entry = _described(MANIFEST, self.manifest)
-        write_layout(folder, named(entry, f"docker.io/library/{self.reference}"))
+    def write_layout(self, folder: Path, *others: "Published") -> None:
+        """Make ``folder`` an OCI layout of it, and of these."""
+        entries = []
+        for image in (self, *others):
+            for content, data in image._contents.items():
+                _write(folder / "blobs" / "sha256" / content, data)
+            entry = _described(MANIFEST, image.manifest)
+            entries.append(named(entry, f"docker.io/library/{image.reference}"))
+        write_layout(folder, *entries)
 
     def is_in_layout(self, folder: Path) -> bool:
         """Whether all its blobs are in a layout folder, byte for byte."""

@@ -61,8 +61,7 @@ def _seed(lab: PullLab, host: Host, images: list[Published]) -> RunningAgent:
     """An agent whose layout folder holds these."""
     agent = lab.prepare_agent(host)
     assert agent.layout is not None
-    for image in images:
-        image.write_layout(agent.layout)
+    images[0].write_layout(agent.layout, *images[1:])
     agent.start()
     return agent
 
