@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from beiran.agent.sharing import transfers
+from beiran.agent.sharing import pulls, transfers
 from beiran.agent.sharing.transfers import Wanted
 from beiran.client import Follow
 from beiran.endpoint import parse_endpoint
@@ -30,6 +30,7 @@ from tests.agent.site import (
     MANIFEST,
     NAME,
     PEER,
+    TAR,
     Registry,
     Site,
     TakingEngine,
@@ -114,6 +115,47 @@ async def test_a_second_pull_of_the_same_joins_the_first(
     assert ended[0] == ended[1]
     assert ended[0].bytes_from_origin == len(LAYER)
     assert registry.layers_asked == 1
+    assert len(engine.loaded) == 1
+
+
+class LeavingRegistry(Registry):
+    """Goes away when it has given one of an image's two layers, until it is ``back``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        diff_ids = [digest_text(digest_of(tar)) for tar in (TAR, OTHER_TAR)]
+        rootfs = {"type": "layers", "diff_ids": diff_ids}
+        config = json.dumps({**json.loads(CONFIG), "rootfs": rootfs}).encode()
+        self.tags["1"] = manifest_of(config, DOCKER_CONFIG, LAYER, OTHER_LAYER)
+        self.blobs |= {digest_text(digest_of(data)): data for data in (config, OTHER_LAYER)}
+        self.away, self.back = trio.Event(), trio.Event()
+
+    async def __call__(self, asked: Asked) -> Reply:
+        if asked.method == "GET" and asked.target.endswith(digest_text(digest_of(OTHER_LAYER))):
+            self.away.set()
+        if self.away.is_set() and not self.back.is_set():
+            return Reply(raw=b"")
+        return await super().__call__(asked)
+
+
+async def test_a_pull_that_has_begun_waits_for_who_is_away_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pulls, "GO_ON_S", 0.1)
+    caplog.set_level("INFO")
+    registry, engine = LeavingRegistry(), TakingEngine()
+    ended: list[PullDone] = []
+    async with open_site(tmp_path, engine=engine, registry=registry) as site:
+
+        async def pull() -> None:
+            ended.append(await site.sharing.pulls.pull("team/app:1"))
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pull)
+                await eventually(lambda: "is interrupted" in caplog.text, within_s=50)
+                registry.back.set()
+    assert [done.bytes_from_origin for done in ended] == [len(LAYER) + len(OTHER_LAYER)]
     assert len(engine.loaded) == 1
 
 

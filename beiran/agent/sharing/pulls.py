@@ -17,7 +17,7 @@ import msgspec
 import trio
 
 from beiran.agent.sharing.delivery import LayerFacts, bytes_to_load, is_better_loaded
-from beiran.agent.sharing.library import LibraryError, RepositoryName
+from beiran.agent.sharing.library import LibraryError, RepositoryName, Unavailable
 from beiran.agent.sharing.loading import Loader
 from beiran.agent.sharing.resolution import PullPlan, Resolution
 from beiran.agent.sharing.survey import Survey
@@ -38,6 +38,10 @@ from beiran.references import Reference, mirror_repository, parse_reference
 
 PROGRESS_S: Final = 0.2
 NAMING_S: Final = 10.0
+INTERRUPTION_S: Final = 60.0
+"""So long a pull that has brought bytes waits for more, when nobody gives any."""
+GO_ON_S: Final = 2.0
+ENDED: Final = frozenset({"there", "done"})
 """So long the engine may take to rename what it pulled, also while the agent is stopping."""
 
 PULLS_MAX: Final = 64
@@ -64,6 +68,8 @@ class _Pull:
         self.waiting = 0
         self.scope: Final = trio.CancelScope()
         self.rows: dict[str, PullProgress] = {}
+        self.interrupted: dict[str, PullProgress] = {}
+        """The rows of layers that were on their way when the pull was last interrupted."""
         self.end: PullDone | PullFailed | None = None
         self._changed = trio.Event()
 
@@ -223,8 +229,23 @@ class Pulls:
         )
 
     async def _watched(self, pull: _Pull, platform: str | None, plan: PullPlan) -> None:
+        """Deliver an image; when nobody gives any more, wait a while for them to come back."""
         deliver = partial(self._deliver, pull.key.reference, platform, plan)
-        await self._watching(pull, plan.survey, deliver)
+        interrupted_at: float | None = None
+        while True:
+            came_before = self._transfers.bytes_received
+            try:
+                await self._watching(pull, plan.survey, deliver)
+                return
+            except Unavailable as error:
+                now = trio.current_time()
+                if self._transfers.bytes_received > came_before:
+                    interrupted_at = now
+                    _log.info("pull of %s is interrupted: %s", pull.key.reference.familiar, error)
+                if interrupted_at is None or now - interrupted_at > INTERRUPTION_S:
+                    raise
+            pull.interrupted = {d: row for d, row in pull.rows.items() if row.state not in ENDED}
+            await trio.sleep(GO_ON_S)
 
     async def _deliver(self, reference: Reference, platform: str | None, plan: PullPlan) -> None:
         """Have the engine hold the image under its name."""
@@ -305,7 +326,15 @@ class Pulls:
                 continue
             seen.add(digest)
             before = pull.rows.get(digest_text(digest))
-            pull.tell(self._row(digest, facts, before, ended=ended))
+            row = self._row(digest, facts, before, ended=ended)
+            earlier = pull.interrupted.get(row.digest)
+            if earlier is not None and row is not before and row.state == "fetching":
+                row = msgspec.structs.replace(
+                    row,
+                    bytes_from_peers=row.bytes_from_peers + earlier.bytes_from_peers,
+                    bytes_from_origin=row.bytes_from_origin + earlier.bytes_from_origin,
+                )
+            pull.tell(row)
 
     def _row(
         self, digest: Digest, facts: LayerFacts, before: PullProgress | None, *, ended: bool

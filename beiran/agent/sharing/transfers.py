@@ -168,6 +168,12 @@ class Transfers:
         """Whether a blob is in the cache."""
         return self._cache.size(digest) is not None
 
+    @property
+    def bytes_received(self) -> int:
+        """Bytes of blobs that came from peers and origins since the start."""
+        counters = self._driver.counters
+        return counters.peer_bytes_received + counters.origin_bytes_received
+
     def progress(self, digest: Digest) -> Progress | None:
         """How far a blob is that is fetched, or was a moment ago."""
         return self._driver.node.progress(digest)
