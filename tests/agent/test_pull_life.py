@@ -39,6 +39,7 @@ from tests.agent.site import (
     open_site,
 )
 from tests.blobs.contents import content
+from tests.net import serving
 from tests.net.origin_server import Asked, Reply
 from tests.net.serving import eventually, serve
 
@@ -142,6 +143,7 @@ async def test_a_pull_that_has_begun_waits_for_who_is_away_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(pulls, "GO_ON_S", 0.1)
+    monkeypatch.setattr(serving, "PATIENCE_S", 50.0)  # an origin is given up after some 15 s
     caplog.set_level("INFO")
     registry, engine = LeavingRegistry(), TakingEngine()
     ended: list[PullDone] = []
@@ -153,7 +155,7 @@ async def test_a_pull_that_has_begun_waits_for_who_is_away_for_a_while(
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pull)
-                await eventually(lambda: "is interrupted" in caplog.text, within_s=50)
+                await eventually(lambda: "is interrupted" in caplog.text)
                 registry.back.set()
     assert [done.bytes_from_origin for done in ended] == [len(LAYER) + len(OTHER_LAYER)]
     assert len(engine.loaded) == 1
