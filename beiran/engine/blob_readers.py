@@ -18,12 +18,11 @@ from typing import Final
 import trio
 
 from beiran.engine.contract import BlobReader, FileRange
-from beiran.engine.layer_blob import open_blob
+from beiran.engine.layer_blob import open_blob, read_range
 from beiran.engine.layer_reader import LayerReaders, TarSource, VerifiedReader, in_threads
 from beiran.errors import BeiranError, DataError
 from beiran.ids import Digest, digest_text
 
-CHUNK_BYTES: Final = 2**20
 CHECK_PAUSE_S: Final = 5.0
 """How long after it was first asked for a blob is checked."""
 CHECKS_WAITING_MAX: Final = 4096
@@ -48,15 +47,7 @@ class FileSource:
 
     def read(self, start: int, end: int) -> Iterator[bytes]:
         """As ``TarSource`` says."""
-        while start < end:
-            try:
-                data = os.pread(self.descriptor, min(CHUNK_BYTES, end - start), start)
-            except OSError as error:
-                raise DataError(f"{self._path} cannot be read: {error.strerror}") from None
-            if not data:
-                raise DataError(f"{self._path} ends at byte {start} where {end} are due")
-            yield data
-            start += len(data)
+        return read_range(self.descriptor, self._path, start, end)
 
     def close(self) -> None:
         """Close the file."""

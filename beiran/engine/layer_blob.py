@@ -57,6 +57,22 @@ def open_blob(path: Path) -> int:
     return fd
 
 
+def read_range(fd: int, path: Path, start: int, end: int) -> Iterator[bytes]:
+    """The bytes of an open file, in chunks of at most ``CHUNK_BYTES``.
+
+    Raises: DataError when it cannot be read, or ends before ``end``.
+    """
+    while start < end:
+        try:
+            data = os.pread(fd, min(CHUNK_BYTES, end - start), start)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}") from None
+        if not data:
+            raise DataError(f"{path} ends at byte {start} where {end} are due")
+        yield data
+        start += len(data)
+
+
 def is_compressed(fd: int) -> bool:
     """Whether a blob is compressed: seen from its first bytes, for media types lie."""
     return os.pread(fd, 4, 0).startswith((_GZIP_MAGIC, _ZSTD_MAGIC))
@@ -207,15 +223,7 @@ class BlobTar:
         if self._compressed:
             yield from self._read_compressed(start, end)
             return
-        while start < end:
-            try:
-                data = os.pread(self._fd, min(CHUNK_BYTES, end - start), start)
-            except OSError as error:
-                raise DataError(f"{self._path} cannot be read: {error.strerror}") from None
-            if not data:
-                raise DataError(f"{self._path} ends at byte {start} where {end} are due")
-            yield data
-            start += len(data)
+        yield from read_range(self._fd, self._path, start, end)
 
     def _read_compressed(self, start: int, end: int) -> Iterator[bytes]:
         with _decompressing(str(self._path)):

@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from beiran.errors import SettingsError
 from simulations.report.record import Failure, Record, Sample, Span, quantile
@@ -14,6 +14,8 @@ from simulations.report.summary import times_to
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+T = TypeVar("T")
 
 WIDTH_IN: Final = 8.0
 DPI: Final = 110
@@ -55,13 +57,20 @@ def draw(record: Record) -> dict[str, tuple[str, bytes]]:
 
     Raises: SettingsError where matplotlib is not installed.
     """
-    plots: list[tuple[str, str, Callable[[Record], Figure | None]]] = [
+    return draw_each(
+        record,
         ("dissemination.png", "How news spreads", dissemination),
         ("detection.png", "How failures are noticed", detection),
         ("timeline.png", "Who was in which state", timeline),
         ("traffic.png", "What a host sends", traffic),
         ("kinds.png", "What it is that they send", kinds),
-    ]
+    )
+
+
+def draw_each(
+    record: T, *plots: "tuple[str, str, Callable[[T], Figure | None]]"
+) -> dict[str, tuple[str, bytes]]:
+    """These plots, by file name: title and PNG. Those are left out for which there is nothing."""
     drawn = {}
     for name, title, make in plots:
         figure = make(record)

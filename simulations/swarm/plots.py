@@ -1,9 +1,8 @@
 """The plots of a crowd, as PNG. Needs matplotlib (the extra ``simulations``)."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from simulations.report.plots import INK, KIND_COLOURS, LINES, label_axes, new_figure, png
+from simulations.report.plots import INK, KIND_COLOURS, LINES, draw_each, label_axes, new_figure
 from simulations.swarm.record import PLAIN, CrowdRecord
 
 if TYPE_CHECKING:
@@ -19,18 +18,13 @@ def draw_crowd(record: CrowdRecord) -> dict[str, tuple[str, bytes]]:
 
     Raises: SettingsError where matplotlib is not installed.
     """
-    plots: list[tuple[str, str, Callable[[CrowdRecord], Figure | None]]] = [
+    return draw_each(
+        record,
         ("done.png", "Who has the image", done),
         ("origin.png", "What the origin gave", origin),
         ("waste.png", "What each host wasted", waste),
         ("given.png", "What each host gave", given),
-    ]
-    drawn = {}
-    for name, title, make in plots:
-        figure = make(record)
-        if figure is not None:
-            drawn[name] = (title, png(figure))
-    return drawn
+    )
 
 
 def done(record: CrowdRecord) -> "Figure | None":
