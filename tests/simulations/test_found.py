@@ -1,11 +1,12 @@
 """What ``explore`` found in the core, shrunk: one scenario each. All keep their promises now.
 
-Found until now: 1 (the version that an owner goes past others' with).
+Found until now: one bug of the core (the version that an owner goes past others' with), and one of
+the checkers.
 """
 
 import pytest
 
-from simulations.operations import At, Clone, Hold
+from simulations.operations import At, Clone, Hold, Leave, Restart
 from simulations.scenario import Scenario, play
 
 FOUND = {
@@ -27,6 +28,16 @@ FOUND = {
         operations=(
             At(55.0, Clone(2)),
             At(127.0, Hold(2, "a")),
+        ),
+    ),
+    # It says goodbye, loses its database and starts again within the second that is its
+    # generation: the checker took it for one that had not come back.
+    "back within the second of its goodbye": Scenario(
+        seed=6590,
+        nodes=5,
+        operations=(
+            At(0.0, Leave(4)),
+            At(0.0, Restart(4, wiped=True)),
         ),
     ),
 }
