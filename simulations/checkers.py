@@ -159,7 +159,7 @@ class Checkers:
             return
         if any(other.clone and other.id == target.id for other in self._world.hosts):
             return  # it was another that spoke
-        if target.life > target.left_in_life:
+        if 0 < target.left_in_life < target.life:
             return  # it has started again, perhaps within the second that is its generation
         if member.generation <= self._left.get((host.number, member.node), 0):
             self.fail("left and resurrected", f"{host.name} holds {target.name} for online again")
