@@ -5,12 +5,12 @@ inputs one after the other. What the core has found out goes to ``record``, in o
 """
 
 import logging
-import math
 from collections.abc import Callable
 from typing import Final
 
 import trio
 
+from beiran.agent.alarm import Alarm
 from beiran.agent.watching import watch
 from beiran.errors import BadRequest, RemoteProtocolError
 from beiran.gossip.codec import HEADER_BYTES
@@ -69,8 +69,7 @@ class GossipDriver:
         self._nursery: trio.Nursery | None = None
         self._watches: dict[NodeId, trio.CancelScope] = {}
         self._leaving = False
-        self._sleeping_until = math.inf
-        self._wake = trio.Event()
+        self._alarm: Final = Alarm(node.next_deadline)
         self._farewell_heard = trio.Event()
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -139,25 +138,17 @@ class GossipDriver:
             self._record(found)
         if self._leaving and self.node.farewell_heard:
             self._farewell_heard.set()
-        deadline = self.node.next_deadline()
-        if deadline is not None and deadline < self._sleeping_until:
-            self._wake.set()
+        self._alarm.look()
 
     # --- the loops --------------------------------------------------------------------------
 
     async def _keep_time(self) -> None:
         while True:
-            deadline = self.node.next_deadline()
-            self._sleeping_until = math.inf if deadline is None else deadline
-            self._wake = trio.Event()
-            with trio.move_on_at(self._sleeping_until):
-                await self._wake.wait()
-            now = trio.current_time()
-            if now >= self._sleeping_until:
-                # What has come in the meantime is heard before silence is held against anybody.
-                for _ in range(2):  # one to ask the kernel what has come, one to take it
-                    await trio.lowlevel.checkpoint()
-                self.do(self.node.advance(now=now))
+            now = await self._alarm.ring()
+            # What has come in the meantime is heard before silence is held against anybody.
+            for _ in range(2):  # one to ask the kernel what has come, one to take it
+                await trio.lowlevel.checkpoint()
+            self.do(self.node.advance(now=now))
 
     async def _receive_datagrams(self) -> None:
         while True:

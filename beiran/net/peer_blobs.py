@@ -18,7 +18,7 @@ from beiran.net.blob_answers import ACTIVE_HEADER, NODE_HEADER
 from beiran.net.blob_answers import answer_blob as answer_blob  # the other end of it
 from beiran.net.peer_client import PeerRefused, PeerUnreachable, open_stream
 from beiran.net.range_answer import BadAnswer, OtherSize, RangeHead, read_head
-from beiran.net.rates import TokenBucket, telling
+from beiran.net.rates import Pace
 from beiran.net.wire import Wire
 
 CONNECTIONS_PER_PEER_MAX: Final = 4
@@ -115,8 +115,7 @@ class PeerBlobs:
         judge: Judge,
         progress: Callable[[int], None] | None = None,
         stall_timeout_s: float,
-        limiter: TokenBucket | None = None,
-        held_back: Callable[[], None] = lambda: None,
+        pace: Pace | None = None,
         active: int = 0,
     ) -> None:
         """Fetch the bytes ``start`` to ``end`` of a blob from the agent at ``address``.
@@ -127,8 +126,7 @@ class PeerBlobs:
             told of pieces that somebody else brought meanwhile.
           progress: told of bytes as they come.
           stall_timeout_s: how long connecting may take, and each wait for the next bytes.
-          limiter: of all that is received.
-          held_back: told now and then while ``limiter`` is waited for: the peer is not to blame.
+          pace: of all that is received; while it makes us wait, the peer is not to blame.
           active: how many fetches bring us bytes now; of those who wait, a peer gives first to who
             has the fewest.
 
@@ -146,8 +144,7 @@ class PeerBlobs:
             writer,
             progress,
             stall_timeout_s,
-            limiter,
-            held_back,
+            pace,
             headers=f"{self._says_who}{ACTIVE_HEADER}: {active}\r\n",
         )
         try:
@@ -246,8 +243,7 @@ class _Fetch:
         writer: RangeWriter,
         progress: Callable[[int], None] | None,
         stall_timeout_s: float,
-        limiter: TokenBucket | None,
-        held_back: Callable[[], None],
+        pace: Pace | None,
         *,
         headers: str,
     ) -> None:
@@ -256,8 +252,7 @@ class _Fetch:
         self._digest: Final = digest
         self._writer: Final = writer
         self._progress: Final = progress
-        self._limiter: Final = limiter
-        self._held_back: Final = held_back
+        self._pace: Final = pace
         self._headers: Final = headers
 
     async def run(self, wire: Wire) -> bool:
@@ -306,9 +301,8 @@ class _Fetch:
 
     async def _receive(self, wire: Wire) -> None:
         space = self._writer.space()
-        if self._limiter is not None and self._limiter.bytes_per_s is not None:
-            async with telling(self._held_back):
-                await self._limiter.take(len(space))
+        if self._pace is not None:
+            await self._pace.take(len(space))
         left = len(space)
         while left:
             space = self._writer.space()

@@ -28,7 +28,7 @@ from beiran.net.listeners import open_tcp_listeners
 from beiran.net.peer_blobs import PeerBlobs, PeerBroken, PeerBusy, PeerFailed, PeerMissing
 from beiran.net.peer_client import PeerUnreachable, open_stream
 from beiran.net.range_answer import BadAnswer, read_head
-from beiran.net.rates import TokenBucket
+from beiran.net.rates import Pace, TokenBucket
 from tests.blobs.contents import bring, content, digest_of, write
 from tests.net.serving import PATIENCE_S, Served, eventually, serve
 
@@ -602,7 +602,6 @@ async def test_who_waits_for_our_own_limit_is_told_apart_from_who_has_stalled(
         piece_bytes=PIECE,
         judge=Judging(),
         stall_timeout_s=PATIENCE_S,
-        limiter=TokenBucket(PIECE / (2 * rates.HELD_BACK_S)),
-        held_back=lambda: told.append(None),
+        pace=Pace(TokenBucket(PIECE / (2 * rates.HELD_BACK_S)), lambda: told.append(None)),
     )
     assert told

@@ -5,7 +5,6 @@ blob; the core is told how far each fetch is, and the hash of every piece.
 """
 
 import logging
-import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any, Final
 import trio
 from msgspec import Struct
 
+from beiran.agent.alarm import Alarm
 from beiran.agent.sharing.library import BlobUnknown, LibraryError, RepositoryName, Unavailable
 from beiran.agent.sharing.origin_errors import as_library_error
 from beiran.blobs.errors import BlobMissing, CacheFull
@@ -31,7 +31,7 @@ from beiran.net.origin_errors import (
     OriginUnavailable,
 )
 from beiran.net.peer_blobs import PeerBlobs, PeerBroken, PeerBusy, PeerFailed, PeerMissing
-from beiran.net.rates import TokenBucket
+from beiran.net.rates import Pace, TokenBucket
 from beiran.swarm.effects import (
     BlobComplete,
     BlobStuck,
@@ -117,8 +117,7 @@ class SwarmDriver:
         self._fetches: dict[int, trio.CancelScope] = {}
         self._permits: dict[int, UploadPermit] = {}
         self._nursery: trio.Nursery | None = None
-        self._sleeping_until = math.inf
-        self._wake = trio.Event()
+        self._alarm: Final = Alarm(node.next_deadline)
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Take part until cancelled."""
@@ -265,9 +264,7 @@ class SwarmDriver:
                 case UploadAdmitted(upload=number):
                     if number in self._permits:
                         self._permits[number].admitted.set()
-        deadline = self.node.next_deadline()
-        if deadline is not None and deadline < self._sleeping_until:
-            self._wake.set()
+        self._alarm.look()
 
     def _start(
         self,
@@ -324,8 +321,7 @@ class SwarmDriver:
                 judge=partial(self._judge, effect.fetch, effect.digest, wish.pieces),
                 progress=_Progress(self, effect.fetch, from_peer=True).tell,
                 stall_timeout_s=PEER_STALL_S,
-                limiter=self._peer_bytes,
-                held_back=partial(self._held_back, effect.fetch),
+                pace=Pace(self._peer_bytes, partial(self._held_back, effect.fetch)),
                 active=effect.active,
             )
         except PeerBusy:
@@ -415,14 +411,8 @@ class SwarmDriver:
 
     async def _keep_time(self) -> None:
         while True:
-            deadline = self.node.next_deadline()
-            self._sleeping_until = math.inf if deadline is None else deadline
-            self._wake = trio.Event()
-            with trio.move_on_at(self._sleeping_until):
-                await self._wake.wait()
-            now = trio.current_time()
-            if now >= self._sleeping_until:
-                self.do(self.node.advance(now=now))
+            now = await self._alarm.ring()
+            self.do(self.node.advance(now=now))
 
 
 class _Progress:
