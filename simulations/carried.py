@@ -13,7 +13,6 @@ from beiran.errors import BadPacket
 from beiran.gossip.messages import Datagram, Stream
 from simulations.memo import MemoCodec
 
-HEAD_BYTES: Final = 9
 FIXED_BYTES: Final = 32  # of what is not news in an average ping, ack or gossip
 DESCRIPTION_BYTES: Final = 300
 ENTRY_BYTES: Final = 36

@@ -6,9 +6,11 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from beiran.events import Event
+from beiran_cli.following import print_each
 from beiran_cli.names import short_digest, short_uuid
 from beiran_cli.options import DEFAULTS, Common
-from beiran_cli.table import print_json, print_json_line, print_line
+from beiran_cli.table import print_json, print_line
+from beiran_cli.units import clock_time
 
 app = App(name="events")
 
@@ -27,7 +29,7 @@ def events(
         Tell each event as it happens, until Ctrl-C; as JSON, one object on a line.
     """
     if follow:
-        _follow(common)
+        print_each(common, lambda client: client.follow_events(), event_line)
         return
     with common.connect() as client:
         latest = client.get_events()
@@ -52,25 +54,8 @@ def event_line(event: Event) -> str:
     return "  ".join(part for part in parts if part)
 
 
-def _follow(common: Common) -> None:
-    import trio
-
-    client, as_json = common.follow(), common.as_json
-
-    async def tell() -> None:
-        async with client, client.follow_events() as told:
-            async for event in told:
-                if as_json:
-                    print_json_line(event)
-                else:
-                    print_line(event_line(event))
-
-    trio.run(tell)
-
-
 def _local_time(timestamp: str) -> str:
     try:
-        moment = datetime.fromisoformat(timestamp).astimezone()
+        return clock_time(datetime.fromisoformat(timestamp))
     except ValueError:
         return timestamp
-    return moment.strftime("%H:%M:%S.%f")[:-3]

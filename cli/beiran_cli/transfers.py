@@ -6,10 +6,11 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from beiran.models import Change, Transfer
+from beiran_cli.following import print_each
 from beiran_cli.names import short_digest
 from beiran_cli.options import DEFAULTS, Common
-from beiran_cli.table import print_json, print_json_line, print_line, print_table
-from beiran_cli.units import UNKNOWN, human_size
+from beiran_cli.table import print_json, print_table
+from beiran_cli.units import UNKNOWN, clock_time, human_size
 
 app = App(name="transfer")
 
@@ -30,7 +31,11 @@ def list_transfers(
         Tell of each as it begins, goes on and ends, until Ctrl-C; as JSON, one object on a line.
     """
     if follow:
-        _follow(common)
+        print_each(
+            common,
+            lambda client: client.follow_transfers(),
+            lambda change: change_line(change, datetime.now(UTC)),
+        )
         return
     with common.connect() as client:
         transfers = client.get_transfers()
@@ -59,7 +64,7 @@ def change_line(change: Change, at: datetime) -> str:
         return ""
     end = "ended" if change.change == "removed" else _rate(transfer)
     parts = [
-        at.astimezone().strftime("%H:%M:%S.%f")[:-3],
+        clock_time(at),
         short_digest(transfer.digest),
         _other(transfer),
         _done(transfer),
@@ -67,22 +72,6 @@ def change_line(change: Change, at: datetime) -> str:
         transfer.reference or "",
     ]
     return "  ".join(part for part in parts if part)
-
-
-def _follow(common: Common) -> None:
-    import trio
-
-    client, as_json = common.follow(), common.as_json
-
-    async def tell() -> None:
-        async with client, client.follow_transfers() as changes:
-            async for change in changes:
-                if as_json:
-                    print_json_line(change)
-                elif line := change_line(change, datetime.now(UTC)):
-                    print_line(line)
-
-    trio.run(tell)
 
 
 def _other(transfer: Transfer) -> str:

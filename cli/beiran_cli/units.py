@@ -55,6 +55,11 @@ def human_duration(seconds: float) -> str:
     return f"{int(seconds / _HOUR_S) // _YEAR_H} years"
 
 
+def clock_time(moment: datetime) -> str:
+    """The local time of day: ``17:04:05.678``."""
+    return moment.astimezone().strftime("%H:%M:%S.%f")[:-3]
+
+
 def human_age(timestamp: str | None, now: datetime | None = None) -> str:
     """How long ago an RFC 3339 time was: ``3 weeks ago``; ``N/A`` when there is none."""
     try:

@@ -37,7 +37,6 @@ ALL_KNOW_MAX_S: Final = {1000: 0.5, 10_000: 1.0}
 LOSS_FACTOR_MAX: Final = 2.0
 EVENT_BYTES_MAX: Final = 400.0
 HOLDING_LAYERS: Final = 11  # layers of an image, where holdings of layers are counted
-COMMON_IMAGE: Final = "common-0"
 
 
 @dataclass(frozen=True)

@@ -51,11 +51,16 @@ def write_report(record: Record, folder: Path) -> Path:
     plots = draw(record)
     folder.mkdir(parents=True, exist_ok=True)
     record.write(folder)
+    _write_tables(record, folder)
+    return write_page(folder, plots, _page(record, plots))
+
+
+def write_page(folder: Path, plots: Mapping[str, tuple[str, bytes]], text: str) -> Path:
+    """Write a page and its plots. Returns: the page."""
     for name, (_, data) in plots.items():
         (folder / name).write_bytes(data)
-    _write_tables(record, folder)
     page = folder / PAGE
-    page.write_text(_page(record, plots), encoding="utf-8")
+    page.write_text(text, encoding="utf-8")
     return page
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from simulations.report.page import PAGE, page_text, write_csv
+from simulations.report.page import page_text, write_csv, write_page
 from simulations.swarm.plots import draw_crowd
 from simulations.swarm.record import FILE, CrowdRecord
 from simulations.swarm.summary import crowd_figures
@@ -34,14 +34,9 @@ def write_crowd_report(record: CrowdRecord, folder: Path) -> Path:
     plots = draw_crowd(record)
     folder.mkdir(parents=True, exist_ok=True)
     record.write(folder)
-    for name, (_, data) in plots.items():
-        (folder / name).write_bytes(data)
     _write_tables(record, folder)
-    page = folder / PAGE
     rows = crowd_figures(record)
-    text = page_text(record.title, record.about, rows, plots, _MEANINGS)
-    page.write_text(text, encoding="utf-8")
-    return page
+    return write_page(folder, plots, page_text(record.title, record.about, rows, plots, _MEANINGS))
 
 
 def _write_tables(record: CrowdRecord, folder: Path) -> None:
