@@ -206,9 +206,3 @@ def _decode(data: bytes, type: type[T], what: str) -> T:
         return msgspec.json.decode(data, type=type)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadManifest(f"not {'an' if what[0] in 'aeiou' else 'a'} {what}: {error}") from None
-
-
-def check_digest(data: bytes, digest: Digest, what: str) -> None:
-    """Raises: BadManifest when ``data`` is not what ``digest`` names."""
-    if digest_of(data) != digest:
-        raise BadManifest(f"{what} is not {digest_text(digest)}: it hashes to something else")

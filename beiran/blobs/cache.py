@@ -91,7 +91,6 @@ class BlobCache:
         self.on_gone: Callable[[Digest], object] = lambda _: None
         """Told of each whole blob that is dropped, so that nobody goes on offering it."""
         self.limiter = trio.CapacityLimiter(THREADS_MAX)
-        self.evicted_blobs = 0
         self._bytes_max = bytes_max
         self._entries = OrderedDict(found.entries)  # the least recently used first
         self._used_bytes = sum(entry.size_bytes for entry in self._entries.values())
@@ -357,7 +356,6 @@ class BlobCache:
         """Take blobs out of the cache at once; deleting their bytes is left for a thread."""
         for digest in digests:
             entry = self._forget(digest)
-            self.evicted_blobs += entry.whole
             with suppress(OSError):
                 sidecar_path(entry.path).unlink(missing_ok=True)
                 entry.path.rename(self._scratch_path("gone"))

@@ -139,11 +139,6 @@ class PartialBlob:
         return self.held.total
 
     @property
-    def prefix_bytes(self) -> int:
-        """How many bytes are held from the beginning on."""
-        return self.held.prefix
-
-    @property
     def trusted_prefix_bytes(self) -> int:
         """How many bytes from the beginning on may be handed to an engine."""
         return self.size_bytes if self.verified else self.trusted.prefix
@@ -326,10 +321,6 @@ class PartialBlob:
             if self.closed:
                 raise BlobMissing(f"{self} was given up")
             await self._changed.wait()
-
-    async def wait_for_change(self) -> None:
-        """Wait until bytes are held or released, or it is verified or closed."""
-        await self._changed.wait()
 
     async def verify(self) -> bool:
         """Whether all is held and the SHA-256 is right. If so it is in the cache from now on.

@@ -224,7 +224,7 @@ class OriginHttp:
         self._nursery: trio.Nursery | None = None
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Probe what is down, until cancelled; then close all connections."""
+        """Load the HTTP library and probe what is down, until cancelled; then close connections."""
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery

@@ -70,10 +70,9 @@ class Arrivals:
             download.givers.pop(piece, None)
         else:
             download.givers[piece] = giver
+            download.said.setdefault(piece, hash)
             download.alone = False
         self._context.emit(PieceAccepted(download.digest, piece))
-        if giver is not None:
-            download.said.setdefault(piece, hash)
         if download.fetches.get(piece, 0) > 1:
             self._fetching.cancel_piece(download, piece, but=fetch)
         self._announcements.piece_accepted(download)

@@ -84,7 +84,6 @@ class Registration(Struct):
     leasable: bool = True
     leased: bool = False
     hopeful: bool = True
-    told_held: int = -1
 
 
 class Progress(Struct, frozen=True):

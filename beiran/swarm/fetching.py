@@ -89,16 +89,16 @@ class Fetching:
                 break
             choice = self._picker.next(in_order, room)
             if choice is None:
-                self._begin_twice(in_order)
+                self._begin_twice(in_order, room)
                 break
             self._begin_peer(choice.download, choice.neighbour.node, choice.piece)
-        self._note_idle(in_order)
+        self._note_idle(in_order, room)
         if self._running:
             self._context.set_timer_by("watch", None, WATCH_S)
 
-    def _note_idle(self, in_order: list[Download]) -> None:
+    def _note_idle(self, in_order: list[Download], room: int) -> None:
         """Blobs for which there is room, and nobody to ask but the slow."""
-        if self._from_peers >= self.room(in_order):
+        if self._from_peers >= room:
             for download in in_order:
                 download.idle_since = None
             return
@@ -168,13 +168,13 @@ class Fetching:
             )
         )
 
-    def _begin_twice(self, in_order: list[Download]) -> None:
+    def _begin_twice(self, in_order: list[Download], room: int) -> None:
         """At the very end, ask another for what will take long yet."""
         if any(d.missing & ~d.in_flight for d in in_order):
             return
         twice = sum(1 for d in in_order for count in d.fetches.values() if count > 1)
         for fetch in list(self._running.values()):
-            if twice >= TWICE_MAX or self._from_peers >= self.room(in_order):
+            if twice >= TWICE_MAX or self._from_peers >= room:
                 return
             if fetch.node is None:
                 continue

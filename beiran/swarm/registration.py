@@ -60,7 +60,6 @@ class Registrar:
         registration.number = self._number
         registration.unanswered += 1
         registration.willing = self.willing(download)
-        registration.told_held = download.held
         starved = self.starved(download)
         neighbours = sum(1 for n in download.neighbours.values() if n.heard)
         wanted = config.neighbours // 2 - neighbours

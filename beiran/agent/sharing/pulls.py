@@ -38,11 +38,12 @@ from beiran.references import Reference, mirror_repository, parse_reference
 
 PROGRESS_S: Final = 0.2
 NAMING_S: Final = 10.0
+"""So long the engine may take to rename what it pulled, also while the agent is stopping."""
+
 INTERRUPTION_S: Final = 60.0
 """So long a pull that has brought bytes waits for more, when nobody gives any."""
 GO_ON_S: Final = 2.0
 ENDED: Final = frozenset({"there", "done"})
-"""So long the engine may take to rename what it pulled, also while the agent is stopping."""
 
 PULLS_MAX: Final = 64
 """At a time; more are refused."""
