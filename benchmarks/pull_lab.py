@@ -11,10 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
-from beiran.blocking_client import BlockingClient
+from beiran.api.models import PullDone
+from beiran.client.blocking_client import BlockingClient
 from beiran.errors import BeiranError
-from beiran.models import PullDone
-from beiran.settings import PORT as PEER_PORT
+from beiran.settings.settings import PORT as PEER_PORT
 from benchmarks.published import Published
 from tests.lab.agents import Agents, RunningAgent, eventually
 from tests.lab.engines import RunningEngine, start_dockerd

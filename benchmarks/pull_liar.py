@@ -8,9 +8,9 @@ import os
 from collections.abc import AsyncIterator
 from typing import Final
 
-from beiran.agent.sharing.uploads import Uploads
+from beiran.http.messages import FileSlice, Request, Response
 from beiran.ids import Digest
-from beiran.net.http import FileSlice, Request, Response
+from beiran.transfer.uploads import Uploads
 from beiran_cli.main import main_agent
 
 CHUNK_BYTES: Final = 256 * 1024

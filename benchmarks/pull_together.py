@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from beiran.settings import PORT as PEER_PORT
+from beiran.settings.settings import PORT as PEER_PORT
 from benchmarks.process_cost import measure_cost
 from benchmarks.published import Published, random_image, usual_layers
 from benchmarks.pull_lab import Pulled, PullLab, Together, bound_s, last_s

@@ -28,14 +28,14 @@ from typing import NamedTuple
 
 import trio
 
-from beiran.blobs.cache import BlobCache
-from beiran.gossip.member import Address
+from beiran.cache.blob_cache import BlobCache
+from beiran.gossip.membership.member import Address
+from beiran.http.blob_response import answer_blob
+from beiran.http.listeners import open_tcp_listeners
+from beiran.http.messages import Request, Response, Route, json_response
+from beiran.http.server import HttpCounters, serve_http
 from beiran.ids import Digest, parse_digest
-from beiran.net.blob_answers import answer_blob
-from beiran.net.http import Request, Response, Route, json_response
-from beiran.net.http_server import HttpCounters, serve_http
-from beiran.net.listeners import open_tcp_listeners
-from beiran.net.peer_blobs import PeerBlobs
+from beiran.peers.blob_fetch import PeerBlobs
 
 SMALL_REQUESTS = 3000
 MEGABYTE = 1_000_000

@@ -14,10 +14,10 @@ from typing import Final
 from beiran.gossip.config import DATAGRAM_BYTES_MAX
 from beiran.gossip.dissemination import RUMOURS_MAX
 from beiran.gossip.effects import Effect, HoldingsChanged, MemberChanged
-from beiran.gossip.failure_detector import RELAYS_MAX
-from beiran.gossip.member import Status
+from beiran.gossip.membership.failure_detector import RELAYS_MAX
+from beiran.gossip.membership.member import Status
 from beiran.ids import Digest, NodeId
-from beiran.oci import Holding
+from beiran.oci.images import Holding
 from simulations.chance import stream
 from simulations.host import Host
 from simulations.world import World

@@ -1,6 +1,6 @@
 """A host: a machine with clocks, ports and a disk, and the agent's process on it.
 
-``take`` is the same loop as ``beiran/agent/driver.py``: an input, its effects, and when to wake
+``take`` is the same loop as ``agent/gossip_driver.py``: an input, its effects, and when to wake
 up. A process may be stopped (nothing runs; inputs wait), blocked (it runs, but what it sends and
 receives waits, as in Lifeguard's experiments) or slow (each input takes time, others wait).
 """
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from beiran.gossip.codec import Codec
 from beiran.gossip.effects import Effect
-from beiran.gossip.member import Address
+from beiran.gossip.membership.member import Address
 from beiran.gossip.node import GossipNode, Remembered
 from beiran.ids import Digest, NodeId
-from beiran.oci import Holding, ImageDescription
+from beiran.oci.images import Holding, ImageDescription
 from simulations.clock import HostClock
 from simulations.network import Queue
 

@@ -3,7 +3,7 @@
 import hashlib
 
 from beiran.ids import Digest
-from beiran.oci import Holding, ImageDescription, LayerDescription
+from beiran.oci.images import Holding, ImageDescription, LayerDescription
 
 
 def digest(name: str) -> Digest:

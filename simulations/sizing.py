@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from beiran.errors import SettingsError
 from beiran.gossip.effects import Effect, MemberChanged
-from beiran.gossip.member import Status
+from beiran.gossip.membership.member import Status
 from beiran_cli.plan_terms import TERMS, Fleet, value
 from simulations.fidelity.kernels import KernelWorld
 from simulations.host import Host

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from beiran.gossip.effects import SendRequest
-from beiran.gossip.member import Address
+from beiran.gossip.membership.member import Address
 from beiran.ids import NodeId
 from simulations.host import TCP_CONTROL, Host
 from simulations.network import (
@@ -28,7 +28,7 @@ LOST_IN_A_ROW_MAX: Final = 6
 FIN_AGAIN_S: Final = 0.2  # doubled each time
 FIN_LAST_S: Final = 60.0
 
-# As beiran/agent/watching.py and beiran/net/peer_client.py.
+# As beiran/peers/connection_watch.py and beiran/peers/peer_client.py.
 WATCH_RETRY_MIN_S: Final = 0.5
 WATCH_RETRY_MAX_S: Final = 15.0
 WATCH_QUICK_RETRIES: Final = 3

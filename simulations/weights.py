@@ -12,9 +12,9 @@ from typing import Final
 
 from beiran.gossip.common import CommonPicture
 from beiran.gossip.effects import Effect, HoldingsChanged, ImageDescribed, MemberChanged
-from beiran.gossip.member import Address, Member, Status
+from beiran.gossip.membership.member import Address, Member, Status
 from beiran.ids import NodeId
-from beiran.oci import Holding
+from beiran.oci.images import Holding
 from beiran.store.store import Store
 from simulations.images import description, digest, holding
 

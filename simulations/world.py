@@ -41,10 +41,10 @@ from beiran.gossip.codec import HEADER_BYTES, Codec
 from beiran.gossip.common import CommonPicture
 from beiran.gossip.config import GossipConfig
 from beiran.gossip.effects import Broadcast, Effect, SendDatagram, SendRequest, Unwatch, Watch
-from beiran.gossip.member import Address, Member, Status
+from beiran.gossip.membership.member import Address, Member, Status
 from beiran.gossip.node import GossipNode
 from beiran.ids import Digest, NodeId
-from beiran.oci import Holding, ImageDescription
+from beiran.oci.images import Holding, ImageDescription
 from simulations.carried import CarriedCodec
 from simulations.chance import stream
 from simulations.clock import HostClock

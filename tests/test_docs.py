@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cyclopts import App
 
-from beiran.settings import (
+from beiran.settings.settings import (
     FILE_KEYS,
     OPTION_NAMES,
     EngineSpec,

@@ -11,33 +11,33 @@ from typing import Final
 
 import trio
 
-from beiran.agent.acquaintance import Acquaintance
-from beiran.agent.api import api_routes
-from beiran.agent.bus import Bus
-from beiran.agent.clock import now_text, seconds_ago_text
-from beiran.agent.driver import GossipDriver
-from beiran.agent.holder import Holder
+from beiran.agent.api.routes import api_routes
+from beiran.agent.engine_watcher import Holder
+from beiran.agent.event_bus import Bus
+from beiran.agent.gossip_driver import GossipDriver
 from beiran.agent.identity import node_uuid
-from beiran.agent.recorder import Recorder
-from beiran.agent.report import Report
-from beiran.agent.sharing.composition import MIRROR_HOST, Sharing, open_cache
-from beiran.blobs.cache import BlobCache
-from beiran.engine.contract import Engine
+from beiran.agent.peer_info import Acquaintance
+from beiran.agent.pull_stack import MIRROR_HOST, Sharing, open_cache
+from beiran.agent.status import Report
+from beiran.agent.store_writer import Recorder
+from beiran.cache.blob_cache import BlobCache
+from beiran.clock import now_text, seconds_ago_text
+from beiran.engine.interface import Engine
 from beiran.engine.open import open_engine
 from beiran.errors import DataError
 from beiran.gossip.config import GossipConfig
 from beiran.gossip.effects import Effect, MemberChanged, MemberForgotten
-from beiran.gossip.member import Address, Member, Status
+from beiran.gossip.membership.member import Address, Member, Status
 from beiran.gossip.node import GossipNode, Remembered
+from beiran.http.listeners import open_tcp_listeners, open_unix_listener
+from beiran.http.server import HttpCounters, serve_http
 from beiran.ids import NodeId, node_id_text
 from beiran.net.beacon import Beacon, open_beacon
-from beiran.net.http_server import HttpCounters, serve_http
 from beiran.net.interfaces import best_address
-from beiran.net.listeners import open_tcp_listeners, open_unix_listener
-from beiran.net.peer_client import PeerClient
 from beiran.net.systemd import notify
 from beiran.net.udp import UdpSocket, open_udp
-from beiran.settings import Settings
+from beiran.peers.peer_client import PeerClient
+from beiran.settings.settings import Settings
 from beiran.store.store import Store
 
 DATABASE_NAME: Final = "beiran.db"

@@ -6,9 +6,9 @@ import sys
 import trio
 
 from beiran.agent.agent import serve_agent
-from beiran.agent.logs import set_up_logging
+from beiran.agent.log_format import set_up_logging
 from beiran.errors import LocalError
-from beiran.settings import Settings
+from beiran.settings.settings import Settings
 
 
 def run_agent(settings: Settings) -> int:

@@ -11,9 +11,9 @@ of layers that are not compressed.
 
 from collections.abc import Iterable
 
-from beiran.engine.contract import Manifest
+from beiran.engine.interface import Manifest
 from beiran.ids import Digest, digest_text
-from beiran.manifests import (
+from beiran.oci.manifests import (
     DOCKER_MANIFEST,
     UNPACKED_LAYER,
     BadManifest,

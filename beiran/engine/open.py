@@ -4,7 +4,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from beiran.engine.contract import Engine
+from beiran.engine.interface import Engine
 from beiran.errors import SettingsError
 
 DOCKER_SOCKET: Final = "/var/run/docker.sock"
@@ -25,15 +25,15 @@ def open_engine(spec: str | None, *, cache_dir: Path | None = None) -> Engine:
         spec = f"docker://{DOCKER_SOCKET}" if _is_socket(DOCKER_SOCKET) else "none"
     kind, separator, place = spec.partition("://" if spec.startswith("docker:") else ":")
     if spec == "none":
-        from beiran.engine.none import NoEngine
+        from beiran.engine.no_engine import NoEngine
 
         return NoEngine()
     if kind == "docker" and separator and place.startswith("/"):
-        from beiran.engine.docker import DockerEngine
+        from beiran.engine.docker.docker_engine import DockerEngine
 
         return DockerEngine(place, sizes_file=sizes_file)
     if kind == "oci" and place:
-        from beiran.engine.oci_layout import OciLayoutEngine
+        from beiran.engine.oci_layout.layout_engine import OciLayoutEngine
 
         return OciLayoutEngine(Path(place), sizes_file=sizes_file)
     raise SettingsError(

@@ -15,7 +15,7 @@ from msgspec import Raw
 
 from beiran.errors import BadPacket
 from beiran.gossip.config import DATAGRAM_BYTES_MAX, STREAM_BYTES_MAX
-from beiran.gossip.member import Address
+from beiran.gossip.membership.member import Address
 from beiran.gossip.messages import Datagram, News, Stream
 
 MAGIC: Final = b"\xbe\x1a"

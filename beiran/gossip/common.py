@@ -10,11 +10,11 @@ from typing import Self
 
 from msgspec import Struct
 
-from beiran.gossip.member import Member
-from beiran.gossip.picture import PICTURE_MODULUS, entry_hash
-from beiran.gossip.possession import OwnerLog
+from beiran.gossip.membership.member import Member
+from beiran.gossip.possession.owner_log import OwnerLog
+from beiran.gossip.possession.state_hash import PICTURE_MODULUS, entry_hash
 from beiran.ids import Digest, NodeId
-from beiran.oci import Holding, ImageDescription
+from beiran.oci.images import Holding, ImageDescription
 
 
 class CommonPicture(Struct, frozen=True):

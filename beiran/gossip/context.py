@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from beiran.gossip.codec import Codec
 from beiran.gossip.config import GossipConfig
 from beiran.gossip.effects import Effect, SendDatagram, SendRequest
-from beiran.gossip.member import Address
-from beiran.gossip.membership import Membership
+from beiran.gossip.membership.member import Address
+from beiran.gossip.membership.member_table import Membership
 from beiran.gossip.messages import Datagram, Stream
-from beiran.gossip.timers import Timers
+from beiran.sansio.timers import Timers
 
 if TYPE_CHECKING:
     from random import Random

@@ -15,7 +15,7 @@ from msgspec import Raw, Struct
 
 from beiran.gossip.config import DATAGRAM_BYTES_MAX
 from beiran.gossip.context import Context
-from beiran.gossip.member import Member
+from beiran.gossip.membership.member import Member
 from beiran.gossip.messages import Gossip
 from beiran.ids import NodeId
 

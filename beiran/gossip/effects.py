@@ -2,9 +2,9 @@
 
 from msgspec import Struct
 
-from beiran.gossip.member import Address, Member, Status
+from beiran.gossip.membership.member import Address, Member, Status
 from beiran.ids import Digest, NodeId
-from beiran.oci import Holding, ImageDescription
+from beiran.oci.images import Holding, ImageDescription
 
 
 class SendDatagram(Struct, frozen=True):

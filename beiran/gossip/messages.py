@@ -11,7 +11,7 @@ from typing import Annotated, Final
 from msgspec import Meta, Raw, Struct
 
 from beiran.ids import WireDigest, WireNodeId
-from beiran.oci import ImageDescription, RepoDigest
+from beiran.oci.images import ImageDescription, RepoDigest
 
 Count = Annotated[int, Meta(ge=0, le=2**48)]
 """Generations, incarnations, versions: room for 9 million years of seconds."""

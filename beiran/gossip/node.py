@@ -15,18 +15,17 @@ from typing import TYPE_CHECKING
 from msgspec import Raw, Struct
 
 from beiran.errors import BadPacket
-from beiran.gossip.anti_entropy import AntiEntropy, own_alive
 from beiran.gossip.codec import Codec, OtherCluster, unpack_address_untrusted
 from beiran.gossip.common import CommonPicture
 from beiran.gossip.config import GossipConfig
 from beiran.gossip.context import Context
-from beiran.gossip.descriptions import Descriptions
-from beiran.gossip.discovery import Discovery
 from beiran.gossip.dissemination import Dissemination
 from beiran.gossip.effects import Effect, MemberForgotten
-from beiran.gossip.failure_detector import FailureDetector
-from beiran.gossip.member import Address, Member, Status
-from beiran.gossip.membership import Membership
+from beiran.gossip.membership.discovery import Discovery
+from beiran.gossip.membership.failure_detector import FailureDetector
+from beiran.gossip.membership.member import Address, Member, Status
+from beiran.gossip.membership.member_table import Membership
+from beiran.gossip.membership.suspicion_protocol import Verdicts
 from beiran.gossip.messages import (
     Ack,
     Ahead,
@@ -46,11 +45,12 @@ from beiran.gossip.messages import (
     SyncVector,
     Want,
 )
-from beiran.gossip.possession import Possession
-from beiran.gossip.reconciliation import STRANGER_SYNC_S, Reconciliation
-from beiran.gossip.verdicts import Verdicts
+from beiran.gossip.possession.image_descriptions import Descriptions
+from beiran.gossip.possession.merge import STRANGER_SYNC_S, Reconciliation
+from beiran.gossip.possession.owner_log import Possession
+from beiran.gossip.possession.push_pull import AntiEntropy, own_alive
 from beiran.ids import Digest, NodeId
-from beiran.oci import Holding, ImageDescription
+from beiran.oci.images import Holding, ImageDescription
 
 if TYPE_CHECKING:
     from random import Random

@@ -23,7 +23,7 @@ import trio
 from msgspec import Struct
 
 from beiran.errors import LocalError
-from beiran.gossip.member import Address
+from beiran.gossip.membership.member import Address
 from beiran.net.interfaces import WILDCARDS, local_addresses
 from beiran.net.udp import (
     DATAGRAM_BYTES_KERNEL_MAX,

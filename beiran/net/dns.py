@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import trio
 
-from beiran.gossip.member import Address
+from beiran.gossip.membership.member import Address
 
 if TYPE_CHECKING:
     import dns.asyncresolver

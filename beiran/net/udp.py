@@ -18,7 +18,7 @@ import trio
 from msgspec import Struct
 
 from beiran.errors import LocalError
-from beiran.gossip.member import Address
+from beiran.gossip.membership.member import Address
 
 DATAGRAMS_PER_WAKEUP: Final = 64
 RECEIVE_BUFFER_BYTES: Final = 4 * 1024 * 1024

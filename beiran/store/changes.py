@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from beiran.events import Event
+from beiran.api.events import Event
 
 
 class RowsChanged(Struct, frozen=True):

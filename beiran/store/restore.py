@@ -4,10 +4,10 @@ import msgspec
 from msgspec import Struct
 from sqlite_utils import Database
 
-from beiran.gossip.member import Address, Member
+from beiran.gossip.membership.member import Address, Member
 from beiran.ids import NodeId, node_id_text, parse_digest, parse_node_id
-from beiran.oci import Holding, ImageDescription, LayerDescription, RepoDigest
-from beiran.store.projection import STATUS_OF_STATE
+from beiran.oci.images import Holding, ImageDescription, LayerDescription, RepoDigest
+from beiran.store.writes import STATUS_OF_STATE
 
 
 class RestoredMember(Struct, frozen=True):

@@ -9,15 +9,15 @@ from msgspec import MsgspecError
 from msgspec.structs import astuple
 from sqlite_utils import Database
 
+from beiran.api.models import Info, TagMeaning
 from beiran.errors import DataError
 from beiran.gossip.effects import Effect, MemberChanged, MemberForgotten
 from beiran.ids import NodeId, node_id_text, parse_node_id
-from beiran.models import Info, TagMeaning
 from beiran.store.changes import Applied
 from beiran.store.database import clear_errors, open_reader, open_writer
-from beiran.store.projection import Projection, prune
-from beiran.store.queries import Queries
+from beiran.store.reads import Queries
 from beiran.store.restore import Restored, restore
+from beiran.store.writes import Projection, prune
 
 TAGS_MAX: Final = 10_000
 """Meanings of tags that are kept; the oldest go."""

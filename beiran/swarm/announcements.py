@@ -12,10 +12,10 @@ from msgspec import Struct
 
 from beiran.errors import BadPacket
 from beiran.ids import Digest, NodeId
-from beiran.swarm.checking import Checker
 from beiran.swarm.config import HASHES_MAX, NEIGHBOURS_MAX
 from beiran.swarm.context import Context
 from beiran.swarm.download import HASHES_TRIES, Download, Neighbour
+from beiran.swarm.integrity.piece_check import Checker
 from beiran.swarm.messages import HashesWanted, Have, PieceHash
 from beiran.swarm.pieces import Pieces, members, pack_bits, unpack_bits_untrusted
 

@@ -4,13 +4,13 @@ import hashlib
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
-from beiran.gossip.member import Address
-from beiran.gossip.timers import Timers
+from beiran.gossip.membership.member import Address
 from beiran.ids import Digest, NodeId
+from beiran.sansio.timers import Timers
 from beiran.swarm.codec import SwarmCodec
 from beiran.swarm.config import SwarmConfig
-from beiran.swarm.distrust import Distrust
 from beiran.swarm.effects import Effect, PeerDistrusted, PeerForgiven, SendDatagram
+from beiran.swarm.integrity.ban_list import Distrust
 from beiran.swarm.messages import Message
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from enum import Enum
 
 from msgspec import Struct
 
-from beiran.gossip.member import Address
+from beiran.gossip.membership.member import Address
 from beiran.ids import Digest, NodeId
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from beiran.ids import WireDigest, WireNodeId
-from beiran.oci import SizeBytes
+from beiran.oci.images import SizeBytes
 from beiran.swarm.config import HASH_BYTES, HASHES_MAX, NEIGHBOURS_MAX, PIECES_MAX, SEEDS_MAX
 
 Bits = Annotated[bytes, Meta(max_length=PIECES_MAX // 8)]

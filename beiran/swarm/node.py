@@ -15,23 +15,21 @@ from typing import TYPE_CHECKING
 
 from beiran.errors import BadPacket
 from beiran.gossip.codec import OtherCluster
-from beiran.gossip.member import Address
+from beiran.gossip.membership.member import Address
 from beiran.ids import Digest, NodeId
 from beiran.swarm.announcements import Announcements, Provision
-from beiran.swarm.arrivals import Arrivals
-from beiran.swarm.audits import Audits
-from beiran.swarm.blobs import Blobs, BlobWanted
-from beiran.swarm.checking import Checker
 from beiran.swarm.codec import SwarmCodec
 from beiran.swarm.config import SwarmConfig
 from beiran.swarm.context import Context
-from beiran.swarm.damage import Damage
 from beiran.swarm.download import Download, Progress
 from beiran.swarm.effects import Effect, FetchFailure, UploadAdmitted
-from beiran.swarm.fetching import Fetching, in_download_order
-from beiran.swarm.last_resorts import LastResorts
-from beiran.swarm.lessee import Lessee
-from beiran.swarm.liars import Liars
+from beiran.swarm.fallback import LastResorts
+from beiran.swarm.fetch_scheduler import Fetching, in_download_order
+from beiran.swarm.integrity.eviction import Liars
+from beiran.swarm.integrity.origin_audit import Audits
+from beiran.swarm.integrity.piece_check import Checker
+from beiran.swarm.integrity.repair import Damage
+from beiran.swarm.inventory import Blobs, BlobWanted
 from beiran.swarm.messages import (
     Grant,
     HashesWanted,
@@ -43,10 +41,12 @@ from beiran.swarm.messages import (
     Participants,
     Register,
 )
-from beiran.swarm.peers import Peers
-from beiran.swarm.registration import Registrar
-from beiran.swarm.rendezvous import Rendezvous
-from beiran.swarm.uploads import Upload, Uploads
+from beiran.swarm.peer_scores import Peers
+from beiran.swarm.received_pieces import Arrivals
+from beiran.swarm.rendezvous.directory import Rendezvous
+from beiran.swarm.rendezvous.lease_holder import Lessee
+from beiran.swarm.rendezvous.registration import Registrar
+from beiran.swarm.upload_slots import Upload, Uploads
 
 if TYPE_CHECKING:
     from random import Random

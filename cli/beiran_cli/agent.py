@@ -107,7 +107,7 @@ def run(
         text or json (text).
     """
     given = {option: value for option, value in locals().items() if value is not None}
-    from beiran.settings import load_settings
+    from beiran.settings.settings import load_settings
 
     settings = load_settings(given, os.environ)
     from beiran.agent.main import run_agent

@@ -23,10 +23,10 @@ from typing import Annotated, Final
 import trio
 from cyclopts import App, Parameter
 
-from beiran.client import Client
+from beiran.api.models import Change, Image, Node
+from beiran.client.trio_client import Client
 from beiran.errors import AgentUnreachable, BeiranError
-from beiran.models import Change, Image, Node
-from beiran.settings import DOCKER_SOCKET
+from beiran.settings.settings import DOCKER_SOCKET
 from beiran_cli.demo_images import DemoImage, add_image, demo_layer, make_layout
 from beiran_cli.images import image_table
 from beiran_cli.names import NodeNames

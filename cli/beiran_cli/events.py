@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from beiran.events import Event
+from beiran.api.events import Event
 from beiran_cli.following import print_each
 from beiran_cli.names import short_digest, short_uuid
 from beiran_cli.options import DEFAULTS, Common

@@ -8,7 +8,7 @@ from beiran_cli.options import Common
 from beiran_cli.table import print_json_line, print_line
 
 if TYPE_CHECKING:
-    from beiran.client import Client
+    from beiran.client.trio_client import Client
 
 T = TypeVar("T")
 

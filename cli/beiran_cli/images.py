@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 from cyclopts import App, Parameter
 
-from beiran.models import Image, Layer
+from beiran.api.models import Image, Layer
 from beiran_cli.exits import WrongUsage
 from beiran_cli.names import NodeNames, find_image, find_node, short_digest
 from beiran_cli.options import DEFAULTS, Common

@@ -2,7 +2,7 @@
 
 from cyclopts import App
 
-from beiran.models import EngineInfo, Info
+from beiran.api.models import EngineInfo, Info
 from beiran_cli.options import DEFAULTS, Common
 from beiran_cli.table import print_fields, print_json
 from beiran_cli.units import human_age

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from beiran.api.models import Image, Node
 from beiran.ids import NODE_URI_SCHEME
-from beiran.models import Image, Node
 from beiran_cli.exits import Unfound
 
 SHORT_UUID_CHARS: Final = 8  # up to the first hyphen

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from beiran.models import EngineInfo, Node
+from beiran.api.models import EngineInfo, Node
 from beiran_cli.info import address, engine_words
 from beiran_cli.names import find_node, short_uuid
 from beiran_cli.options import DEFAULTS, Common

@@ -9,8 +9,8 @@ from cyclopts import Group, Parameter
 from beiran_cli.exits import WrongUsage
 
 if TYPE_CHECKING:
-    from beiran.blocking_client import BlockingClient
-    from beiran.client import Client
+    from beiran.client.blocking_client import BlockingClient
+    from beiran.client.trio_client import Client
 
 Output = Literal["table", "json"]
 OUTPUTS: Final[tuple[str, ...]] = get_args(Output)
@@ -66,7 +66,7 @@ class Common:
 
     def connect(self) -> "BlockingClient":
         """A client of the agent that is meant. Raises: WrongUsage."""
-        from beiran.blocking_client import BlockingClient
+        from beiran.client.blocking_client import BlockingClient
 
         self._output()  # what is wrong with it is told before anybody is asked
         try:
@@ -76,7 +76,7 @@ class Common:
 
     def follow(self) -> "Client":
         """A client on trio of the agent that is meant, which can follow. Raises: WrongUsage."""
-        from beiran.client import Client
+        from beiran.client.trio_client import Client
 
         self._output()
         try:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from beiran.models import PullDone, PullProgress
+from beiran.api.models import PullDone, PullProgress
 from beiran_cli.names import short_digest
 from beiran_cli.table import print_line, printable, terminal_size
 from beiran_cli.units import UNKNOWN, human_duration, human_size

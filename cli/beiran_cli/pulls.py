@@ -4,15 +4,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from beiran.api.models import PullDone, PullProgress
 from beiran.errors import AgentUnreachable
-from beiran.models import PullDone, PullProgress
 from beiran_cli.exits import FAILED, OK, WrongUsage
 from beiran_cli.names import find_node
 from beiran_cli.options import DEFAULTS, Common
 from beiran_cli.table import print_json, print_json_line, print_line, print_table
 
 if TYPE_CHECKING:
-    from beiran.client import Client
+    from beiran.client.trio_client import Client
 
 _Platform = Annotated[str | None, Parameter(metavar="PLATFORM")]
 

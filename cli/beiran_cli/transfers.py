@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from beiran.models import Change, Transfer
+from beiran.api.models import Change, Transfer
 from beiran_cli.following import print_each
 from beiran_cli.names import short_digest
 from beiran_cli.options import DEFAULTS, Common

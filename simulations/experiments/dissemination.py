@@ -11,7 +11,7 @@ from typing import Final
 
 from beiran.gossip.config import GossipConfig
 from beiran.gossip.effects import Effect, HoldingsChanged
-from beiran.oci import Holding, RepoDigest
+from beiran.oci.images import Holding, RepoDigest
 from simulations.chance import stream
 from simulations.experiments.configs import MEMBERLIST, OURS
 from simulations.experiments.table import (

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from beiran.gossip.member import Status
+from beiran.gossip.membership.member import Status
 from simulations.chance import stream
 from simulations.experiments.table import Experiment, Options, Progress, Row, run_trials
 from simulations.world import World

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from beiran.gossip.config import GossipConfig
 from beiran.gossip.effects import Effect, MemberChanged
-from beiran.gossip.member import Status
+from beiran.gossip.membership.member import Status
 from beiran.ids import NodeId
 from simulations.chance import stream
 from simulations.experiments.configs import OURS, SWIM, lifeguard

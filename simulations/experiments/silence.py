@@ -11,7 +11,7 @@ from typing import Final
 
 from beiran.gossip.config import GossipConfig
 from beiran.gossip.effects import Effect, MemberChanged
-from beiran.gossip.member import Status
+from beiran.gossip.membership.member import Status
 from simulations.chance import stream
 from simulations.experiments.configs import OURS, SERF
 from simulations.experiments.table import (

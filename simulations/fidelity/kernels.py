@@ -9,7 +9,7 @@ from simulations.host import Host
 from simulations.network import TCP_PACKET_BYTES, Link
 from simulations.world import World
 
-KEEPALIVE_S: Final = 120.0  # beiran/net/listeners.py
+KEEPALIVE_S: Final = 120.0  # beiran/http/listeners.py
 
 
 class KernelWorld(World):

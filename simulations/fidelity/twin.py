@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from beiran.gossip.effects import Effect, HoldingsChanged, MemberChanged
-from beiran.gossip.member import Status
+from beiran.gossip.membership.member import Status
 from simulations.chance import stream
 from simulations.fidelity.kernels import KernelWorld
 from simulations.fidelity.measured import Costs, Counts, LabRun, Measured

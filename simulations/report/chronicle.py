@@ -10,7 +10,7 @@ from collections import Counter
 from typing import Final
 
 from beiran.gossip.effects import Effect, HoldingsChanged, MemberChanged, MemberForgotten
-from beiran.gossip.member import Status
+from beiran.gossip.membership.member import Status
 from beiran.ids import NodeId
 from simulations.host import KINDS, KINDS_MAX, Host
 from simulations.report.record import (

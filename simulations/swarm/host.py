@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from beiran.gossip.member import Address
+from beiran.gossip.membership.member import Address
 from beiran.ids import Digest, NodeId
 from beiran.swarm.node import SwarmNode
 from simulations.swarm.links import Flow, Link

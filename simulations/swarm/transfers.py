@@ -2,7 +2,7 @@
 
 Bytes flow piece by piece; each piece's marks tell who spoiled it on its way (``Host.file``), so
 that a wrong byte is known wherever it is passed on. Of two that bring one piece none writes into
-what the other has brought, as in ``beiran/blobs/receiving.py``.
+what the other has brought, as in ``beiran/cache/range_writer.py``.
 """
 
 import hashlib

@@ -5,7 +5,7 @@ from functools import partial
 from random import Random
 from typing import Final
 
-from beiran.gossip.member import Address
+from beiran.gossip.membership.member import Address
 from beiran.ids import Digest, NodeId
 from beiran.swarm.config import DATAGRAM_BYTES_MAX, SwarmConfig
 from beiran.swarm.effects import (

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from beiran.blocking_client import BlockingClient
+from beiran.client.blocking_client import BlockingClient
 from beiran.errors import AgentUnreachable
 
 START_S = 20.0

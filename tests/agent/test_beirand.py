@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from beiran.api.models import Node
 from beiran.gossip.codec import Codec
 from beiran.gossip.messages import Nack
 from beiran.ids import NodeId
-from beiran.models import Node
 from tests.agent.processes import Beirand, free_port
 
 

@@ -8,10 +8,10 @@ import msgspec
 import trio
 from msgspec import Struct
 
+from beiran.api.models import Change, Image, Layer, Node, Prefetch, Prefetching, PullFailed
 from beiran.errors import BadRequest, NotFound
-from beiran.models import Change, Image, Layer, Node, Prefetch, Prefetching, PullFailed
-from beiran.net.http import Request, Response, Route, SendMessage
-from beiran.net.http_server import HttpCounters, serve_http
+from beiran.http.messages import Request, Response, Route, SendMessage
+from beiran.http.server import HttpCounters, serve_http
 from tests.cli.rows import (
     EVENTS,
     IMAGES,

@@ -2,8 +2,8 @@
 
 import msgspec
 
-from beiran.events import Event
-from beiran.models import (
+from beiran.api.events import Event
+from beiran.api.models import (
     EngineInfo,
     Image,
     Info,

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from beiran.blocking_client import BlockingClient
-from beiran.client import Client
+from beiran.api.models import Change, Prefetch
+from beiran.client.blocking_client import BlockingClient
+from beiran.client.trio_client import Client
 from beiran.errors import AgentUnreachable, ApiError, BadRequest, NotFound
-from beiran.models import Change, Prefetch
 from beiran_cli.transfers import change_line
 from tests.cli.canned_agent import Api, open_canned_agent, prefetches, pulls
 from tests.cli.processes import read_all, read_until

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from beiran.blocking_client import BlockingClient
+from beiran.client.blocking_client import BlockingClient
 from beiran.errors import AgentUnreachable
 from beiran_cli.demo import LOOPBACK, free_ports
 from beiran_cli.demo_images import DemoImage, add_image, demo_layer, make_layout

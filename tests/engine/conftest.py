@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import pytest
 import trio
 
-from beiran.engine.contract import (
+from beiran.engine.docker.docker_engine import DockerEngine
+from beiran.engine.interface import (
     Engine,
     EngineDown,
     EngineImage,
@@ -21,8 +22,7 @@ from beiran.engine.contract import (
     ImageGone,
     ImagesListed,
 )
-from beiran.engine.docker import DockerEngine
-from beiran.engine.oci_layout import OciLayoutEngine
+from beiran.engine.oci_layout.layout_engine import OciLayoutEngine
 from beiran.ids import Digest, digest_text, parse_digest
 from tests.lab.engines import RunningEngine, Store, missing_for_engines, start_dockerd
 from tests.lab.images import (

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from beiran.engine import blob_readers
-from beiran.engine.contract import Engine, Manifest
 from beiran.engine.diff_id_manifest import diff_id_manifest, is_by_diff_ids
-from beiran.engine.docker import DockerEngine
-from beiran.engine.none import NoEngine
-from beiran.engine.tar_split import TarSplit, tar_bytes
+from beiran.engine.docker.docker_engine import DockerEngine
+from beiran.engine.interface import Engine, Manifest
+from beiran.engine.layers import blob_reader as blob_readers
+from beiran.engine.layers.tar_split import TarSplit, tar_bytes
+from beiran.engine.no_engine import NoEngine
 from beiran.errors import DataError, EngineUnavailable, NotFound
 from beiran.ids import Digest, digest_text, parse_digest
-from beiran.manifests import ImageManifest, read_manifest
+from beiran.oci.manifests import ImageManifest, read_manifest
 from tests.engine.conftest import DockerPlace, LayoutPlace, Place, listening
-from tests.engine.test_contract import damage
+from tests.engine.test_interface import damage
 from tests.lab.images import MadeImage, compress, made_image, odd_image, sha256_text
 
 ONE = made_image({"a": b"a" * 5000}, {"b": b"b" * 300}, labels={"number": "one"})

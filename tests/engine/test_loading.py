@@ -8,14 +8,20 @@ from pathlib import Path
 import pytest
 import trio
 
-from beiran.engine import load_archive
-from beiran.engine.blob_readers import BytesSource, SourceReader
-from beiran.engine.contract import BlobReader, Engine, ImageToLoad, LayerToLoad, Manifest
-from beiran.engine.layer_reader import LayerReaders
-from beiran.engine.none import NoEngine
+from beiran.engine.docker import load as load_archive
+from beiran.engine.interface import BlobReader, Engine, ImageToLoad, LayerToLoad, Manifest
+from beiran.engine.layers.blob_reader import BytesSource, SourceReader
+from beiran.engine.layers.verified_reader import LayerReaders
+from beiran.engine.no_engine import NoEngine
 from beiran.errors import EngineRefused, EngineUnavailable, NotFound
 from beiran.ids import Digest, digest_text, parse_digest
-from beiran.manifests import DOCKER_CONFIG, OCI_MANIFEST, Descriptor, digest_of, schema_2_manifest
+from beiran.oci.manifests import (
+    DOCKER_CONFIG,
+    OCI_MANIFEST,
+    Descriptor,
+    digest_of,
+    schema_2_manifest,
+)
 from tests.engine.conftest import DockerPlace, LayoutPlace, Place, in_thread, listening
 from tests.lab.images import Compression, MadeImage, compress, docker, made_image, odd_image
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from beiran.engine import open as opening
-from beiran.engine.contract import EngineUp, ImagesListed
+from beiran.engine.interface import EngineUp, ImagesListed
 from beiran.engine.open import open_engine
 from beiran.errors import NotFound, SettingsError
 from tests.engine.conftest import listening, read_layer

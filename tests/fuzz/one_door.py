@@ -18,15 +18,15 @@ from typing import Final
 
 import trio
 
-from beiran.agent.api import api_routes
-from beiran.agent.bus import Bus
-from beiran.agent.driver import GOSSIP_PATH, REQUEST_BODY_BYTES_MAX, WATCH_PATH
+from beiran.agent.api.routes import api_routes
+from beiran.agent.event_bus import Bus
+from beiran.agent.gossip_driver import GOSSIP_PATH, REQUEST_BODY_BYTES_MAX, WATCH_PATH
 from beiran.errors import BadRequest
 from beiran.gossip.messages import Stream
-from beiran.net.http import Request, Response, Route, upgrade_required
-from beiran.net.http_server import HttpCounters, serve_http
-from beiran.net.listeners import open_tcp_listeners
-from tests.agent.api_server import TAR_DIGEST, SmallAgent
+from beiran.http.listeners import open_tcp_listeners
+from beiran.http.messages import Request, Response, Route, upgrade_required
+from beiran.http.server import HttpCounters, serve_http
+from tests.agent.api.api_server import TAR_DIGEST, SmallAgent
 from tests.fuzz.choices import Choices, any_of
 from tests.fuzz.one_node import CODEC, OneNode
 from tests.store.pictures import open_store

@@ -21,11 +21,11 @@ from beiran.gossip.effects import (
     SendDatagram,
     SendRequest,
 )
-from beiran.gossip.member import Address, Member, Status
+from beiran.gossip.membership.member import Address, Member, Status
 from beiran.gossip.messages import Alive, Datagram, Delta, Gossip, Held, Stream, SyncBegin
 from beiran.gossip.node import GossipNode
 from beiran.ids import Digest, NodeId
-from beiran.oci import Holding, ImageDescription, LayerDescription
+from beiran.oci.images import Holding, ImageDescription, LayerDescription
 from tests.fuzz.choices import DIGESTS, HOSTS, INT64_MAX, NODES, Choices, any_of
 
 CLUSTER: Final = "default"

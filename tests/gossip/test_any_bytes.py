@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beiran.errors import BadPacket
-from beiran.gossip.member import Address
+from beiran.gossip.membership.member import Address
 from beiran.gossip.messages import (
     Alive,
     Datagram,
@@ -23,8 +23,8 @@ from beiran.gossip.messages import (
     SyncExchange,
 )
 from beiran.ids import Digest, NodeId
-from beiran.oci import ImageDescription, LayerDescription
-from beiran.store.queries import HeldBy
+from beiran.oci.images import ImageDescription, LayerDescription
+from beiran.store.reads import HeldBy
 from beiran.store.store import Store
 from tests.fuzz.choices import DIGESTS, HOSTS, NODES, Choices, any_of
 from tests.fuzz.one_node import CODEC, OWN, OneNode, run

@@ -4,7 +4,7 @@ import pytest
 
 from beiran.gossip.codec import Codec
 from beiran.gossip.effects import Effect, IdentityConflict, MemberChanged
-from beiran.gossip.member import Status
+from beiran.gossip.membership.member import Status
 from beiran.gossip.messages import Gossip, Suspect
 from tests.gossip.world import Host, World, digest
 

@@ -21,7 +21,7 @@ from beiran.gossip.codec import (
     unpack_address_untrusted,
 )
 from beiran.gossip.config import DATAGRAM_BYTES_MAX, STREAM_BYTES_MAX
-from beiran.gossip.member import Address
+from beiran.gossip.membership.member import Address
 from beiran.gossip.messages import (
     Ack,
     Ahead,
@@ -53,7 +53,7 @@ from beiran.gossip.messages import (
     Want,
 )
 from beiran.ids import Digest, NodeId
-from beiran.oci import ImageDescription, LayerDescription, RepoDigest
+from beiran.oci.images import ImageDescription, LayerDescription, RepoDigest
 
 A = NodeId(b"A" * 16)
 B = NodeId(b"B" * 16)

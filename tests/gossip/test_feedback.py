@@ -1,7 +1,7 @@
 """What a node lets others' answers decide: whom it tells what, when it stops, when it suspects."""
 
 from beiran.gossip.effects import Effect
-from beiran.gossip.member import Status
+from beiran.gossip.membership.member import Status
 from beiran.gossip.messages import (
     Ack,
     Delta,

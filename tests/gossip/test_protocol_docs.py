@@ -7,7 +7,7 @@ import pytest
 
 from beiran.gossip import messages
 from beiran.gossip.messages import Datagram, News, Stream
-from beiran.oci import ImageDescription, LayerDescription
+from beiran.oci.images import ImageDescription, LayerDescription
 from beiran.swarm import messages as swarm_messages
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()

@@ -13,7 +13,7 @@ from random import Random
 import pytest
 
 from beiran.gossip.effects import HoldingsChanged
-from beiran.gossip.member import Status
+from beiran.gossip.membership.member import Status
 from beiran.ids import NodeId
 from tests.gossip.world import Host, World, remember
 

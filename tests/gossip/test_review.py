@@ -8,7 +8,7 @@ from beiran.gossip.codec import Codec, pack_host
 from beiran.gossip.config import DATAGRAM_BYTES_MAX, GossipConfig
 from beiran.gossip.dissemination import NEWS_BYTES_MAX
 from beiran.gossip.effects import Effect, SendDatagram, SendRequest
-from beiran.gossip.member import Address, Member, Status
+from beiran.gossip.membership.member import Address, Member, Status
 from beiran.gossip.messages import (
     Ack,
     Ahead,
@@ -31,9 +31,9 @@ from beiran.gossip.messages import (
     Want,
 )
 from beiran.gossip.node import GossipNode, Remembered
-from beiran.gossip.possession import Possession
+from beiran.gossip.possession.owner_log import Possession
 from beiran.ids import NodeId
-from beiran.oci import Holding
+from beiran.oci.images import Holding
 from tests.gossip.world import World, description, digest, holding
 
 CODEC = Codec("default")

@@ -19,10 +19,10 @@ from beiran.gossip.effects import (
     Unwatch,
     Watch,
 )
-from beiran.gossip.member import Address, Member, Status
+from beiran.gossip.membership.member import Address, Member, Status
 from beiran.gossip.node import GossipNode, Remembered
 from beiran.ids import Digest, NodeId
-from beiran.oci import Holding, ImageDescription, LayerDescription
+from beiran.oci.images import Holding, ImageDescription, LayerDescription
 
 LATENCY_S = 0.001
 WATCH_RETRY_S = 0.05

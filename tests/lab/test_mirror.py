@@ -8,8 +8,9 @@ import msgspec
 import pytest
 from msgspec import Struct
 
-from beiran.agent.sharing import mirror as mirror_module
-from beiran.agent.sharing.library import (
+from beiran.ids import digest_text
+from beiran.mirror import routes as mirror_module
+from beiran.mirror.backend import (
     BlobUnknown,
     Denied,
     LibraryError,
@@ -20,11 +21,10 @@ from beiran.agent.sharing.library import (
     RepositoryName,
     Unavailable,
 )
-from beiran.ids import digest_text
-from beiran.manifests import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, UNPACKED_LAYER
-from tests.agent.mirror_server import MirrorThread, descriptor
+from beiran.oci.manifests import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, UNPACKED_LAYER
 from tests.lab.engines import RunningEngine, Store, missing_for_engines, start_dockerd
 from tests.lab.images import MadeImage, compress, docker, made_image, remove_everything
+from tests.mirror.mirror_server import MirrorThread, descriptor
 
 pytestmark = pytest.mark.lab
 

@@ -12,7 +12,7 @@ import dns.rdatatype
 import dns.rrset
 import trio
 
-from beiran.gossip.member import Address
+from beiran.gossip.membership.member import Address
 
 # (name with its last dot, kind): the records; None stands for a server that does not answer that.
 Zone = Mapping[tuple[str, str], list[str] | None]

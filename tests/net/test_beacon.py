@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from beiran.errors import LocalError
-from beiran.gossip.member import Address
+from beiran.gossip.membership.member import Address
 from beiran.net.beacon import Beacon, Lan, open_beacon
 from beiran.net.udp import DATAGRAMS_PER_WAKEUP
 from tests.lab.network import Host

@@ -5,7 +5,7 @@ import sys
 
 import trio
 
-from beiran.gossip.member import Address
+from beiran.gossip.membership.member import Address
 from beiran.net.dns import Resolved, resolve_peers
 from tests.net.dns_server import Zone, open_dns_server
 

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from beiran.errors import LocalError
-from beiran.gossip.member import Address
+from beiran.gossip.membership.member import Address
 from beiran.net.udp import DATAGRAMS_PER_WAKEUP, Datagram, UdpSocket, bind_problem, open_udp
 from tests.lab.network import Lan
 from tests.net.hosts import needs_root, on_host, on_new_host

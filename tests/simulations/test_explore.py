@@ -9,8 +9,8 @@ import pytest
 
 from beiran.errors import SettingsError
 from beiran.gossip.effects import HoldingsChanged, MemberChanged
-from beiran.gossip.member import Member, Status
-from beiran.gossip.verdicts import Verdicts
+from beiran.gossip.membership.member import Member, Status
+from beiran.gossip.membership.suspicion_protocol import Verdicts
 from simulations.catalogue import MAKERS
 from simulations.checkers import SICK_AFTER_S, Checkers
 from simulations.explore import generate, shrink

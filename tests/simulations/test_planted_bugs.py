@@ -8,15 +8,15 @@ from collections.abc import Callable
 import pytest
 
 from beiran.gossip import dissemination
-from beiran.gossip.anti_entropy import AntiEntropy
-from beiran.gossip.descriptions import Descriptions
-from beiran.gossip.member import Address, Member, Status
+from beiran.gossip.membership.member import Address, Member, Status
+from beiran.gossip.membership.suspicion_protocol import Verdicts
 from beiran.gossip.messages import Alive, Delta
-from beiran.gossip.possession import Change, OwnerLog, Possession
-from beiran.gossip.reconciliation import Reconciliation
-from beiran.gossip.verdicts import Verdicts
+from beiran.gossip.possession.image_descriptions import Descriptions
+from beiran.gossip.possession.merge import Reconciliation
+from beiran.gossip.possession.owner_log import Change, OwnerLog, Possession
+from beiran.gossip.possession.push_pull import AntiEntropy
 from beiran.ids import Digest, NodeId
-from beiran.oci import Holding
+from beiran.oci.images import Holding
 from simulations.explore import explore_one
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -141,7 +141,8 @@ def reset_keeps_what_was_there(patch: pytest.MonkeyPatch) -> None:
 
 @planted
 def picture_misses_versions(patch: pytest.MonkeyPatch) -> None:
-    from beiran.gossip import membership, picture
+    from beiran.gossip.membership import member_table as membership
+    from beiran.gossip.possession import state_hash as picture
 
     patch.setattr(membership, "entry_hash", lambda member, version: picture.entry_hash(member, 0))
 
@@ -150,7 +151,8 @@ def picture_misses_versions(patch: pytest.MonkeyPatch) -> None:
 def picture_misses_status(patch: pytest.MonkeyPatch) -> None:
     from msgspec.structs import replace
 
-    from beiran.gossip import membership, picture
+    from beiran.gossip.membership import member_table as membership
+    from beiran.gossip.possession import state_hash as picture
 
     def whatever_its_status(member: Member, version: int) -> int:
         return picture.entry_hash(replace(member, status=Status.ALIVE), version)
@@ -170,7 +172,7 @@ def others_knowing_more_of_us_is_ignored(patch: pytest.MonkeyPatch) -> None:
 
 @planted
 def next_version_is_one_that_others_may_have(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("beiran.gossip.reconciliation.OUTGROW_BY_MAX", 1)
+    patch.setattr("beiran.gossip.possession.merge.OUTGROW_BY_MAX", 1)
 
 
 @planted

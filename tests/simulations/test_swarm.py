@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from beiran.errors import SettingsError
-from beiran.swarm.blobs import Blobs
-from beiran.swarm.checking import Checker, Verdict
-from beiran.swarm.damage import Damage
 from beiran.swarm.effects import FetchFailure, PeerDistrusted
-from beiran.swarm.fetching import Fetch, Fetching
-from beiran.swarm.leases import Lease, Leases
+from beiran.swarm.fetch_scheduler import Fetch, Fetching
+from beiran.swarm.integrity.piece_check import Checker, Verdict
+from beiran.swarm.integrity.repair import Damage
+from beiran.swarm.inventory import Blobs
 from beiran.swarm.node import SwarmNode
-from beiran.swarm.uploads import Upload, Uploads
+from beiran.swarm.rendezvous.leases import Lease, Leases
+from beiran.swarm.upload_slots import Upload, Uploads
 from simulations.swarm.bound import fluid_bound_s, whole_pieces_bound_s
 from simulations.swarm.checkers import Checkers
 from simulations.swarm.explore import explore_one, generate, shrink

@@ -3,7 +3,7 @@
 import pytest
 
 from beiran.gossip.effects import Effect, MemberChanged
-from beiran.gossip.member import Status
+from beiran.gossip.membership.member import Status
 from beiran.gossip.messages import Delta, Down, Suspect
 from beiran.ids import Digest, NodeId
 from simulations.host import Host

@@ -4,11 +4,11 @@ import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from beiran.events import Event
+from beiran.api.events import Event
 from beiran.gossip.effects import HoldingsChanged, ImageDescribed, MemberChanged
-from beiran.gossip.member import Address, Member, Status
+from beiran.gossip.membership.member import Address, Member, Status
 from beiran.ids import Digest, NodeId, digest_text, node_id_text
-from beiran.oci import Holding, ImageDescription, LayerDescription, RepoDigest
+from beiran.oci.images import Holding, ImageDescription, LayerDescription, RepoDigest
 from beiran.store.store import Store
 
 AT = "2026-11-23T10:00:00Z"

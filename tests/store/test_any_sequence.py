@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from beiran.events import Event
+from beiran.api.events import Event
 from beiran.gossip.effects import (
     Broadcast,
     Effect,
@@ -17,10 +17,10 @@ from beiran.gossip.effects import (
     MemberChanged,
     MemberForgotten,
 )
-from beiran.gossip.member import Member, Status
+from beiran.gossip.membership.member import Member, Status
 from beiran.ids import Digest, NodeId, digest_text, node_id_text, node_uri
-from beiran.oci import Holding, ImageDescription
-from beiran.store.queries import Everybody, HeldBy
+from beiran.oci.images import Holding, ImageDescription
+from beiran.store.reads import Everybody, HeldBy
 from beiran.store.store import Store
 from tests.store.pictures import AT, description, digest, holding, member, node, open_store
 

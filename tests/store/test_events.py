@@ -2,11 +2,11 @@
 
 import pytest
 
-from beiran.events import EventName
+from beiran.api.events import EventName
 from beiran.gossip.effects import Effect, HoldingsChanged, ImageForgotten, MemberForgotten
-from beiran.gossip.member import Status
-from beiran.store.projection import member_events
+from beiran.gossip.membership.member import Status
 from beiran.store.store import Store
+from beiran.store.writes import member_events
 from tests.store.pictures import (
     AT,
     LATER,

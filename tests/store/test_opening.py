@@ -16,9 +16,9 @@ from sqlite_utils import Database
 
 from beiran.errors import DataError
 from beiran.gossip.effects import Effect, HoldingsChanged, ImageForgotten
-from beiran.gossip.member import Status
+from beiran.gossip.membership.member import Status
 from beiran.store.database import FILE_MODE
-from beiran.store.queries import Everybody, HeldBy
+from beiran.store.reads import Everybody, HeldBy
 from beiran.store.restore import Restored, RestoredMember
 from beiran.store.schema import MIGRATION_NAMES, MIGRATIONS
 from beiran.store.store import Store

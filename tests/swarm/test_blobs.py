@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from beiran.gossip.member import Address
+from beiran.gossip.membership.member import Address
 from beiran.ids import Digest, NodeId
 from beiran.swarm.codec import SwarmCodec
 from beiran.swarm.config import NEIGHBOURS_MAX, PIECE_BYTES_SMALL, SwarmConfig

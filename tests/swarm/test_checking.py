@@ -4,9 +4,13 @@ from random import Random
 
 import pytest
 
-from beiran.gossip.member import Address
+from beiran.gossip.membership.member import Address
 from beiran.ids import Digest, NodeId
-from beiran.swarm.checking import (
+from beiran.swarm.codec import SwarmCodec
+from beiran.swarm.config import PIECE_BYTES_SMALL, SwarmConfig
+from beiran.swarm.context import Context
+from beiran.swarm.download import Download, Neighbour, Registration
+from beiran.swarm.integrity.piece_check import (
     CONTRADICTIONS_MAX,
     OUTVOTED_MAX,
     TAINTED_MIN,
@@ -14,10 +18,6 @@ from beiran.swarm.checking import (
     Checker,
     Verdict,
 )
-from beiran.swarm.codec import SwarmCodec
-from beiran.swarm.config import PIECE_BYTES_SMALL, SwarmConfig
-from beiran.swarm.context import Context
-from beiran.swarm.download import Download, Neighbour, Registration
 from beiran.swarm.pieces import cut
 
 OWN, A, B, C = (NodeId(bytes([n]) * 16) for n in range(4))

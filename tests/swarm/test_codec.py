@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from beiran.errors import BadPacket
 from beiran.gossip.codec import OtherCluster
-from beiran.gossip.member import Address
+from beiran.gossip.membership.member import Address
 from beiran.ids import Digest, NodeId
 from beiran.swarm.codec import HEADER_BYTES, MAGIC, SwarmCodec, is_swarm
 from beiran.swarm.config import (

@@ -2,12 +2,11 @@
 
 from random import Random
 
-from beiran.gossip.member import Address
+from beiran.gossip.membership.member import Address
 from beiran.ids import Digest, NodeId
 from beiran.swarm.codec import SwarmCodec
 from beiran.swarm.config import PIECE_BYTES_SMALL, SwarmConfig
 from beiran.swarm.effects import CancelFetch, Effect, FetchFromOrigin, SendDatagram
-from beiran.swarm.leases import HELD_BACK_S, Lease, Leases, Participant
 from beiran.swarm.messages import (
     Grant,
     LeaseAnswer,
@@ -20,6 +19,7 @@ from beiran.swarm.messages import (
 )
 from beiran.swarm.node import BlobWanted, SwarmNode
 from beiran.swarm.pieces import cut
+from beiran.swarm.rendezvous.leases import HELD_BACK_S, Lease, Leases, Participant
 from simulations.swarm.host import Host, Transfer
 from simulations.swarm.image import Blob, image
 from simulations.swarm.world import World

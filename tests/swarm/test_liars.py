@@ -9,12 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from beiran.gossip.member import Address
+from beiran.gossip.membership.member import Address
 from beiran.ids import Digest, NodeId
 from beiran.swarm.codec import SwarmCodec
 from beiran.swarm.config import HASH_BYTES, SwarmConfig
 from beiran.swarm.context import Context
-from beiran.swarm.distrust import DOUBLED_MAX, Distrust
 from beiran.swarm.effects import (
     Effect,
     FetchFromPeer,
@@ -22,6 +21,7 @@ from beiran.swarm.effects import (
     PieceDoubted,
     SendDatagram,
 )
+from beiran.swarm.integrity.ban_list import DOUBLED_MAX, Distrust
 from beiran.swarm.messages import HashesWanted, Have, PieceHash
 from beiran.swarm.node import BlobWanted, SwarmNode
 from simulations.swarm.host import Host

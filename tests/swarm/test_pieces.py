@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beiran.errors import BadPacket
+from beiran.sansio.rate import Rate
 from beiran.swarm.config import PIECE_BYTES, PIECE_BYTES_SMALL, PIECES_MAX, SMALL_BLOB_BYTES
 from beiran.swarm.pieces import cut, lowest_run, members, pack_bits, unpack_bits_untrusted
-from beiran.swarm.rates import Rate
 
 
 @given(st.integers(0, 2**48))

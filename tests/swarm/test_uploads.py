@@ -2,7 +2,7 @@
 
 from beiran.ids import Digest, NodeId
 from beiran.swarm.config import SwarmConfig
-from beiran.swarm.uploads import Upload, Uploads
+from beiran.swarm.upload_slots import Upload, Uploads
 
 BLOB = Digest(bytes(32))
 

@@ -1,0 +1,116 @@
+"""What this agent gives to other agents: blobs, manifests, what tags meant here.
+
+Only members of the cluster are given anything over TCP: whoever else asks is told so. What was
+pulled from a private repository lies in our cache as well, and the network is not the place to
+prove who may have it.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from beiran.agent.api.parameters import read_digest
+from beiran.engine.interface import Engine
+from beiran.errors import ApiError, BadRequest, DataError, EngineUnavailable, NotFound
+from beiran.http.messages import Request, Response, Route, json_response
+from beiran.ids import digest_text
+from beiran.oci.manifests import BadManifest, media_type_of
+from beiran.pull.manifest_store import Documents
+from beiran.pull.peer_lookup import HAVE_PATH, TAGS_PATH, HaveAnswer, HaveQuestion
+from beiran.store.async_reads import Reads
+from beiran.transfer.uploads import Uploads
+
+REFERENCE_CHARS_MAX: Final = 1024
+
+
+class Giving:
+    """The routes for other agents.
+
+    Args:
+      is_member: whether an online member of the cluster is at this IP address.
+    """
+
+    def __init__(
+        self,
+        reads: Reads,
+        engine: Engine,
+        documents: Documents,
+        uploads: Uploads,
+        *,
+        is_member: Callable[[str], bool],
+    ) -> None:
+        self._reads: Final = reads
+        self._engine: Final = engine
+        self._documents: Final = documents
+        self._uploads: Final = uploads
+        self._is_member: Final = is_member
+
+    def routes(self) -> list[Route]:
+        """For the TCP and the unix door."""
+        return [
+            Route(method="POST", pattern=HAVE_PATH, handler=self._have),
+            Route(method="GET", pattern="/blobs/{digest}", handler=self._blob),
+            Route(method="GET", pattern="/manifests/{digest}", handler=self._manifest),
+            Route(method="GET", pattern="/images/{id}/manifest", handler=self._image_manifest),
+            Route(method="GET", pattern=TAGS_PATH, handler=self._tag),
+        ]
+
+    async def _have(self, request: Request) -> Response:
+        self._check(request)
+        try:
+            question = msgspec.json.decode(request.body, type=HaveQuestion)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadRequest(f'give {{"digests": ["sha256:…", …]}}: {error}') from None
+        digests = [read_digest(text) for text in question.digests]
+        found = await self._uploads.having(digests)
+        return json_response(HaveAnswer({digest_text(d): size for d, size in found.items()}))
+
+    async def _blob(self, request: Request) -> Response:
+        self._check(request)
+        return await self._uploads.answer(request, read_digest(request.path_args["digest"]))
+
+    async def _manifest(self, request: Request) -> Response:
+        self._check(request)
+        digest = read_digest(request.path_args["digest"])
+        data = await self._documents.manifest_here(digest)
+        if data is None:
+            raise NotFound("MANIFEST_UNKNOWN", f"this node has no manifest {digest_text(digest)}")
+        return _manifest_response(data)
+
+    async def _image_manifest(self, request: Request) -> Response:
+        self._check(request)
+        image = read_digest(request.path_args["id"])
+        try:
+            kept = await self._engine.image_manifest(image)
+        except EngineUnavailable as error:
+            raise ApiError(503, "ENGINE_UNAVAILABLE", str(error)) from error
+        except DataError as error:
+            raise ApiError(500, "IMAGE_DAMAGED", str(error)) from error
+        if kept is None:
+            raise NotFound("IMAGE_UNKNOWN", f"this node cannot give {digest_text(image)}")
+        return _manifest_response(kept.data)
+
+    async def _tag(self, request: Request) -> Response:
+        self._check(request)
+        references = request.query.get("reference", [])
+        if len(references) != 1 or len(references[0]) > REFERENCE_CHARS_MAX:
+            raise BadRequest("give one reference=REGISTRY/REPOSITORY:TAG")
+        meaning = await self._reads(lambda queries: queries.tag_meaning(references[0]))
+        if meaning is None:
+            raise NotFound("TAG_UNKNOWN", f"this node has not asked what {references[0]} means")
+        return json_response(meaning)
+
+    def _check(self, request: Request) -> None:
+        if request.door == "tcp" and not self._is_member(request.peer):
+            raise ApiError(
+                403, "DENIED", f"{request.path} is for members of the cluster; see /nodes"
+            )
+
+
+def _manifest_response(data: bytes) -> Response:
+    try:
+        media_type = media_type_of(data)
+    except BadManifest as error:
+        raise ApiError(500, "MANIFEST_DAMAGED", str(error)) from None
+    return Response(headers=[("Content-Type", media_type)], body=data)

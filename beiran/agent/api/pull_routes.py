@@ -1,0 +1,256 @@
+"""The API's routes for pulls: ``/pulls``, ``/prefetch``, ``/transfers``; see ``docs/api.md``."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Final
+from urllib.parse import urlencode
+
+import msgspec
+import trio
+
+from beiran.agent.api.parameters import read_node_id
+from beiran.api.models import Change, Prefetch, Prefetching, Transfer
+from beiran.errors import ApiError, BadRequest, RemoteProtocolError
+from beiran.gossip.membership.member import Address
+from beiran.gossip.membership.member_table import Membership
+from beiran.http.messages import Request, Response, Route, SendMessage, json_response
+from beiran.ids import NodeId, node_id_text
+from beiran.oci.references import Reference
+from beiran.peers.peer_client import PeerClient, PeerDeclined, PeerRefused, PeerUnreachable
+from beiran.pull.jobs import Pulls, read_key
+from beiran.transfer.stats import Traffic
+
+FOLLOW_S: Final = 0.5
+"""How often those who follow the transfers are told."""
+PREFETCH_TIMEOUT_S: Final = 10.0
+PREFETCHES_AT_ONCE: Final = 16
+PREFETCHES_MAX: Final = 64
+"""That other nodes had this one begin, and that are not done; more are refused."""
+
+PREFETCH_ANSWER_BYTES_MAX: Final = 16 * 1024
+HERE_PATH: Final = "/prefetch/here"
+
+_log: Final = logging.getLogger(__name__)
+
+
+class PullRoutes:
+    """The routes.
+
+    Args:
+      is_member: whether an online member of the cluster is at this IP address.
+      allowed: repositories that others may have this node pull, with ``*``; ``all`` is every one.
+    """
+
+    def __init__(
+        self,
+        pulls: Pulls,
+        traffic: Traffic,
+        peers: PeerClient,
+        members: Membership,
+        *,
+        is_member: Callable[[str], bool],
+        allowed: Sequence[str],
+    ) -> None:
+        self._pulls: Final = pulls
+        self._traffic: Final = traffic
+        self._peers: Final = peers
+        self._members: Final = members
+        self._is_member: Final = is_member
+        self._allowed: Final = allowed
+        self._prefetching = 0
+        self._nursery: trio.Nursery | None = None
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Do what other nodes had this one prefetch, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    def routes(self) -> list[Route]:
+        """Pulls are begun on the unix socket only; what moves may be asked anywhere."""
+        return [
+            Route(method="POST", pattern="/pulls", handler=self._pull, doors=("unix",)),
+            Route(
+                method="GET",
+                pattern="/pulls/run",
+                handler=_websocket_only,
+                prepare=_check_pull,
+                stream=self._follow_pull,
+                doors=("unix",),
+            ),
+            Route(method="POST", pattern="/prefetch", handler=self._prefetch, doors=("unix",)),
+            Route(method="POST", pattern=HERE_PATH, handler=self._prefetch_here, doors=("tcp",)),
+            Route(
+                method="GET",
+                pattern="/transfers",
+                handler=self._transfers,
+                prepare=_check_transfers,
+                stream=self._follow_transfers,
+            ),
+        ]
+
+    # --- pulls ------------------------------------------------------------------------------
+
+    async def _pull(self, request: Request) -> Response:
+        reference, node, platform = _read_pull(request)
+        return json_response(await self._pulls.pull(reference, node=node, platform=platform))
+
+    async def _follow_pull(self, request: Request, send: SendMessage) -> None:
+        reference, node, platform = _read_pull(request)
+        async with self._pulls.following(reference, node=node, platform=platform) as rows:
+            async for row in rows:
+                await send(msgspec.json.encode(row))
+
+    # --- prefetches -------------------------------------------------------------------------
+
+    async def _prefetch(self, request: Request) -> Response:
+        """Have others pull."""
+        try:
+            wanted = msgspec.json.decode(request.body, type=Prefetch)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadRequest(f"not what to prefetch: {error}") from None
+        read_key(wanted.reference, None, wanted.platform)
+        own = self._members.own.node
+        if wanted.nodes == "all":
+            nodes = [m.node for m in self._members.all() if m.status.online and m.node != own]
+        else:
+            nodes = [read_node_id(text) for text in wanted.nodes]
+        answers: dict[NodeId, Prefetching] = {}
+        limiter = trio.CapacityLimiter(PREFETCHES_AT_ONCE)
+
+        async def ask(node: NodeId) -> None:
+            async with limiter:
+                answers[node] = await self._ask(node, wanted)
+
+        async with trio.open_nursery() as nursery:
+            for node in nodes:
+                nursery.start_soon(ask, node)
+        return json_response({"nodes": [answers[node] for node in nodes]})
+
+    async def _ask(self, node: NodeId, wanted: Prefetch) -> Prefetching:
+        """Have one node pull."""
+        member = self._members.get(node)
+        told = partial(Prefetching, node=node_id_text(node), name=member.name if member else "")
+        if node == self._members.own.node:
+            self._begin(wanted.reference, wanted.platform)
+            return told(state="started")
+        if member is None or not member.status.online:
+            return told(state="unreachable", message="it is offline, or not known here")
+        fields = {"reference": wanted.reference, "platform": wanted.platform}
+        query = urlencode({name: text for name, text in fields.items() if text is not None})
+        try:
+            await self._post(member.address, f"{HERE_PATH}?{query}")
+        except PeerDeclined as error:
+            why = "its operator does not allow it (--allow-prefetch)"
+            return told(state="refused", message=why if error.status == 403 else str(error))
+        except (PeerRefused, PeerUnreachable, RemoteProtocolError, OSError) as error:
+            return told(state="unreachable", message=str(error))
+        return told(state="started")
+
+    async def _post(self, address: Address, path: str) -> None:
+        await self._peers.post(
+            address,
+            path,
+            b"",
+            timeout_s=PREFETCH_TIMEOUT_S,
+            response_bytes_max=PREFETCH_ANSWER_BYTES_MAX,
+        )
+
+    async def _prefetch_here(self, request: Request) -> Response:
+        """Another node has this one pull, as far as the operator allows it."""
+        reference, node, platform = _read_pull(request)
+        parsed = read_key(reference, None, platform).reference
+        if not self._is_member(request.peer) or not self._allows(parsed):
+            raise ApiError(403, "DENIED", f"prefetching {reference} is not allowed here")
+        if node is not None:
+            raise BadRequest("from is not for prefetching")
+        if self._prefetching >= PREFETCHES_MAX:
+            raise ApiError(503, "BUSY", f"{PREFETCHES_MAX} prefetches are under way; ask later")
+        self._begin(reference, platform)
+        return json_response({"state": "started"})
+
+    def _allows(self, reference: Reference) -> bool:
+        name = f"{reference.registry}/{reference.repository}"
+        return any(pattern == "all" or fnmatchcase(name, pattern) for pattern in self._allowed)
+
+    def _begin(self, reference: str, platform: str | None) -> None:
+        if self._nursery is not None:
+            self._prefetching += 1
+            self._nursery.start_soon(self._do, reference, platform)
+
+    async def _do(self, reference: str, platform: str | None) -> None:
+        try:
+            await self._pulls.pull(reference, platform=platform)
+        except ApiError as error:
+            _log.warning("prefetch of %s: %s", reference, error)
+        finally:
+            self._prefetching -= 1
+
+    # --- transfers --------------------------------------------------------------------------
+
+    async def _transfers(self, request: Request) -> Response:
+        _check_parameters(request, ())
+        return json_response({"transfers": self._traffic.rows()})
+
+    async def _follow_transfers(self, request: Request, send: SendMessage) -> None:
+        shown: dict[str, Transfer] = {row.id: row for row in self._traffic.rows()}
+        for row in shown.values():
+            await send(msgspec.json.encode(row))
+        if request.query.get("follow") != ["true"]:
+            return
+        await send(msgspec.json.encode(Change(change="listed")))
+        while True:
+            await trio.sleep(FOLLOW_S)
+            now = {row.id: row for row in self._traffic.rows()}
+            for change in _differences(shown, now):
+                await send(msgspec.json.encode(change))
+            shown = now
+
+
+def _differences(before: Mapping[str, Transfer], now: Mapping[str, Transfer]) -> list[Change]:
+    changes = [
+        Change(change="removed", transfer=row) for key, row in before.items() if key not in now
+    ]
+    for key, row in now.items():
+        if key not in before:
+            changes.append(Change(change="added", transfer=row))
+        elif before[key] != row:
+            changes.append(Change(change="changed", transfer=row))
+    return changes
+
+
+def _read_pull(request: Request) -> tuple[str, NodeId | None, str | None]:
+    """The reference, the node and the platform. Raises: BadRequest."""
+    _check_parameters(request, ("reference", "from", "platform"))
+    given = {name: values[0] for name, values in request.query.items()}
+    if not given.get("reference"):
+        raise BadRequest("say what to pull: reference=NAME")
+    node = read_node_id(given["from"]) if "from" in given else None
+    return given["reference"], node, given.get("platform")
+
+
+def _check_pull(request: Request) -> None:
+    reference, node, platform = _read_pull(request)
+    read_key(reference, node, platform)
+
+
+def _check_transfers(request: Request) -> None:
+    _check_parameters(request, ("follow",))
+    if request.query.get("follow", ["true"])[0] not in ("true", "false"):
+        raise BadRequest("follow is neither true nor false")
+
+
+def _check_parameters(request: Request, names: Sequence[str]) -> None:
+    for name, values in request.query.items():
+        if name not in names:
+            takes = f"it takes {', '.join(names)}" if names else "over HTTP it takes none"
+            raise BadRequest(f"{request.path} has no parameter {name!r}; {takes}")
+        if len(values) > 1:
+            raise BadRequest(f"parameter {name} is given {len(values)} times; once is right")
+
+
+async def _websocket_only(request: Request) -> Response:
+    raise BadRequest("/pulls/run is for WebSockets; over plain HTTP it is POST /pulls")

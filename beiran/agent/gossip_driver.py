@@ -1,0 +1,211 @@
+"""The loop around the gossip core: packets and time in, effects out.
+
+The core decides, this acts. Everything runs in one task at a time (trio), so the core sees its
+inputs one after the other. What the core has found out goes to ``record``, in order.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from beiran.errors import BadRequest, RemoteProtocolError
+from beiran.gossip.codec import HEADER_BYTES
+from beiran.gossip.config import STREAM_BYTES_MAX
+from beiran.gossip.effects import (
+    Broadcast,
+    Effect,
+    IdentityConflict,
+    SendDatagram,
+    SendRequest,
+    Unwatch,
+    Watch,
+)
+from beiran.gossip.membership.member import Address
+from beiran.gossip.node import GossipNode
+from beiran.http.messages import Request, Response, Route, upgrade_required
+from beiran.ids import NodeId
+from beiran.net.alarm import Alarm
+from beiran.net.beacon import Beacon
+from beiran.net.udp import Datagram, UdpSocket
+from beiran.peers.connection_watch import watch
+from beiran.peers.peer_client import PeerClient, PeerRefused, PeerUnreachable
+from beiran.swarm.codec import is_swarm
+
+GOSSIP_PATH: Final = "/gossip"
+WATCH_PATH: Final = "/gossip/watch"
+REQUEST_BODY_BYTES_MAX: Final = 8 * 1024 * 1024  # 10,000 nodes with 211 layers each take 2 MB
+FAREWELL_S: Final = 1.0
+
+_log: Final = logging.getLogger(__name__)
+
+
+class GossipDriver:
+    """Drives one core.
+
+    Args:
+      record: takes what the core has found out, for the store.
+      swarm: takes datagrams of the swarm, which come to the same port.
+    """
+
+    def __init__(
+        self,
+        node: GossipNode,
+        *,
+        udp: UdpSocket,
+        beacon: Beacon | None,
+        peers: PeerClient,
+        record: Callable[[list[Effect]], None],
+        swarm: Callable[[bytes, Address], None],
+    ) -> None:
+        self.node: Final = node
+        self.identity_conflict: str | None = None
+        self._udp: Final = udp
+        self._beacon: Final = beacon
+        self._peers: Final = peers
+        self._record: Final = record
+        self._swarm: Final = swarm
+        self._nursery: trio.Nursery | None = None
+        self._watches: dict[NodeId, trio.CancelScope] = {}
+        self._leaving = False
+        self._alarm: Final = Alarm(node.next_deadline)
+        self._farewell_heard = trio.Event()
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Gossip until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._receive_datagrams)
+            if self._beacon is not None:
+                nursery.start_soon(self._receive_beacons, self._beacon)
+            self.do(self.node.start(now=trio.current_time(), beacons=self._beacon is not None))
+            nursery.start_soon(self._keep_time)
+            task_status.started()
+
+    async def leave(self) -> None:
+        """Say goodbye, and wait a moment for others to have heard it."""
+        self._leaving = True
+        self.do(self.node.leave(now=trio.current_time()))
+        with trio.move_on_after(FAREWELL_S):
+            await self._farewell_heard.wait()
+
+    def routes(self) -> list[Route]:
+        """What other agents ask of this one over TCP."""
+        return [
+            Route(
+                method="POST",
+                pattern=GOSSIP_PATH,
+                handler=self._answer,
+                body_bytes_max=REQUEST_BODY_BYTES_MAX,
+                doors=("tcp",),
+            ),
+            Route(
+                method="GET",
+                pattern=WATCH_PATH,
+                handler=upgrade_required,
+                hold=True,
+                doors=("tcp",),
+            ),
+        ]
+
+    def do(self, effects: list[Effect]) -> None:
+        """Do what the core wants, and pass on what it has found out."""
+        found: list[Effect] = []
+        for effect in effects:
+            match effect:
+                case SendDatagram(to=to, data=data, confirmed=confirmed):
+                    self._udp.send(data, to, confirmed=confirmed)
+                case Broadcast(data=data):
+                    if self._beacon is not None:
+                        self._beacon.send(data)
+                case SendRequest():
+                    self._start(self._request, effect)
+                case Watch():
+                    scope = self._watches[effect.node] = trio.CancelScope()
+                    self._start(self._watch, effect, scope)
+                case Unwatch(node=node):
+                    if node in self._watches:
+                        self._watches.pop(node).cancel()
+                case IdentityConflict(address=address):
+                    self.identity_conflict = f"another agent uses this node's UUID: {address}"
+                    _log.error(
+                        "%s; remove node.uuid on one of the two hosts", self.identity_conflict
+                    )
+                case _:
+                    found.append(effect)
+        if found:
+            self._record(found)
+        if self._leaving and self.node.farewell_heard:
+            self._farewell_heard.set()
+        self._alarm.look()
+
+    # --- the loops --------------------------------------------------------------------------
+
+    async def _keep_time(self) -> None:
+        while True:
+            now = await self._alarm.ring()
+            # What has come in the meantime is heard before silence is held against anybody.
+            for _ in range(2):  # one to ask the kernel what has come, one to take it
+                await trio.lowlevel.checkpoint()
+            self.do(self.node.advance(now=now))
+
+    async def _receive_datagrams(self) -> None:
+        while True:
+            datagrams, refusals = await self._udp.receive()
+            # Who was gone when we asked may have started again and said so since.
+            for address in refusals:
+                self.do(self.node.refused(address, now=trio.current_time()))
+            self._take(datagrams)
+
+    async def _receive_beacons(self, beacon: Beacon) -> None:
+        while True:
+            self._take(await beacon.receive())
+
+    def _take(self, datagrams: list[Datagram]) -> None:
+        now = trio.current_time()
+        for data, source in datagrams:
+            if is_swarm(data):
+                self._swarm(data, source)
+            else:
+                self.do(self.node.receive_datagram(data, source, now=now))
+
+    # --- TCP --------------------------------------------------------------------------------
+
+    async def _answer(self, request: Request) -> Response:
+        reply, effects = self.node.receive_request(request.body, now=trio.current_time())
+        self.do(effects)
+        if reply is None:
+            raise BadRequest("not a gossip request of this cluster and wire version")
+        return Response(headers=[("Content-Type", "application/x-msgpack")], body=reply)
+
+    async def _request(self, effect: SendRequest) -> None:
+        refused = False
+        try:
+            reply = await self._peers.post(
+                effect.to,
+                GOSSIP_PATH,
+                effect.data,
+                timeout_s=effect.timeout_s,
+                response_bytes_max=STREAM_BYTES_MAX + HEADER_BYTES,
+            )
+        except PeerRefused:
+            refused = True
+        except (PeerUnreachable, RemoteProtocolError, OSError) as error:  # no descriptors left
+            _log.debug("asking %s: %s", effect.to, error)
+        else:
+            self.do(self.node.receive_reply(effect.token, reply, now=trio.current_time()))
+            return
+        self.do(self.node.request_failed(effect.token, refused=refused, now=trio.current_time()))
+
+    async def _watch(self, effect: Watch, scope: trio.CancelScope) -> None:
+        def broken(*, refused: bool) -> None:
+            now = trio.current_time()
+            self.do(self.node.watch_broken(effect.node, refused=refused, now=now))
+
+        with scope:
+            await watch(self._peers, effect.address, WATCH_PATH, broken)
+
+    def _start(self, task: Callable[..., object], *args: object) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(task, *args)  # type: ignore[arg-type]

@@ -1,1 +1,0 @@
-"""Blobs as files: the agent's cache, and what is on its way into it."""

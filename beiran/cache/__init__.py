@@ -1,0 +1,1 @@
+"""The blob cache on disk: whole blobs, partial blobs, verification, and eviction."""

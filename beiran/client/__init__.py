@@ -1,0 +1,1 @@
+"""The client library: `Client` for trio and `BlockingClient` for plain sockets."""

@@ -1,0 +1,1 @@
+"""The Docker Engine as an image store: lists, events, layers, load and save."""

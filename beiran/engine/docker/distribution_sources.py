@@ -1,0 +1,73 @@
+"""From which repositories containerd has pulled, or to which it has pushed.
+
+Docker's image store on containerd tells a repository digest of every image that has a name, also of
+one that was only ever built here. containerd itself knows better: it labels each blob that came
+from a registry, or went to one, with ``containerd.io/distribution.source.REGISTRY=REPOSITORY``.
+Its database is a bbolt file, in which a label lies as its key and its value, one right after the
+other; so it is looked for in the bytes. What is found may be old (pages are not wiped), which errs
+on the side of "it came from there".
+
+Source: containerd, ``metadata/buckets.go`` and ``remotes/docker/handler.go``; bbolt, ``page.go``.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from beiran.oci.references import Repository
+
+METADATA: Final = Path("io.containerd.metadata.v1.bolt") / "meta.db"
+DATABASE_BYTES_MAX: Final = 256 * 2**20
+"""A larger one is not read, and every repository digest is believed."""
+LABEL: Final = b"containerd.io/distribution.source."
+VALUE_BYTES_MAX: Final = 4096  # containerd's labels.Validate, key and value together
+
+
+class PulledNames:
+    """Reads the databases of containerd.
+
+    Args:
+      roots: containerd's root folders; those that are not there are passed over.
+    """
+
+    def __init__(self, roots: Iterable[Path]) -> None:
+        self._paths: Final = [root / METADATA for root in roots]
+        self._labels: list[bytes] | None = None
+
+    def came_from(self, repository: Repository) -> bool:
+        """Whether anything was pulled from or pushed to a repository, or that cannot be told.
+
+        Blocks.
+        """
+        # containerd's AppendDistributionSourceLabel leaves out the port.
+        host = urlsplit("//" + repository.registry).hostname or ""
+        registry, name = host.encode(), repository.repository.encode()
+        # A value is followed by the next key without anything between, so its end is not known.
+        wanted = re.compile(re.escape(registry) + rb"(?:[^\x00]*,)?" + re.escape(name))
+        if self._labels is not None and any(wanted.match(label) for label in self._labels):
+            return True  # it is never unsaid
+        labels = self._read()
+        return labels is None or any(wanted.match(label) for label in labels)
+
+    def _read(self) -> Sequence[bytes] | None:
+        """What follows each label's beginning; None when there is no database to be read."""
+        try:
+            there = [path for path in self._paths if path.exists()]
+            if not there or sum(path.stat().st_size for path in there) > DATABASE_BYTES_MAX:
+                return None
+            self._labels = [label for path in there for label in _labels(path.read_bytes())]
+        except OSError:
+            return None
+        return self._labels
+
+
+def _labels(data: bytes) -> list[bytes]:
+    found = []
+    at = data.find(LABEL)
+    while at >= 0:
+        start = at + len(LABEL)
+        found.append(data[start : start + VALUE_BYTES_MAX])
+        at = data.find(LABEL, start)
+    return list(dict.fromkeys(found))

@@ -1,0 +1,241 @@
+"""Docker's image store on a graph driver: configs, unpacked layers, and how their tars were.
+
+It has neither manifests nor compressed blobs. A layer is there together with all below it: it is
+known by its chain ID. Of compressed blobs it remembers which layer they were, by their digests,
+for good, also when the layer is long gone; what was loaded or built it does not know by any.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+
+import trio
+
+from beiran.engine.content_store import BadContent, LayerBlob, MissingContent, utc_time
+from beiran.engine.diff_id_manifest import diff_id_manifest
+from beiran.engine.docker.docker_client import (
+    BadAnswer,
+    DockerApi,
+    HistoryEntry,
+    ImageInspect,
+    image_path,
+)
+from beiran.engine.docker.history import sizes_from_history
+from beiran.engine.docker.image_store import ImageIndex, Place, StoredImage
+from beiran.engine.docker.layerdb import LayerDb
+from beiran.engine.docker.load import Entry, docker_format
+from beiran.engine.docker.save import SavedLayers, saved_image
+from beiran.engine.interface import ImageToLoad, Manifest
+from beiran.engine.layers.blob_reader import BytesSource, FileSource
+from beiran.engine.layers.layer_blob import Measured
+from beiran.engine.layers.sizes import LayerSizes
+from beiran.engine.layers.verified_reader import TarSource
+from beiran.engine.lru_cache import SmallBlobs
+from beiran.errors import DataError, NotFound
+from beiran.ids import Digest, digest_text, parse_digest
+from beiran.oci.images import ImageDescription, LayerDescription, RepoDigest, chain_ids
+
+
+class GraphDriverStore:
+    """Images of a graph driver: their ID is the digest of their config."""
+
+    immutable = True
+    hides_steps = True
+
+    def __init__(
+        self,
+        api: DockerApi,
+        data_root: Path | None,
+        driver: str,
+        sizes: LayerSizes,
+        saved: SavedLayers,
+    ) -> None:
+        self._api = api
+        self._sizes = sizes
+        self._saved = saved
+        self._configs = SmallBlobs()
+        self.name = driver
+        db = None if data_root is None else LayerDb(data_root, driver)
+        self.layer_db = db if db is not None and db.is_readable() else None
+        self.folders = [] if self.layer_db is None else [self.layer_db.images]
+
+    async def read(self, image_id: str) -> tuple[StoredImage, ...]:
+        """As ``ImageStore`` says."""
+        inspect = await self._api.get(image_path(image_id, "json"), ImageInspect)
+        try:
+            image = parse_digest(inspect.id)
+            diff_ids = [parse_digest(text) for text in inspect.root_fs.layers or []]
+        except ValueError as error:
+            raise BadAnswer(f"Docker's image {image_id}: {error}") from None
+        sizes = await self._layer_sizes(inspect.id, diff_ids)
+        layers = tuple(map(LayerDescription, diff_ids, sizes))
+        created_at = utc_time(inspect.created)
+        return (ImageDescription(image, inspect.os, inspect.architecture, created_at, layers),)
+
+    async def provenance(self, digests: Sequence[RepoDigest]) -> tuple[RepoDigest, ...]:
+        """As ``ImageStore`` says: a graph driver's come from pulls and pushes only."""
+        return tuple(digests)
+
+    async def _layer_sizes(self, image_id: str, diff_ids: list[Digest]) -> list[int]:
+        if self.layer_db is not None:
+            sizes = await trio.to_thread.run_sync(self.layer_db.sizes, diff_ids)
+            if sizes is not None:
+                return sizes
+        history = await self._api.get(image_path(image_id, "history"), list[HistoryEntry])
+        sizes = sizes_from_history(history, len(diff_ids))
+        if sizes is not None:
+            return sizes
+        await self._learn_by_saving(image_id, diff_ids)
+        measured = [self._sizes.get(_tar_blob(diff_id)) for diff_id in diff_ids]
+        return [0 if size is None else size.files_bytes for size in measured]
+
+    async def _learn_by_saving(self, image_id: str, diff_ids: Sequence[Digest]) -> None:
+        """Learn an image's config and the sizes of its layers, where nothing else tells them."""
+        async with saved_image(self._api, image_id) as blobs:
+            await self._sizes.measure_now(
+                (_tar_blob(diff_id), blobs.path(diff_id)) for diff_id in diff_ids
+            )
+            try:
+                config = parse_digest(image_id)
+                self._configs.put(config, blobs.read_bytes(config))
+            except (ValueError, MissingContent, BadContent) as error:
+                raise BadAnswer(f"docker save gives no config of {image_id}: {error}") from None
+
+    def describe(self, image: StoredImage) -> ImageDescription | None:
+        """As ``ImageStore`` says: all are described."""
+        assert isinstance(image, ImageDescription)
+        return image
+
+    def unmeasured(self, images: Iterable[StoredImage]) -> Iterator[tuple[LayerBlob, Path]]:
+        """As ``ImageStore`` says: there are none."""
+        return iter(())
+
+    async def open_tar(self, place: Place, digest: Digest) -> TarSource:
+        """As ``ImageStore`` says."""
+        assert isinstance(place.image, ImageDescription)
+        if self.layer_db is not None:
+            diff_ids = [Digest(layer.digest) for layer in place.image.layers]
+            chain_id = chain_ids(diff_ids)[diff_ids.index(digest)]
+            tar = await trio.to_thread.run_sync(self.layer_db.open_tar, chain_id)
+            if tar is not None:
+                return tar
+        return await self._saved.open(place.image_id, digest, FileSource)
+
+    def find_blobs(self, digests: Sequence[Digest], index: ImageIndex) -> dict[Digest, int]:
+        """As ``ImageStore`` says: configs, and tars by diff IDs."""
+        found = {}
+        for digest in digests:
+            size = None
+            if (place := index.by_layer.get(digest)) is not None:
+                size = self._tar_bytes(place, digest)
+            elif digest in index.by_config:
+                config = self._config(digest)
+                size = None if config is None else len(config)
+            if size is not None:
+                found[digest] = size
+        return found
+
+    def _tar_bytes(self, place: Place, diff_id: Digest) -> int | None:
+        """Length of a layer's tar: known, or told by its notes."""
+        known = self._sizes.get(_tar_blob(diff_id))
+        if known is not None:
+            return known.tar_bytes
+        if self.layer_db is None:
+            return None
+        assert isinstance(place.image, ImageDescription)
+        diff_ids = [Digest(layer.digest) for layer in place.image.layers]
+        at = diff_ids.index(diff_id)
+        size = self.layer_db.tar_bytes(chain_ids(diff_ids)[at])
+        if size is not None:
+            measured = Measured(place.image.layers[at].size_bytes, size)
+            self._sizes.note(_tar_blob(diff_id), measured)
+        return size
+
+    def _config(self, image: Digest) -> bytes | None:
+        """The bytes of an image's config."""
+        config = self._configs.get(image)
+        if config is None and self.layer_db is not None:
+            config = self.layer_db.config(image)
+            if config is not None:
+                self._configs.put(image, config)
+        return config
+
+    async def open_source(self, digest: Digest, index: ImageIndex) -> TarSource:
+        """As ``ImageStore`` says."""
+        place = index.by_layer.get(digest)
+        if place is not None:
+            return await self.open_tar(place, digest)
+        if digest in index.by_config:
+            config = await trio.to_thread.run_sync(self._config, digest)
+            if config is not None:
+                return BytesSource(config)
+        raise NotFound("BLOB_UNKNOWN", f"this engine has no blob {digest_text(digest)}")
+
+    def manifest(self, digest: Digest) -> Manifest | None:
+        """As ``ImageStore`` says: a graph driver keeps none."""
+        return None
+
+    async def image_manifest(self, place: Place) -> Manifest:
+        """As ``ImageStore`` says: by diff IDs."""
+        assert isinstance(place.image, ImageDescription)
+        image = Digest(place.image.image)
+        diff_ids = [Digest(layer.digest) for layer in place.image.layers]
+        wanted = [image, *dict.fromkeys(diff_ids)]
+        index = ImageIndex()
+        index.add(place)
+        sizes = await trio.to_thread.run_sync(self.find_blobs, wanted, index)
+        if len(sizes) < len(wanted):
+            await self._learn_by_saving(place.image_id, diff_ids)
+            sizes = await trio.to_thread.run_sync(self.find_blobs, wanted, index)
+        if len(sizes) < len(wanted):
+            raise DataError(f"not all layers of {place.image_id} can be read")
+        layers = ((diff_id, sizes[diff_id]) for diff_id in diff_ids)
+        return diff_id_manifest(image, sizes[image], layers)
+
+    def missing_layers(self, diff_ids: Sequence[Digest], index: ImageIndex) -> list[Digest]:
+        """As ``ImageStore`` says: from the first on that is not there on what it lies on.
+
+        Where the data root cannot be read, the images that are listed tell.
+        """
+        if self.layer_db is None:
+            return list(diff_ids[_shared_base(diff_ids, index) :])
+        for number, chain_id in enumerate(chain_ids(diff_ids)):
+            if not self.layer_db.has(chain_id):
+                return list(diff_ids[number:])
+        return []
+
+    def knows_compressed(self, layers: Mapping[Digest, Digest]) -> set[Digest]:
+        """As ``ImageStore`` says: up to the first that it does not know or does not have."""
+        known: set[Digest] = set()
+        if self.layer_db is None:
+            return known
+        for (blob, diff_id), chain_id in zip(
+            layers.items(), chain_ids(list(layers.values())), strict=True
+        ):
+            if self.layer_db.diff_id_of(blob) != digest_text(diff_id):
+                break
+            if not self.layer_db.has(chain_id):
+                break
+            known.add(blob)
+        return known
+
+    def files_to_load(self, image: ImageToLoad, index: ImageIndex) -> list[Entry]:
+        """As ``ImageStore`` says."""
+        missing = self.missing_layers([layer.diff_id for layer in image.layers], index)
+        return docker_format(image, missing)
+
+
+def _tar_blob(diff_id: Digest) -> LayerBlob:
+    """A layer that is its tar."""
+    return LayerBlob(diff_id, diff_id, "")
+
+
+def _shared_base(diff_ids: Sequence[Digest], index: ImageIndex) -> int:
+    """How many of these layers, from the base up, are those of an image that is listed."""
+    longest = 0
+    for place in index.by_config.values():
+        assert isinstance(place.image, ImageDescription)
+        has = [Digest(layer.digest) for layer in place.image.layers]
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(has, diff_ids, strict=False))
+        longest = max(longest, sum(1 for _ in same))
+    return longest

@@ -1,0 +1,124 @@
+"""What a graph driver of Docker keeps about layers, under the engine's data root.
+
+``image/DRIVER/layerdb/sha256/CHAIN_ID`` holds a layer's ``size`` (bytes of its files), ``diff``
+(its diff ID), ``cache-id`` (where its files are) and ``tar-split.json.gz`` (how its tar was laid
+out). ``image/DRIVER/distribution`` has what the engine learned of compressed blobs.
+Source: moby, layer/filestore.go, distribution/metadata/v2_metadata_service.go.
+"""
+
+import re
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Final
+
+from beiran.engine.content_store import BadContent, MissingContent, read_small_file
+from beiran.engine.layers.tar_split import TarSplit, UnpackedTar, tar_bytes
+from beiran.errors import DataError
+from beiran.ids import Digest
+from beiran.oci.images import chain_ids
+from beiran.oci.manifests import digest_of
+
+NOTES_BYTES_MAX: Final = 8 * 2**20
+"""How much is kept in memory of how tars were laid out."""
+_FOLDERS: Final = {"overlay2": "diff"}
+"""Where, below a layer's cache ID, a driver has the files of that layer alone."""
+
+
+class LayerDb:
+    """The layers of one graph driver. All methods block."""
+
+    def __init__(self, data_root: Path, driver: str) -> None:
+        self.data_root = data_root
+        self.driver = driver
+        kept = data_root / "image" / driver
+        self.images = kept / "imagedb" / "content" / "sha256"
+        self._lock = Lock()
+        self._kept: OrderedDict[Hashable, TarSplit] = OrderedDict()
+        self._layers = kept / "layerdb" / "sha256"
+        self._diff_ids = kept / "distribution" / "diffid-by-digest" / "sha256"
+
+    def is_readable(self) -> bool:
+        """Whether the data root can be read here at all."""
+        try:
+            return self.images.is_dir() and self._layers.parent.is_dir()
+        except OSError:
+            return False
+
+    def sizes(self, diff_ids: Sequence[Digest]) -> list[int] | None:
+        """Bytes of the files in each layer, the base first; None when one cannot be told."""
+        found = []
+        for chain_id in chain_ids(diff_ids):
+            try:
+                found.append(int((self.folder(chain_id) / "size").read_bytes()))
+            except (OSError, ValueError):
+                return None
+        return found
+
+    def folder(self, chain_id: Digest) -> Path:
+        """Where the layer with this chain ID is described."""
+        return self._layers / chain_id.hex()
+
+    def config(self, image: Digest) -> bytes | None:
+        """The bytes of an image's config; None when it is not there, or not what it should be."""
+        try:
+            data = read_small_file(self.images / image.hex())
+        except (MissingContent, BadContent):
+            return None
+        return data if digest_of(data) == image else None
+
+    def has(self, chain_id: Digest) -> bool:
+        """Whether a layer is there, on what it lies on."""
+        return (self.folder(chain_id) / "cache-id").is_file()
+
+    def tar_bytes(self, chain_id: Digest) -> int | None:
+        """Length of a layer's tar; None where it cannot be told."""
+        try:
+            return tar_bytes(self.folder(chain_id) / "tar-split.json.gz")
+        except DataError:
+            return None
+
+    def diff_id_of(self, blob: Digest) -> str:
+        """Which layer the engine knows a compressed blob to be, in text; empty when it does not.
+
+        It remembers that of every blob that it pulled or pushed, for good.
+        """
+        try:
+            return (self._diff_ids / blob.hex()).read_text().strip()
+        except (OSError, ValueError):
+            return ""
+
+    def open_tar(self, chain_id: Digest) -> UnpackedTar | None:
+        """The tar of a layer, or None where this driver's files cannot give it.
+
+        Raises: DataError when its files are there, but damaged.
+        """
+        if self.driver not in _FOLDERS:
+            return None
+        notes_path = self.folder(chain_id) / "tar-split.json.gz"
+        try:
+            cache_id = (self.folder(chain_id) / "cache-id").read_text().strip()
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", cache_id):
+                raise DataError(f"{self.folder(chain_id)} has a strange cache-id")
+            status = notes_path.stat()
+            files = self.data_root / self.driver / cache_id / _FOLDERS[self.driver]
+            if not files.is_dir():
+                return None
+        except (OSError, ValueError):
+            return None
+        identity = (cache_id, status.st_ino, status.st_size, status.st_mtime_ns)
+        return UnpackedTar(self._notes(notes_path, identity), files, identity)
+
+    def _notes(self, path: Path, identity: Hashable) -> TarSplit:
+        """The notes at ``path``, which are kept while there is room: ranges come in rows."""
+        with self._lock:
+            if identity in self._kept:
+                self._kept.move_to_end(identity)
+                return self._kept[identity]
+        notes = TarSplit(path)
+        with self._lock:
+            self._kept[identity] = notes
+            while sum(kept.memory_bytes for kept in self._kept.values()) > NOTES_BYTES_MAX:
+                self._kept.popitem(last=False)
+        return notes

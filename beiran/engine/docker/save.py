@@ -1,0 +1,133 @@
+"""What ``docker save`` gives, taken apart: for where the engine's own files cannot be read.
+
+The archive has other layouts in other releases and stores, but everything in it that matters goes
+by its SHA-256: each file is kept under that, as in an OCI image layout, and looked up there.
+"""
+
+import hashlib
+import tarfile
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import IO, Final, TypeVar
+
+import trio
+
+from beiran.engine.content_store import DOCUMENT_BYTES_MAX, BlobFolder
+from beiran.engine.docker.docker_client import DockerApi, image_path
+from beiran.errors import EngineUnavailable, NotFound
+from beiran.ids import Digest, digest_text
+
+KEPT_S: Final = 120.0
+"""How long a saved layer takes disk space after it was last asked for."""
+_COPY_BYTES: Final = 2**20
+
+S = TypeVar("S")
+
+
+@asynccontextmanager
+async def saved_image(
+    api: DockerApi, image_id: str, wanted: Collection[Digest] | None = None
+) -> AsyncIterator[BlobFolder]:
+    """The blobs of an image, as ``docker save`` gives them, in a folder that goes on the way out.
+
+    Args:
+      wanted: keep these (and small files), and stop when all are there; None keeps everything.
+
+    Raises: NotFound; EngineUnavailable, also when the archive cannot be read or stored.
+    """
+    with tempfile.TemporaryDirectory(prefix="beiran-save-") as folder:
+        blobs = BlobFolder(Path(folder))
+        blobs.blobs.mkdir(parents=True)
+        async with api.stream(image_path(image_id, "get")) as pieces:
+            await trio.to_thread.run_sync(_keep_files, _Pieces(pieces), blobs, wanted)
+        yield blobs
+
+
+class _Pieces:
+    """A body that trio reads, as a file for a thread."""
+
+    def __init__(self, pieces: AsyncGenerator[bytes, None]) -> None:
+        self._pieces = pieces
+        self._rest = b""
+
+    def read(self, size: int) -> bytes:
+        if not self._rest:
+            self._rest = trio.from_thread.run(self._next)
+        taken, self._rest = self._rest[:size], self._rest[size:]
+        return taken
+
+    async def _next(self) -> bytes:
+        return await anext(self._pieces, b"")
+
+
+def _keep_files(pieces: _Pieces, blobs: BlobFolder, wanted: Collection[Digest] | None) -> None:
+    """Keep the files of an archive by their digests, until all that is wanted is there."""
+    missing = set(wanted or ())
+    try:
+        with tarfile.open(fileobj=pieces, mode="r|", bufsize=_COPY_BYTES) as tar:  # type: ignore[call-overload]
+            while (wanted is None or missing) and (entry := tar.next()) is not None:
+                tar.members.clear()
+                content = tar.extractfile(entry) if entry.isreg() else None
+                if content is None:
+                    continue
+                part = blobs.folder / "part"
+                digest = _copy(content, part)
+                if wanted is None or digest in missing or entry.size <= DOCUMENT_BYTES_MAX:
+                    part.rename(blobs.path(digest))
+                missing.discard(digest)
+    except (tarfile.TarError, OSError) as error:
+        raise EngineUnavailable(f"what docker save gives cannot be kept: {error}") from None
+
+
+def _copy(content: IO[bytes], to: Path) -> Digest:
+    """Copy a file. Returns: its SHA-256."""
+    sha256 = hashlib.sha256()
+    with to.open("wb") as file:
+        while data := content.read(_COPY_BYTES):
+            sha256.update(data)
+            file.write(data)
+    return Digest(sha256.digest())
+
+
+class SavedLayers:
+    """The blob that was saved last, kept for a while: ranges of one layer come in rows."""
+
+    def __init__(self, api: DockerApi) -> None:
+        self._api = api
+        self._lock = trio.Lock()
+        self._blob: Digest | None = None
+        self._file: IO[bytes] | None = None  # has no name: it goes when it is closed
+        self._used_at = 0.0
+
+    async def open(self, image_id: str, blob: Digest, open_source: Callable[[Path], S]) -> S:
+        """What ``open_source`` makes of the file that holds ``blob`` of an image.
+
+        Raises: NotFound; EngineUnavailable; DataError.
+        """
+        async with self._lock:
+            if self._blob != blob or self._file is None:
+                self._forget()
+                async with saved_image(self._api, image_id, [blob]) as blobs:
+                    if not blobs.has(blob):
+                        raise NotFound("LAYER_UNKNOWN", f"docker save gives no {digest_text(blob)}")
+                    self._file = blobs.path(blob).open("rb")
+                    self._blob = blob
+            self._used_at = trio.current_time()
+            return open_source(Path(f"/proc/self/fd/{self._file.fileno()}"))
+
+    async def serve(self) -> None:
+        """Give up, for ever, what was not asked for in a while."""
+        try:
+            while True:
+                await trio.sleep(KEPT_S / 2)
+                if trio.current_time() - self._used_at > KEPT_S:
+                    self._forget()
+        finally:
+            self._forget()
+
+    def _forget(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file = self._blob = None

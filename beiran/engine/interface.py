@@ -1,0 +1,308 @@
+"""What every engine must do; ``tests/engine/`` holds each of them to it."""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import trio
+from msgspec import Struct
+
+from beiran.api.models import EngineInfo
+from beiran.ids import Digest
+from beiran.oci.images import Holding, ImageDescription
+from beiran.oci.manifests import digest_of
+
+FIND_BLOBS_MAX: Final = 1000
+"""For how many digests at once an engine may be asked."""
+
+
+class EngineImage(Struct, frozen=True):
+    """An image that the engine holds."""
+
+    description: ImageDescription
+    holding: Holding
+
+
+class EngineUp(Struct, frozen=True):
+    """The engine answers; ``ImagesListed`` follows."""
+
+    info: EngineInfo
+
+
+class EngineDown(Struct, frozen=True):
+    """The engine does not answer, for ``reason`` (one line). ``EngineUp`` comes when it does."""
+
+    reason: str
+
+
+class ImagesListed(Struct, frozen=True):
+    """Everything the engine holds: what is not in it is gone."""
+
+    images: tuple[EngineImage, ...]
+
+
+class ImageChanged(Struct, frozen=True):
+    """An image appeared, or goes by other names now."""
+
+    image: EngineImage
+
+
+class ImageGone(Struct, frozen=True):
+    """An image is no longer there."""
+
+    image: Digest
+
+
+EngineNews = EngineUp | EngineDown | ImagesListed | ImageChanged | ImageGone
+
+
+class LayerReader(Protocol):
+    """An open layer: its uncompressed tar, bit for bit as its diff ID says."""
+
+    size_bytes: int
+    """Length of the tar."""
+
+    def chunks(self, start: int, end: int) -> AsyncIterator[bytes]:
+        """The bytes ``start`` (included) to ``end`` (excluded), in order, in chunks of any size.
+
+        Raises: DataError when what is on disk turns out not to be that layer. When the whole tar
+        is asked for, that is told before the last chunk is handed out.
+        """
+        ...
+
+
+class FileRange(Struct, frozen=True):
+    """Where in an open file something begins. The descriptor is its owner's, who closes it.
+
+    Attributes:
+      checked: the file is nothing but this, its digest was found right as it was written, and
+        nobody writes to it any more: who keeps files may link it instead of copying.
+    """
+
+    descriptor: int
+    start: int
+    checked: bool = False
+
+
+class BlobReader(Protocol):
+    """An open blob: a config, a manifest, or a layer as a compressed blob or as its tar.
+
+    Bytes come as they are on the disk: whoever receives a blob checks its digest. An engine checks
+    what it hands out once, behind the reader's back, and then no longer has what is damaged.
+    """
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the blob."""
+        ...
+
+    @property
+    def file(self) -> FileRange | None:
+        """Where the blob lies in a file as it is, so that it can be sent with ``sendfile``.
+
+        None where it is put together, and only ``chunks`` gives it.
+        """
+        ...
+
+    def chunks(self, start: int, end: int) -> AsyncIterator[bytes]:
+        """The bytes ``start`` (included) to ``end`` (excluded), in order, in chunks of any size.
+
+        Raises: DataError when what is on disk turns out not to be that blob; ValueError for a
+        range that is not in it.
+        """
+        ...
+
+
+class Manifest(Struct, frozen=True):
+    """A manifest or an index, byte for byte."""
+
+    media_type: str
+    data: bytes
+
+    @property
+    def digest(self) -> Digest:
+        """By which it is asked for."""
+        return digest_of(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerToLoad:
+    """A layer of an image that an engine is to hold.
+
+    Attributes:
+      diff_id: of its tar.
+      blob: its tar or a compressed form of it, open until ``load`` returns; None where
+        ``missing_layers`` says that the engine has the layer.
+      digest: of ``blob``; None when ``blob`` is the tar.
+      media_type: of ``blob``; empty when it is the tar.
+    """
+
+    diff_id: Digest
+    blob: BlobReader | None = None
+    digest: Digest | None = None
+    media_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageToLoad:
+    """An image that an engine is to hold, with the layers that it lacks.
+
+    Attributes:
+      config: its bytes.
+      layers: all of them, the base first.
+      tags: whole names (``docker.io/library/a:1``) that it is to have; those on others move.
+      manifest: as published. A graph driver has no use for it; containerd's store and a layout keep
+        it where all blobs that it names are there or given, and make one otherwise.
+    """
+
+    config: bytes
+    layers: tuple[LayerToLoad, ...]
+    tags: tuple[str, ...] = ()
+    manifest: Manifest | None = None
+
+
+class PullProgress(Struct, frozen=True):
+    """What an engine says of a pull that it does.
+
+    Attributes:
+      layer: the first digits of a layer's digest; empty where it is about the whole.
+      status: as the engine words it (``Downloading``, ``Already exists``, …).
+      done_bytes, total_bytes: of this layer in this step; 0 where they are not told.
+    """
+
+    layer: str
+    status: str
+    done_bytes: int = 0
+    total_bytes: int = 0
+
+
+class Engine(Protocol):
+    """Where images live."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is known of it now; ``up`` is False while it does not answer."""
+        ...
+
+    async def serve(self, news: trio.MemorySendChannel[EngineNews]) -> None:
+        """Tell everything that happens, for ever; never raises because the engine is away.
+
+        First ``EngineUp`` and ``ImagesListed``, then changes as the engine has them, and a
+        fresh ``ImagesListed`` now and then for what was missed. Where layers must be read to
+        know their sizes, large images may come as changes soon after the first list.
+        """
+        ...
+
+    def open_layer(self, digest: Digest) -> AbstractAsyncContextManager[LayerReader]:
+        """Open the layer with this diff ID.
+
+        Raises: NotFound when the engine does not have it (or its data cannot be read here);
+        EngineUnavailable; DataError when it is damaged.
+        """
+        ...
+
+    async def find_blobs(self, digests: Sequence[Digest]) -> dict[Digest, int]:
+        """Which of these it can give now, and how many bytes each has.
+
+        Configs, manifests, compressed layers where the engine keeps them, and layers' tars by diff
+        ID. Cheap: answered for ``FIND_BLOBS_MAX`` digests at once. A tar whose length would have to
+        be found out by reading all of it is left out until that is done (``image_manifest`` does).
+        Nothing while the engine is away.
+        """
+        ...
+
+    def open_blob(self, digest: Digest) -> AbstractAsyncContextManager[BlobReader]:
+        """Open a blob that ``find_blobs`` tells of.
+
+        Raises: NotFound when it is not there; EngineUnavailable; DataError when it is damaged.
+        """
+        ...
+
+    async def manifest(self, digest: Digest) -> Manifest | None:
+        """The manifest or index with this digest, where the engine keeps it."""
+        ...
+
+    async def image_manifest(self, image: Digest) -> Manifest | None:
+        """A manifest of which this engine can give every blob, for the image with this config.
+
+        As published, or as the engine has it, where it keeps manifests; else by diff IDs.
+        None when it does not have the image.
+
+        Raises: EngineUnavailable; DataError.
+        """
+        ...
+
+    async def missing_layers(self, diff_ids: Sequence[Digest]) -> list[Digest]:
+        """Which layers of an image (all its diff IDs, the base first) must be given to load it.
+
+        A graph driver has a layer only together with all that is below it.
+        """
+        ...
+
+    async def knows_compressed(self, layers: Mapping[Digest, Digest]) -> set[Digest]:
+        """Which compressed layers the engine would not ask a registry for when it pulls.
+
+        Args:
+          layers: diff IDs by the digests of the compressed blobs, the base first: all of an image.
+
+        None where that cannot be told.
+        """
+        ...
+
+    async def load(self, image: ImageToLoad) -> None:
+        """Take in an image.
+
+        Raises: EngineRefused when the engine does not take it (a layer is missing, or not what its
+        diff ID says), or cannot take any; EngineUnavailable; DataError from the readers.
+        """
+        ...
+
+    @property
+    def can_pull(self) -> bool:
+        """Whether ``pull`` does anything but refuse: whether it speaks to registries itself."""
+        ...
+
+    async def pull(
+        self,
+        reference: str,
+        *,
+        platform: str | None = None,
+        progress: Callable[[PullProgress], None] = lambda _: None,
+    ) -> None:
+        """Have the engine pull ``reference`` (``127.0.0.1:8880/library/a:1``, or ``…@sha256:…``).
+
+        Args:
+          platform: ``linux/arm64``; the engine's own when None.
+          progress: called with all it says meanwhile.
+
+        Cancelling stops the engine too.
+
+        Raises: EngineRefused with its reason; EngineUnavailable.
+        """
+        ...
+
+    async def tag(self, image: Digest | str, name: str) -> None:
+        """Give an image (by its config's digest, or by a name it has) another name.
+
+        The name moves from the image that had it. ``name`` is whole, with a tag.
+
+        Raises: NotFound; EngineRefused; EngineUnavailable.
+        """
+        ...
+
+    async def untag(self, name: str) -> None:
+        """Take a name, with a tag or a digest, from its image.
+
+        A name that is not there is no error. Docker removes an image with its last name.
+
+        Raises: EngineRefused; EngineUnavailable.
+        """
+        ...
+
+    async def find_image(self, name: str) -> Digest | None:
+        """The image, by its config's digest, that has this name now.
+
+        Raises: EngineUnavailable.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""The bytes of layers: decompression, tar-split assembly, sizes, verified reading."""

@@ -1,0 +1,205 @@
+"""Blobs as they lie on the disk, handed out at once and checked behind the reader's back.
+
+A blob is asked for in pieces by many peers. Reading all of it before the first piece, to know that
+it is what its digest says, would cost a second per GB when time matters most; and whoever receives
+it checks it anyway. So pieces go out as they are, and each blob is read once when things are
+calmer: a damaged one is then no longer had.
+"""
+
+import hashlib
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable, Iterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from beiran.engine.interface import BlobReader, FileRange
+from beiran.engine.layers.layer_blob import open_blob, read_range
+from beiran.engine.layers.verified_reader import LayerReaders, TarSource, VerifiedReader, in_threads
+from beiran.errors import BeiranError, DataError
+from beiran.ids import Digest, digest_text
+
+CHECK_PAUSE_S: Final = 5.0
+"""How long after it was first asked for a blob is checked."""
+CHECKS_WAITING_MAX: Final = 4096
+DAMAGED_MAX: Final = 4096
+
+_log = logging.getLogger(__name__)
+
+
+class FileSource:
+    """A blob that is one file, as it is. Keeps ``layer_reader.TarSource``.
+
+    It stays readable until ``close``, also when the file is removed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises: DataError when it cannot be read."""
+        self._path = path
+        self.descriptor = open_blob(path)
+        status = os.fstat(self.descriptor)
+        self.size_bytes = status.st_size
+        self.identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+    def read(self, start: int, end: int) -> Iterator[bytes]:
+        """As ``TarSource`` says."""
+        return read_range(self.descriptor, self._path, start, end)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self.descriptor)
+
+
+class BytesSource:
+    """A small blob that was read and checked. Keeps ``layer_reader.TarSource``."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size_bytes = len(data)
+        self.identity = "checked"
+
+    def read(self, start: int, end: int) -> Iterator[bytes]:
+        """As ``TarSource`` says."""
+        yield self._data[start:end]
+
+    def close(self) -> None:
+        """As ``TarSource`` says: there is nothing to close."""
+
+
+class SourceReader:
+    """An open blob. Keeps ``contract.BlobReader``.
+
+    When all of it is asked for at once, its last chunk waits until its digest is known to be right.
+    """
+
+    def __init__(self, readers: LayerReaders, digest: Digest, source: TarSource) -> None:
+        self._readers = readers
+        self._source = source
+        self._whole = VerifiedReader(readers, digest, source)
+        self.size_bytes = source.size_bytes
+        descriptor = source.descriptor if isinstance(source, FileSource) else None
+        self.file = None if descriptor is None else FileRange(descriptor, 0)
+
+    def chunks(self, start: int, end: int) -> AsyncIterator[bytes]:
+        """As ``contract.BlobReader`` says."""
+        if (start, end) == (0, self.size_bytes):
+            return self._whole.chunks(start, end)
+        if not 0 <= start <= end <= self.size_bytes:
+            raise ValueError(f"no range {start}-{end} in {self.size_bytes} bytes")
+        return in_threads(self._source.read(start, end), self._readers.limiter)
+
+
+@asynccontextmanager
+async def read_all(blob: BlobReader) -> AsyncIterator[AsyncIterator[bytes]]:
+    """All of a blob, whatever kind of iterator its reader gives, which is closed afterwards.
+
+    The iterator raises DataError when the blob is shorter or longer than it said.
+    """
+    chunks = blob.chunks(0, blob.size_bytes)
+    try:
+        async with aclosing(_exactly(chunks, blob.size_bytes)) as checked:
+            yield checked
+    finally:
+        close = getattr(chunks, "aclose", None)
+        if close is not None:
+            await close()
+
+
+async def _exactly(chunks: AsyncIterator[bytes], size_bytes: int) -> AsyncGenerator[bytes, None]:
+    left = size_bytes
+    async for chunk in chunks:
+        left -= len(chunk)
+        if left < 0:
+            break
+        yield chunk
+    if left != 0:
+        raise DataError(f"a blob has another length than the {size_bytes} bytes that it should")
+
+
+OpenSource = Callable[[Digest], Awaitable[TarSource]]
+
+
+class BlobReaders:
+    """Opens an engine's blobs, and checks each once.
+
+    Args:
+      open_source: opens a blob. Raises: NotFound; EngineUnavailable; DataError.
+    """
+
+    def __init__(self, readers: LayerReaders, open_source: OpenSource) -> None:
+        self._readers = readers
+        self._open_source = open_source
+        self._waiting: dict[Digest, None] = {}
+        self._work = trio.Event()
+        self._damaged: OrderedDict[Digest, Hashable] = OrderedDict()
+
+    @asynccontextmanager
+    async def open(self, digest: Digest) -> AsyncIterator[BlobReader]:
+        """As ``contract.Engine.open_blob`` says."""
+        source = await self._open_source(digest)
+        try:
+            if self._damaged.get(digest) == source.identity:
+                raise DataError(f"what is on disk is not {digest_text(digest)}")
+            if not isinstance(source, BytesSource):
+                self._want_check(digest, source)
+            yield SourceReader(self._readers, digest, source)
+        finally:
+            source.close()
+
+    def is_damaged(self, digest: Digest) -> bool:
+        """Whether it was damaged when it was last read."""
+        return digest in self._damaged
+
+    async def serve(self) -> None:
+        """Check what was opened, one blob after the other, for ever."""
+        while True:
+            await self._work.wait()
+            await trio.sleep(CHECK_PAUSE_S)
+            while self._waiting:
+                digest = next(iter(self._waiting))
+                try:
+                    await self._check(digest)
+                except BeiranError as error:
+                    _log.debug("%s is not checked: %s", digest_text(digest), error)
+                self._waiting.pop(digest, None)
+            self._work = trio.Event()
+
+    def _want_check(self, digest: Digest, source: TarSource) -> None:
+        if not self._readers.is_verified(digest, source):
+            if len(self._waiting) < CHECKS_WAITING_MAX:
+                self._waiting[digest] = None
+            self._work.set()
+
+    async def _check(self, digest: Digest) -> None:
+        source = await self._open_source(digest)
+        try:
+            sha256 = hashlib.sha256()
+            problem = ""
+            try:
+                chunks = in_threads(_hashed(source, sha256.update), self._readers.limiter)
+                async for _ in chunks:
+                    pass
+            except DataError as error:
+                problem = str(error)
+            if not problem and sha256.digest() == digest:
+                self._readers.set_verified(digest, source)
+                self._damaged.pop(digest, None)
+                return
+            problem = problem or "it hashes to something else"
+            _log.warning("%s is damaged, and not given any more: %s", digest_text(digest), problem)
+            self._damaged[digest] = source.identity
+            while len(self._damaged) > DAMAGED_MAX:
+                self._damaged.popitem(last=False)
+        finally:
+            source.close()
+
+
+def _hashed(source: TarSource, update: Callable[[bytes], None]) -> Iterator[bytes]:
+    """Hash all of ``source``, step by step."""
+    for chunk in source.read(0, source.size_bytes):
+        update(chunk)
+        yield b""

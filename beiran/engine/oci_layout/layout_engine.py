@@ -1,0 +1,411 @@
+"""A folder in OCI image layout as an engine: watched, so that what others put there is seen.
+
+Its images' tags are what the annotations of ``index.json`` say (``oci_layout_index``).
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from beiran.api.models import EngineInfo
+from beiran.engine.content_store import (
+    BadContent,
+    BlobFolder,
+    Descriptor,
+    LayerBlob,
+    MissingContent,
+    PlatformImage,
+    as_manifest,
+)
+from beiran.engine.docker.load import (
+    choose_manifest,
+    given_blobs,
+)
+from beiran.engine.folder_watch import FolderWatch, watch_folders
+from beiran.engine.image_changes import Images, Row, Telling, merge
+from beiran.engine.interface import (
+    FIND_BLOBS_MAX,
+    BlobReader,
+    EngineNews,
+    ImageToLoad,
+    LayerReader,
+    Manifest,
+    PullProgress,
+)
+from beiran.engine.layers.blob_reader import BlobReaders, FileSource, read_all
+from beiran.engine.layers.layer_blob import BlobTar
+from beiran.engine.layers.sizes import LayerSizes
+from beiran.engine.layers.verified_reader import LayerReaders, TarSource
+from beiran.engine.oci_layout.index import LAYOUT_VERSION, is_named, names_of, read_index
+from beiran.engine.oci_layout.writer import LayoutWriter
+from beiran.errors import EngineRefused, EngineUnavailable, NotFound
+from beiran.ids import Digest, digest_text
+from beiran.oci import manifests
+from beiran.oci.images import RepoDigest
+
+SETTLE_S: Final = 0.02
+"""After a change, how long more is waited for: a copy writes several files."""
+LOOK_AGAIN_S: Final = 0.5
+"""How often a folder is looked at that is not there, or cannot be watched."""
+RELIST_S: Final = 300.0
+READ_TRIES: Final = 10
+READ_AGAIN_S: Final = 0.1
+"""An index.json that cannot be read is read again so often before the folder counts as down."""
+FIRST_LIST_PATIENCE_S: Final = 2.0
+"""How long the first list waits for layers that must be measured."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """An image of the folder, under one of its names."""
+
+    image: PlatformImage
+    tags: tuple[str, ...]
+    digests: tuple[RepoDigest, ...]
+
+
+class OciLayoutEngine:
+    """The images in ``folder``. Keeps ``contract.Engine``.
+
+    Layers are compressed there, so each is read once to know its size; ``sizes_file`` keeps that
+    over a restart. Images whose layers are not all measured within ``FIRST_LIST_PATIENCE_S`` of
+    the first list follow as changes.
+    """
+
+    def __init__(self, folder: Path, *, sizes_file: Path | None = None) -> None:
+        self._folder = folder.absolute()
+        self._blobs = BlobFolder(self._folder)
+        self._sizes = LayerSizes(sizes_file)
+        self._readers = LayerReaders()
+        self._opened = BlobReaders(self._readers, self._open_source)
+        self._writer = LayoutWriter(self._folder)
+        self._found: list[_Found] = []
+        self._layers: dict[Digest, LayerBlob] = {}
+        self._problems: set[str] = set()
+        self._up = False
+        self._wake = trio.Event()
+        self._changed = False
+
+    @property
+    def info(self) -> EngineInfo:
+        """As ``contract.Engine`` says; the store is the folder."""
+        return EngineInfo(kind="oci", version=LAYOUT_VERSION, store=str(self._folder), up=self._up)
+
+    async def serve(self, news: trio.MemorySendChannel[EngineNews]) -> None:
+        """As ``contract.Engine`` says."""
+        telling = Telling(news)
+        await self._sizes.load()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._sizes.serve, self._rouse)
+            nursery.start_soon(self._opened.serve)
+            while True:
+                problem = await self._serve_while_there(telling)
+                self._up = False
+                await telling.down(problem)
+                await trio.sleep(LOOK_AGAIN_S)
+
+    async def _serve_while_there(self, telling: Telling) -> str:
+        """Tell what is in the folder until it is no layout (any more); returns the reason."""
+        folders = (self._folder, self._blobs.blobs.parent, self._blobs.blobs)
+        with watch_folders(folders, otherwise_s=LOOK_AGAIN_S) as watch:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch, watch)
+                problem = await self._scan_again_and_again(telling)
+                nursery.cancel_scope.cancel()
+        return problem
+
+    async def _scan_again_and_again(self, telling: Telling) -> str:
+        """Tell what changed since the last scan, until there is nothing to scan."""
+        tries_left = READ_TRIES
+        while True:
+            self._changed = False
+            try:
+                await trio.to_thread.run_sync(self._scan)
+            except (MissingContent, BadContent) as problem:
+                # index.json is often written in place: it may be empty for a moment.
+                tries_left -= 1
+                if not self._up or tries_left == 0:
+                    return str(problem)
+                await trio.sleep(READ_AGAIN_S)
+                continue
+            tries_left = READ_TRIES
+            await self._tell(telling)
+            await self._wait_and_tell_measured(telling)
+
+    async def _tell(self, telling: Telling) -> None:
+        """Tell what the last scan found."""
+        self._sizes.want((layer, self._blobs.path(layer.digest)) for layer in self._layers.values())
+        if self._up:
+            await telling.changes(self._images())
+            return
+        self._up = True
+        await telling.up(self.info)
+        with trio.move_on_after(FIRST_LIST_PATIENCE_S):
+            await self._sizes.settled.wait()
+        await telling.everything(self._images())
+
+    async def _wait_and_tell_measured(self, telling: Telling) -> None:
+        """Until the folder changed, or it is time to look at it anyway."""
+        with trio.move_on_after(RELIST_S):
+            while not self._changed:
+                await self._wake.wait()
+                self._wake = trio.Event()
+                await telling.changes(self._images())
+            return
+        await telling.everything(self._images())
+
+    def _rouse(self) -> None:
+        self._wake.set()
+
+    async def _watch(self, watch: FolderWatch) -> None:
+        """Note when something in the folder changes."""
+        while True:
+            await watch.changed()
+            self._note_change()
+            await trio.sleep(SETTLE_S)
+
+    def _note_change(self) -> None:
+        self._changed = True
+        self._rouse()
+
+    def _scan(self) -> None:
+        """Read what is in the folder. Raises: MissingContent, BadContent when it is no layout."""
+        index = read_index(self._folder)
+        found: list[_Found] = []
+        problems: set[str] = set()
+        for descriptor in index.manifests:
+            contents = self._blobs.find_images(descriptor)
+            tags, digests = names_of(descriptor)
+            found += [_Found(image, tags, digests) for image in contents.images]
+            problems.update(contents.problems)
+        for problem in sorted(problems - self._problems):
+            _log.warning("Leaving out an image of %s: %s", self._folder, problem)
+        self._problems = problems
+        self._found = found
+        self._layers = {layer.diff_id: layer for each in found for layer in each.image.layers}
+
+    def _images(self) -> Images:
+        """What the last scan found and is measured."""
+        return merge(self._rows())
+
+    def _rows(self) -> Iterator[Row]:
+        for found in self._found:
+            description = self._sizes.describe(found.image)
+            if description is not None:
+                yield description, found.tags, found.digests
+
+    @asynccontextmanager
+    async def open_layer(self, digest: Digest) -> AsyncIterator[LayerReader]:
+        """As ``contract.Engine`` says."""
+        layer = self._layers.get(digest)
+        size = None if layer is None else self._sizes.get(layer)
+        if layer is None or size is None:
+            raise NotFound("LAYER_UNKNOWN", f"this engine has no layer {digest_text(digest)}")
+        path = self._blobs.path(layer.digest)
+        tar = await trio.to_thread.run_sync(BlobTar, path, size.tar_bytes)
+        with self._readers.open(digest, tar) as reader:
+            yield reader
+
+    async def find_blobs(self, digests: Sequence[Digest]) -> dict[Digest, int]:
+        """As ``contract.Engine`` says."""
+        wanted = [each for each in digests[:FIND_BLOBS_MAX] if not self._opened.is_damaged(each)]
+        return await trio.to_thread.run_sync(self._find, wanted)
+
+    def _find(self, digests: Sequence[Digest]) -> dict[Digest, int]:
+        found = {}
+        for digest in digests if self._up else ():
+            size = self._blobs.size_bytes(digest)
+            if size is None and (layer := self._layers.get(digest)) is not None:
+                measured = self._sizes.get(layer)
+                size = None if measured is None else measured.tar_bytes
+            if size is not None:
+                found[digest] = size
+        return found
+
+    def open_blob(self, digest: Digest) -> AbstractAsyncContextManager[BlobReader]:
+        """As ``contract.Engine`` says."""
+        return self._opened.open(digest)
+
+    async def _open_source(self, digest: Digest) -> TarSource:
+        if not self._up:
+            raise EngineUnavailable(f"{self._folder} is no OCI image layout now")
+        if self._blobs.has(digest):
+            return await trio.to_thread.run_sync(FileSource, self._blobs.path(digest))
+        layer = self._layers.get(digest)
+        size = None if layer is None else self._sizes.get(layer)
+        if layer is None or size is None:
+            raise NotFound("BLOB_UNKNOWN", f"this engine has no blob {digest_text(digest)}")
+        path = self._blobs.path(layer.digest)
+        return await trio.to_thread.run_sync(BlobTar, path, size.tar_bytes)
+
+    async def manifest(self, digest: Digest) -> Manifest | None:
+        """As ``contract.Engine`` says."""
+        return await trio.to_thread.run_sync(self._manifest, digest)
+
+    def _manifest(self, digest: Digest) -> Manifest | None:
+        size = self._blobs.size_bytes(digest)
+        if size is None or size > manifests.MANIFEST_BYTES_MAX:
+            return None
+        try:
+            return as_manifest(self._blobs.read_bytes(digest), digest)
+        except (MissingContent, BadContent):
+            return None
+
+    async def image_manifest(self, image: Digest) -> Manifest | None:
+        """As ``contract.Engine`` says."""
+        for found in self._found:
+            if found.image.config == image:
+                return await self.manifest(found.image.manifest)
+        return None
+
+    async def missing_layers(self, diff_ids: Sequence[Digest]) -> list[Digest]:
+        """As ``contract.Engine`` says: each by itself."""
+        return await trio.to_thread.run_sync(
+            lambda: [diff_id for diff_id in diff_ids if self._layer_form(diff_id) is None]
+        )
+
+    def _layer_form(self, diff_id: Digest) -> manifests.Descriptor | None:
+        """In which form the folder has a layer."""
+        layer = self._layers.get(diff_id)
+        if layer is not None and (size := self._blobs.size_bytes(layer.digest)) is not None:
+            return manifests.Descriptor(
+                media_type=layer.media_type, digest=digest_text(layer.digest), size=size
+            )
+        size = self._blobs.size_bytes(diff_id)
+        return None if size is None else manifests.unpacked_layer(diff_id, size)
+
+    async def knows_compressed(self, layers: Mapping[Digest, Digest]) -> set[Digest]:
+        """As ``contract.Engine`` says: the blobs that are there."""
+        return await trio.to_thread.run_sync(
+            lambda: {blob for blob in layers if self._blobs.has(blob)}
+        )
+
+    async def load(self, image: ImageToLoad) -> None:
+        """As ``contract.Engine`` says. Nothing is unpacked: the folder gets the blobs as they are,
+
+        linked where they lie checked in a file on the same disk."""
+        manifest = await trio.to_thread.run_sync(
+            choose_manifest, image, self._blobs.has, self._layer_form
+        )
+        await trio.to_thread.run_sync(self._writer.prepare)
+        for digest, blob in given_blobs(image).items():
+            if not self._blobs.has(digest):
+                await self._write(digest, blob)
+        await self.add_image(
+            image.tags, manifest, {manifests.digest_of(image.config): image.config}
+        )
+
+    async def _write(self, digest: Digest, blob: BlobReader) -> None:
+        at = blob.file
+        if at is not None and at.checked:
+            await trio.to_thread.run_sync(self._writer.add_blob, digest, at.descriptor)
+            return
+        part = await trio.to_thread.run_sync(self._writer.begin_blob, digest)
+        try:
+            async with read_all(blob) as chunks:
+                async for chunk in chunks:
+                    await trio.to_thread.run_sync(part.write, chunk)
+            await trio.to_thread.run_sync(part.finish)
+        finally:
+            part.close()
+
+    async def add_image(
+        self,
+        names: Sequence[str],
+        manifest: Manifest,
+        blobs: Mapping[Digest, Path | bytes],
+    ) -> None:
+        """Have an image in the folder, by these names: how a pull ends where there is no Docker.
+
+        Files are hard-linked, or copied from another file system; nothing is unpacked. Names move
+        from what had them. A folder that is not there, or empty, becomes a layout.
+
+        Args:
+          names: whole, with a tag; none leaves it without a name.
+          manifest: of the image, or an index.
+          blobs: what it names (config, layers, manifests) and the folder may lack, by digest; all
+            of it was checked.
+
+        Raises: EngineRefused when it names what is neither there nor given, or the folder cannot
+        be written.
+        """
+        await trio.to_thread.run_sync(self._add_image, names, manifest, blobs)
+        self._note_change()
+
+    def _add_image(
+        self, names: Sequence[str], manifest: Manifest, blobs: Mapping[Digest, Path | bytes]
+    ) -> None:
+        self._writer.prepare()
+        for digest, blob in blobs.items():
+            self._writer.add_blob(digest, blob)
+        self._check_complete(manifest)
+        self._writer.name_manifest(manifest, names)
+
+    def _check_complete(self, manifest: Manifest) -> None:
+        """Raises: EngineRefused when no image of ``manifest`` is there as a whole."""
+        self._writer.add_blob(manifest.digest, manifest.data)
+        root = Descriptor(digest_text(manifest.digest), manifest.media_type, len(manifest.data))
+        contents = self._blobs.find_images(root)
+        if not contents.images:
+            problem = contents.problems[0] if contents.problems else "some of its blobs are missing"
+            raise EngineRefused(f"image {digest_text(manifest.digest)} is not whole: {problem}")
+
+    can_pull = False
+
+    async def pull(
+        self,
+        reference: str,
+        *,
+        platform: str | None = None,
+        progress: Callable[[PullProgress], None] = lambda _: None,
+    ) -> None:
+        """Raises: EngineRefused: a folder speaks to nobody; ``add_image`` puts images there."""
+        raise EngineRefused(f"{self._folder} is a folder, which pulls nothing by itself")
+
+    async def tag(self, image: Digest | str, name: str) -> None:
+        """As ``contract.Engine`` says."""
+        if not await trio.to_thread.run_sync(self._tag, image, name):
+            what = image if isinstance(image, str) else digest_text(image)
+            raise NotFound("IMAGE_UNKNOWN", f"no such image: {what}")
+        self._note_change()
+
+    def _tag(self, image: Digest | str, name: str) -> bool:
+        def is_it(row: Mapping[str, Any]) -> bool:
+            try:
+                descriptor = msgspec.convert(row, Descriptor)
+            except msgspec.ValidationError:
+                return False
+            if isinstance(image, str):
+                return is_named(descriptor, image)
+            return any(one.config == image for one in self._blobs.find_images(descriptor).images)
+
+        return self._writer.name_entry(is_it, name)
+
+    async def untag(self, name: str) -> None:
+        """As ``contract.Engine`` says. An image with no name left is no longer listed."""
+        await trio.to_thread.run_sync(self._writer.remove_name, name)
+        self._note_change()
+
+    async def find_image(self, name: str) -> Digest | None:
+        """As ``contract.Engine`` says. Of several platforms, the first."""
+        return await trio.to_thread.run_sync(self._find_image, name)
+
+    def _find_image(self, name: str) -> Digest | None:
+        try:
+            rows = read_index(self._folder).manifests
+        except (MissingContent, BadContent) as problem:
+            raise EngineUnavailable(str(problem)) from None
+        for descriptor in rows:
+            if is_named(descriptor, name):
+                images = self._blobs.find_images(descriptor).images
+                if images:
+                    return images[0].config
+        return None

@@ -1,0 +1,1 @@
+"""Who is in the cluster: SWIM and Lifeguard, from discovery to `down`."""

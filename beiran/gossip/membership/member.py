@@ -1,0 +1,65 @@
+"""A member, and which of two facts about it is the newer.
+
+Source: SWIM §4.2 (suspicion, incarnation); the generation in front of it is ours.
+"""
+
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from msgspec import Struct
+
+from beiran.api.models import NodeState
+from beiran.ids import NodeId
+
+_STATES: Final[tuple[NodeState, ...]] = ("alive", "suspect", "down", "left")
+
+
+class Address(NamedTuple):
+    """Where an agent is reached: gossip on UDP and HTTP on TCP share the port."""
+
+    host: str
+    """An IPv4 or IPv6 address in its canonical text form, never a name."""
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Status(IntEnum):
+    """What is known of a member; of two facts equally fresh, the larger number wins."""
+
+    ALIVE = 0
+    SUSPECT = 1
+    DOWN = 2
+    LEFT = 3
+
+    @property
+    def online(self) -> bool:
+        """Whether listings show the member as online: a suspect still is."""
+        return self <= Status.SUSPECT
+
+    @property
+    def state(self) -> NodeState:
+        """The word for it in listings."""
+        return _STATES[self.value]
+
+
+class Member(Struct, frozen=True):
+    """A node as the membership protocol sees it. Never changed in place: a newer one replaces it.
+
+    Attributes:
+      generation: grows at each start of its agent, never below the wall clock's seconds then.
+      incarnation: grows when it refutes a suspicion; starts at 0 with each generation.
+    """
+
+    node: NodeId
+    name: str
+    address: Address
+    generation: int
+    incarnation: int
+    status: Status
+
+    @property
+    def precedence(self) -> tuple[int, int, int]:
+        """Of two facts about one node, the one with the larger precedence is right."""
+        return (self.generation, self.incarnation, self.status)

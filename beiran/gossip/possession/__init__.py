@@ -1,0 +1,1 @@
+"""Who holds which image: owner logs, their merge, and anti-entropy."""

@@ -1,0 +1,214 @@
+"""What a request and its answer are, between the server (``http_server``) and who answers.
+
+One handler stack stands behind every door. A route answers plain HTTP with ``handler`` and, where
+it has one, a WebSocket upgrade on the same path with ``stream``.
+"""
+
+import re
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from typing import Final, Literal
+
+import msgspec
+from msgspec import Struct, field
+
+from beiran.api.models import ErrorItem, Errors
+from beiran.errors import ApiError
+
+REQUEST_BODY_BYTES_MAX: Final = 64 * 1024
+PATH_CHARS_MAX: Final = 2048
+HOLD_PROTOCOL: Final = "beiran-watch"
+"""What the ``Upgrade`` header names where a connection is to be held open, idle."""
+
+Door = Literal["unix", "tcp", "mirror"]
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """A request whose head and body have been read.
+
+    Attributes:
+      path: percent-decoded, starts with ``/``.
+      path_args: what the ``{names}`` of the route's pattern matched.
+      query: every parameter with its values, in order, percent-decoded.
+      headers: names in lower case; a name that comes several times has several values.
+      body: at most the route's ``body_bytes_max``.
+      door: where it came in.
+      peer: host of the other end; empty on the unix socket.
+    """
+
+    method: str
+    path: str
+    door: Door
+    path_args: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, list[str]] = field(default_factory=dict)
+    headers: Mapping[str, list[str]] = field(default_factory=dict)
+    body: bytes = b""
+    peer: str = ""
+
+    def header(self, name: str) -> str | None:
+        """The first value of a header (``name`` in lower case), or None."""
+        values = self.headers.get(name)
+        return values[0] if values else None
+
+
+Gate = Callable[[int, int], Awaitable[int]]
+"""Asked before bytes ``start`` to ``end`` of a file are sent: waits until some of them may go.
+
+Returns: the end of what may, after ``start``. What it raises breaks the answer off."""
+
+
+class FileSlice(Struct, frozen=True, kw_only=True):
+    """Part of an open file, sent with ``sendfile``. The server closes the descriptor.
+
+    Attributes:
+      gate: holds back what may not go yet, because of a rate or because it is not there yet.
+    """
+
+    descriptor: int
+    start: int
+    length: int
+    gate: Gate | None = None
+
+
+class Response(Struct, kw_only=True):
+    """An answer.
+
+    Attributes:
+      body: whole, a file's slice, or chunks; chunks need ``length`` unless sent chunked.
+      length: bytes of ``body`` where it comes in chunks; None sends it chunked.
+      close: called once when the answer has been sent, or could not be.
+    """
+
+    status: int = 200
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    body: bytes | FileSlice | AsyncIterable[bytes] = b""
+    length: int | None = None
+    close: Callable[[], Awaitable[None]] | None = None
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+"""Answers a request. May raise ApiError, which the server turns into the error body."""
+
+SendMessage = Callable[[bytes], Awaitable[None]]
+"""Sends one WebSocket text message (UTF-8 JSON)."""
+
+Stream = Callable[[Request, SendMessage], Awaitable[None]]
+"""Answers a WebSocket: sends its messages, then returns, which closes it with 1000. An ApiError
+closes it with 1011; what can be refused at once belongs into the route's ``prepare``."""
+
+
+class Route(Struct, frozen=True, kw_only=True):
+    """One path of one method. HEAD is answered by the handler of GET.
+
+    Attributes:
+      pattern: a path with ``{name}`` for one segment and ``{name:path}`` for several.
+      prepare: asked before an upgrade is accepted; what it raises is answered in HTTP.
+      body_bytes_max: of a request's body; a longer one is answered with 413.
+      doors: where it can be reached; elsewhere it is not found.
+      hold: ``Upgrade: beiran-watch`` is answered with 101, and then the connection idles until
+        either end closes it. ``handler`` (say, ``upgrade_required``) answers plain requests.
+    """
+
+    method: str
+    pattern: str
+    handler: Handler
+    stream: Stream | None = None
+    prepare: Callable[[Request], None] | None = None
+    body_bytes_max: int = REQUEST_BODY_BYTES_MAX
+    doors: tuple[Door, ...] = ("unix", "tcp")
+    hold: bool = False
+
+    def regex(self) -> re.Pattern[str]:
+        """``pattern`` as a regular expression that matches whole paths."""
+        parts = []
+        for part in re.split(r"(\{[a-z_]+(?::path)?\})", self.pattern):
+            if part.startswith("{"):
+                name, _, kind = part[1:-1].partition(":")
+                parts.append(f"(?P<{name}>{'.+' if kind else '[^/]+'})")
+            else:
+                parts.append(re.escape(part))
+        return re.compile("".join(parts))
+
+
+class HttpError(ApiError):
+    """An ApiError whose answer needs headers of its own, such as ``Allow``."""
+
+    def __init__(
+        self, status: int, code: str, message: str, headers: Sequence[tuple[str, str]]
+    ) -> None:
+        super().__init__(status, code, message)
+        self.headers = list(headers)
+
+
+def json_response(body: object, *, status: int = 200) -> Response:
+    """An answer with ``body`` as JSON."""
+    return Response(
+        status=status,
+        headers=[("Content-Type", "application/json")],
+        body=msgspec.json.encode(body),
+    )
+
+
+def error_response(error: ApiError) -> Response:
+    """What a request that failed with ``error`` is answered."""
+    response = json_response(
+        Errors(errors=(ErrorItem(code=error.code, message=error.message),)), status=error.status
+    )
+    if isinstance(error, HttpError):
+        response.headers += error.headers
+    return response
+
+
+async def upgrade_required(request: Request) -> Response:
+    """The ``handler`` of a route that only holds connections."""
+    raise HttpError(
+        426,
+        "UPGRADE_REQUIRED",
+        f"{request.path} is for connections with Upgrade: {HOLD_PROTOCOL}",
+        [("Upgrade", HOLD_PROTOCOL), ("Connection", "Upgrade")],
+    )
+
+
+_RANGE: Final = re.compile(r"bytes=[ \t]*(?:([0-9]+)-([0-9]*)|-([0-9]+))[ \t]*")
+_DIGITS_MAX: Final = 18
+
+
+def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """Which bytes of ``size`` a ``Range`` header asks for: the first, and the one after the last.
+
+    None means all of them: no header, another unit, several ranges, or one that cannot be read,
+    which a server may ignore.
+
+    Raises: HttpError (416) when the range lies outside, with the header that says ``size``.
+    Source: RFC 9110 §14.1.1, §14.1.2, §14.2, §15.5.17.
+    """
+    match = _RANGE.fullmatch(header or "")
+    if match is None:
+        return None
+    first, last, suffix = (_bounded(text) if text else None for text in match.groups())
+    if suffix is not None:
+        if suffix and not size:
+            return None
+        start, end = max(0, size - suffix), size
+    else:
+        assert first is not None
+        if last is not None and last < first:
+            return None
+        start, end = first, size if last is None else min(last + 1, size)
+    if start >= end:
+        raise HttpError(
+            416,
+            "RANGE_INVALID",
+            f"the range lies outside of the {size} bytes there are",
+            [("Content-Range", f"bytes */{size}")],
+        )
+    return start, end
+
+
+def content_range(start: int, end: int, size: int) -> tuple[str, str]:
+    """The header that goes with a 206: bytes ``start`` to ``end`` (excluded) of ``size``."""
+    return ("Content-Range", f"bytes {start}-{end - 1}/{size}")
+
+
+def _bounded(digits: str) -> int:
+    """``digits`` as a number; one beyond any file for numbers of absurd length."""
+    return int(digits) if len(digits.lstrip("0")) <= _DIGITS_MAX else 10**_DIGITS_MAX

@@ -1,0 +1,1 @@
+"""The words of images: manifests, references, media types. Pure data, no I/O."""

@@ -1,0 +1,338 @@
+"""Fetching ranges of blobs from other agents, straight into a blob in flight.
+
+HTTP/1.1 over kept-alive connections, several to a peer. The body goes from the socket into the
+buffer from which it is hashed and written (``blobs.receiving``), a thread's hop for each MiB.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import trio
+
+from beiran.cache.partial_blob import PartialBlob
+from beiran.cache.range_writer import Buffers, Judge, RangeWriter
+from beiran.errors import BeiranError
+from beiran.gossip.membership.member import Address
+from beiran.http.blob_response import ACTIVE_HEADER, NODE_HEADER
+from beiran.http.blob_response import answer_blob as answer_blob  # the other end of it
+from beiran.http.token_bucket import Pace
+from beiran.ids import Digest, NodeId, digest_text, node_id_text
+from beiran.peers.peer_client import PeerRefused, PeerUnreachable, open_stream
+from beiran.peers.response_head import BadAnswer, OtherSize, RangeHead, read_head
+from beiran.peers.socket_reader import Wire
+
+CONNECTIONS_PER_PEER_MAX: Final = 4
+IDLE_TIMEOUT_S: Final = 10.0
+IDLE_CONNECTIONS_MAX: Final = 64
+"""To all peers together; the one that idles longest is closed first."""
+
+DRAIN_BYTES_MAX: Final = 64 * 1024
+"""What is read of an answer that says no, so that its connection can be used again."""
+
+OpenStream = Callable[[Address], Awaitable[trio.abc.Stream]]
+"""Connects to an agent. Raises: PeerRefused, PeerUnreachable."""
+
+
+class PeerFailed(BeiranError):
+    """A range did not come, or not all of it.
+
+    Attributes:
+      position: the bytes before it are in the file: the next to ask somebody else for.
+    """
+
+    def __init__(self, message: str, position: int = 0) -> None:
+        super().__init__(message)
+        self.position = position
+
+
+class PeerBusy(PeerFailed):
+    """The peer has too much to do (429, 503). ``retry_after_s`` is what it said, or None."""
+
+    retry_after_s: float | None = None
+
+
+class PeerMissing(PeerFailed):
+    """The peer does not have the blob, or not these bytes of it (404, 410, 416).
+
+    Or it has one of another size under that digest.
+    """
+
+
+class PeerBroken(PeerFailed):
+    """The connection broke or stalled, or what came is not the answer that was asked for."""
+
+
+class PeerNotReached(PeerFailed, PeerUnreachable):
+    """Nobody answers there: refused, no route, or no connection in time."""
+
+
+class _Lost(Exception):
+    """A connection ended before anything of the answer came: it had been closed already."""
+
+
+class PeerBlobs:
+    """Fetches from agents. While ``serve`` runs, connections are kept for the next fetch."""
+
+    def __init__(self, open_stream: OpenStream = open_stream, *, own: NodeId | None = None) -> None:
+        """``own`` is who fetches, for peers that see several agents at one address."""
+        self._open_stream = open_stream
+        self._says_who = "" if own is None else f"{NODE_HEADER}: {node_id_text(own)}\r\n"
+        self._buffers = Buffers()
+        self._limiters: dict[Address, _Slots] = {}
+        self._idle: dict[Wire, _Idling] = {}  # the one that idles longest first
+        self._serving = False
+        self._kept = trio.Event()
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep connections and close those that idle too long, until cancelled."""
+        self._serving = True
+        task_status.started()
+        try:
+            while True:
+                while not self._idle:  # what was kept may be taken again before we wake up
+                    self._kept = trio.Event()
+                    await self._kept.wait()
+                wire, idling = next(iter(self._idle.items()))
+                await trio.sleep_until(idling.deadline)
+                if self._idle.get(wire) is idling:
+                    del self._idle[wire]
+                    wire.close()
+        finally:
+            self._serving = False
+            for wire in self._idle:
+                wire.close()
+            self._idle.clear()
+
+    async def fetch(
+        self,
+        address: Address,
+        digest: Digest,
+        start: int,
+        end: int,
+        into: PartialBlob,
+        *,
+        piece_bytes: int,
+        judge: Judge,
+        progress: Callable[[int], None] | None = None,
+        stall_timeout_s: float,
+        pace: Pace | None = None,
+        active: int = 0,
+    ) -> None:
+        """Fetch the bytes ``start`` to ``end`` of a blob from the agent at ``address``.
+
+        Args:
+          piece_bytes: how the blob is cut; the last piece may be shorter.
+          judge: told of each complete piece with its BLAKE3; says whether it is to be held. Not
+            told of pieces that somebody else brought meanwhile.
+          progress: told of bytes as they come.
+          stall_timeout_s: how long connecting may take, and each wait for the next bytes.
+          pace: of all that is received; while it makes us wait, the peer is not to blame.
+          active: how many fetches bring us bytes now; of those who wait, a peer gives first to who
+            has the fewest.
+
+        Raises: PeerFailed (one of PeerBusy, PeerMissing, PeerBroken, PeerNotReached); CacheFull,
+        BlobMissing (``into`` was closed) and OSError, which are not the peer's fault.
+        """
+        slots = self._limiters.setdefault(address, _Slots())
+        slots.users += 1
+        writer = RangeWriter(
+            into, start, end, piece_bytes=piece_bytes, judge=judge, buffers=self._buffers
+        )
+        fetch = _Fetch(
+            address,
+            digest,
+            writer,
+            progress,
+            stall_timeout_s,
+            pace,
+            headers=f"{self._says_who}{ACTIVE_HEADER}: {active}\r\n",
+        )
+        try:
+            try:
+                with writer:
+                    async with slots.limiter:
+                        await self._fetch(fetch)
+            except PeerFailed as failure:
+                failure.position = writer.resume_at
+                raise
+        finally:
+            slots.users -= 1
+            if not slots.users:
+                self._limiters.pop(address, None)
+
+    async def _fetch(self, fetch: "_Fetch") -> None:
+        while True:
+            wire = self._take_idle(fetch.address)
+            reused = wire is not None
+            if wire is None:
+                wire = await self._connect(fetch)
+            keep = False
+            try:
+                keep = await fetch.run(wire)
+                return
+            except _Lost:
+                if not reused:
+                    raise PeerBroken(f"{fetch.address} closed without an answer") from None
+            except _Declined as declined:
+                keep = declined.reusable
+                raise declined.failure from None
+            finally:
+                if keep and self._serving:
+                    self._keep(fetch.address, wire)
+                else:
+                    wire.close()
+
+    async def _connect(self, fetch: "_Fetch") -> Wire:
+        try:
+            with trio.fail_after(fetch.stall_timeout_s):
+                return Wire(await self._open_stream(fetch.address))
+        except trio.TooSlowError:
+            message = f"no connection to {fetch.address} within {fetch.stall_timeout_s:g} s"
+            raise PeerNotReached(message) from None
+        except (PeerRefused, PeerUnreachable) as error:
+            raise PeerNotReached(str(error)) from None
+
+    def _take_idle(self, address: Address) -> Wire | None:
+        """The one that was used last."""
+        for wire in reversed(self._idle):
+            if self._idle[wire].address == address:
+                del self._idle[wire]
+                return wire
+        return None
+
+    def _keep(self, address: Address, wire: Wire) -> None:
+        if len(self._idle) >= IDLE_CONNECTIONS_MAX:
+            oldest = next(iter(self._idle))
+            del self._idle[oldest]
+            oldest.close()
+        self._idle[wire] = _Idling(address, trio.current_time() + IDLE_TIMEOUT_S)
+        self._kept.set()
+
+
+class _Slots:
+    """Connections to one peer."""
+
+    def __init__(self) -> None:
+        self.limiter: Final = trio.CapacityLimiter(CONNECTIONS_PER_PEER_MAX)
+        self.users = 0
+
+
+class _Idling:
+    """A connection that waits for its next use."""
+
+    def __init__(self, address: Address, deadline: float) -> None:
+        self.address: Final = address
+        self.deadline: Final = deadline
+
+
+class _Declined(Exception):
+    """The peer said no; ``reusable``: its answer was read to its end."""
+
+    def __init__(self, failure: PeerFailed, *, reusable: bool) -> None:
+        self.failure = failure
+        self.reusable = reusable
+
+
+class _Fetch:
+    """One range from one peer."""
+
+    def __init__(
+        self,
+        address: Address,
+        digest: Digest,
+        writer: RangeWriter,
+        progress: Callable[[int], None] | None,
+        stall_timeout_s: float,
+        pace: Pace | None,
+        *,
+        headers: str,
+    ) -> None:
+        self.address: Final = address
+        self.stall_timeout_s: Final = stall_timeout_s
+        self._digest: Final = digest
+        self._writer: Final = writer
+        self._progress: Final = progress
+        self._pace: Final = pace
+        self._headers: Final = headers
+
+    async def run(self, wire: Wire) -> bool:
+        """Ask, and receive the answer. Returns: whether the connection can be used again.
+
+        Raises: _Lost; _Declined; PeerBroken; what ``RangeWriter`` raises.
+        """
+        start, end = self._writer.position, self._writer.end
+        request = (
+            f"GET /blobs/{digest_text(self._digest)} HTTP/1.1\r\nHost: {self.address}\r\n"
+            f"{self._headers}Range: bytes={start}-{end - 1}\r\n\r\n"
+        )
+        try:
+            head, rest = await self._head(wire, request.encode("ascii"))
+            if head.status not in (200, 206):
+                raise await self._declined(wire, head, rest)
+            head.check_range(start, end, self._writer.blob_bytes)
+            if len(rest) > end - start:
+                raise BadAnswer("more bytes than were asked for")
+            if rest:
+                await self._writer.write(rest)
+                self._tell(len(rest))
+            while self._writer.position < end:
+                await self._receive(wire)
+        except OtherSize as error:
+            raise PeerMissing(f"{self.address}: {error}") from None
+        except BadAnswer as error:
+            raise PeerBroken(f"{self.address}: {error}") from None
+        return head.reusable
+
+    async def _head(self, wire: Wire, request: bytes) -> tuple[RangeHead, bytes]:
+        received = bytearray()
+        with trio.move_on_after(self.stall_timeout_s):
+            if not await wire.send(request):
+                raise _Lost
+            while (found := read_head(received)) is None:
+                data = await wire.receive()
+                if not data and not received:
+                    raise _Lost
+                if not data:
+                    raise BadAnswer("the connection ended within the head of an answer")
+                received += data
+            head, size = found
+            return head, bytes(received[size:])
+        raise BadAnswer(f"no answer within {self.stall_timeout_s:g} s")
+
+    async def _receive(self, wire: Wire) -> None:
+        space = self._writer.space()
+        if self._pace is not None:
+            await self._pace.take(len(space))
+        left = len(space)
+        while left:
+            space = self._writer.space()
+            count = await wire.receive_into(space, self.stall_timeout_s)
+            if not count:
+                raise BadAnswer(f"the connection ended at byte {self._writer.position}")
+            left -= count
+            self._tell(count)
+            await self._writer.filled(count)
+
+    async def _declined(self, wire: Wire, head: RangeHead, rest: bytes) -> _Declined:
+        """Read what it says to the end, where that is short, and tell what it means."""
+        message = f"{self.address} answered {head.status}"
+        failure: PeerFailed
+        if head.status in (429, 503):
+            failure = busy = PeerBusy(message)
+            busy.retry_after_s = head.retry_after_s
+        elif head.status in (404, 410, 416):
+            failure = PeerMissing(message)
+        else:
+            failure = PeerBroken(message)
+        missing = head.length - len(rest)
+        reusable = head.reusable and 0 <= missing <= DRAIN_BYTES_MAX
+        with trio.move_on_after(self.stall_timeout_s):
+            while reusable and missing > 0:
+                data = await wire.receive()
+                missing -= len(data)
+                reusable = bool(data)
+        return _Declined(failure, reusable=reusable and missing == 0)
+
+    def _tell(self, count: int) -> None:
+        if self._progress is not None:
+            self._progress(count)

@@ -1,0 +1,110 @@
+"""A connection's bytes into buffers of ours.
+
+From a plain TCP socket the kernel copies straight into them, and wakes us only when ``WAKE_BYTES``
+have come (SO_RCVLOWAT) or ``LOOK_S`` are over, not for each packet. Anything else (TLS) is asked
+through trio's interface.
+"""
+
+import os
+import socket
+from typing import Final
+
+import trio
+
+from beiran.peers.response_head import BadAnswer
+
+WAKE_BYTES: Final = 256 * 1024
+LOOK_S: Final = 0.2
+"""So often we look all the same: whose link is slow has not stalled, and is seen to come on."""
+
+RECEIVE_BYTES: Final = 4096
+"""For heads and short answers: what follows a head in one read has to be copied."""
+
+TLS_RECEIVE_BYTES: Final = 256 * 1024
+
+
+class Wire:
+    """A connection to an agent. Owns ``stream``."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream: Final = stream
+        self._socket: Final = stream.socket if isinstance(stream, trio.SocketStream) else None
+        self._wake_bytes = 1
+        self._rest = b""
+
+    def close(self) -> None:
+        """Close it, whatever is under way."""
+        if self._socket is not None:
+            self._socket.close()
+            return
+        transport: object = self._stream
+        while isinstance(transport, trio.SSLStream):
+            transport = transport.transport_stream
+        if isinstance(transport, trio.SocketStream):
+            transport.socket.close()
+
+    async def send(self, data: bytes) -> bool:
+        """Send all. Returns: False when the other end had closed it."""
+        try:
+            await self._stream.send_all(data)
+        except trio.BrokenResourceError:
+            return False
+        return True
+
+    async def receive(self) -> bytes:
+        """What comes next; empty when the connection has ended."""
+        rest, self._rest = self._rest, b""
+        if rest:
+            return rest
+        self._set_wake_bytes(1)
+        try:
+            return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+        except trio.BrokenResourceError:
+            return b""
+
+    async def receive_into(self, space: memoryview, stall_timeout_s: float) -> int:
+        """Receive into ``space``. Returns: how many bytes came; 0 when the connection has ended.
+
+        Raises: BadAnswer when none came for so long.
+        """
+        if self._socket is None:
+            return await self._receive_copied(space, stall_timeout_s)
+        descriptor = self._socket.fileno()
+        left_s = stall_timeout_s
+        while (count := self._read(descriptor, space)) is None:
+            if left_s <= 0:
+                raise BadAnswer(f"nothing came for {stall_timeout_s:g} s")
+            self._set_wake_bytes(min(len(space), WAKE_BYTES))
+            with trio.move_on_after(min(left_s, LOOK_S)) as scope:
+                await trio.lowlevel.wait_readable(descriptor)
+            if scope.cancelled_caught:
+                left_s -= LOOK_S
+        return count
+
+    def _read(self, descriptor: int, space: memoryview) -> int | None:
+        try:
+            return os.readv(descriptor, [space])
+        except BlockingIOError:
+            return None
+        except OSError:
+            return 0
+
+    async def _receive_copied(self, space: memoryview, stall_timeout_s: float) -> int:
+        data = self._rest
+        if not data:
+            try:
+                with trio.fail_after(stall_timeout_s):
+                    data = bytes(await self._stream.receive_some(TLS_RECEIVE_BYTES))
+            except trio.BrokenResourceError:
+                return 0
+            except trio.TooSlowError:
+                raise BadAnswer(f"nothing came for {stall_timeout_s:g} s") from None
+        count = min(len(data), len(space))
+        space[:count] = data[:count]
+        self._rest = data[count:]
+        return count
+
+    def _set_wake_bytes(self, count: int) -> None:
+        if self._socket is not None and count != self._wake_bytes:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+            self._wake_bytes = count

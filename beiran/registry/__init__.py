@@ -1,0 +1,1 @@
+"""The client of OCI registries (origins): requests, tokens, credentials, proxies."""

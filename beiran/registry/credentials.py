@@ -1,0 +1,212 @@
+"""Credentials for registries, where ``docker login`` put them.
+
+Docker's ``config.json`` has them in ``auths`` (base64 of ``USER:PASSWORD``), or names a program
+that has them: ``credHelpers`` for one registry, ``credsStore`` for all. Such a program is asked as
+``docker-credential-NAME get`` with the registry on its standard input.
+
+Source: docker CLI, ``cli/config`` (the file, ``ConvertToHostname``) and docker-credential-helpers.
+"""
+
+import base64
+import binascii
+import json
+import logging
+import re
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+from msgspec import Struct
+
+from beiran.oci.references import DOCKER_HUB
+from beiran.settings.settings import OriginSettings
+
+CONFIG_BYTES_MAX: Final = 1024 * 1024
+HELPER_TIMEOUT_S: Final = 5.0
+HELPER_ANSWER_BYTES_MAX: Final = 256 * 1024
+KEPT_S: Final = 60.0
+"""So long an answer counts: helpers take a while, and a new login should soon be known."""
+
+HUB_KEY: Final = "https://index.docker.io/v1/"
+TOKEN_USER: Final = "<token>"
+"""The user name with which a helper says that the secret is an identity token."""
+
+_HELPER_NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}")
+_NOT_FOUND: Final = "credentials not found"
+_log: Final = logging.getLogger(__name__)
+
+
+class Credentials(Struct, frozen=True):
+    """A user and a password, or an identity token with which tokens can be had."""
+
+    username: str = ""
+    password: str = ""
+    identity_token: str = ""
+
+    def __repr__(self) -> str:
+        return f"Credentials({self.username!r}, ***)"
+
+    @property
+    def basic(self) -> str:
+        """The value of an ``Authorization`` header. RFC 7617."""
+        pair = f"{self.username}:{self.password}".encode()
+        return "Basic " + base64.b64encode(pair).decode()
+
+
+class CredentialStore:
+    """What this host has for each registry: from the settings, else from Docker's file."""
+
+    def __init__(
+        self,
+        origins: Mapping[str, OriginSettings],
+        docker_config: Path | None,
+        *,
+        clock: Callable[[], float] = trio.current_time,
+    ) -> None:
+        self._origins: Final = origins
+        self._docker_config: Final = docker_config
+        self._clock: Final = clock
+        self._known: dict[str, tuple[float, Credentials | None]] = {}
+        self._told: set[str] = set()
+
+    async def find(self, registry: str) -> Credentials | None:
+        """None when there are none: the registry is asked without.
+
+        What is wrong with the file or a helper is logged once, and counts as none.
+        """
+        own = self._origins.get(registry)
+        if own is not None and own.username:
+            return Credentials(own.username, own.password)
+        if self._docker_config is None:
+            return None
+        registry = self._docker_name(registry)
+        found_at, found = self._known.get(registry, (float("-inf"), None))
+        if self._clock() - found_at < KEPT_S:
+            return found
+        try:
+            found = await self._from_docker(self._docker_config, registry)
+        except _Unusable as error:
+            found = None
+            if str(error) not in self._told:
+                self._told.add(str(error))
+                _log.warning("%s; %s is asked without credentials", error, registry)
+        self._known[registry] = (self._clock(), found)
+        return found
+
+    def forget(self, registry: str) -> None:
+        """They were refused: look again the next time."""
+        self._known.pop(self._docker_name(registry), None)
+
+    def _docker_name(self, registry: str) -> str:
+        """Under which name Docker has them: a registry that is elsewhere has those of there."""
+        own = self._origins.get(registry)
+        if own is None or not own.url:
+            return registry
+        return _host_of(own.url)
+
+    async def _from_docker(self, path: Path, registry: str) -> Credentials | None:
+        config = await trio.to_thread.run_sync(_read_config, path)
+        helpers = config.get("credHelpers")
+        helper = None
+        if isinstance(helpers, dict):
+            helper = next((helpers[key] for key in helpers if _host_of(key) == registry), None)
+        helper = helper or config.get("credsStore")
+        if isinstance(helper, str) and helper:
+            found = await _ask_helper(helper, registry)
+            if found is not None:
+                return found
+        auths = config.get("auths")
+        if not isinstance(auths, dict):
+            return None
+        for key in sorted(auths, key=lambda key: key != _key_of(registry)):
+            if _host_of(key) == registry and isinstance(auths[key], dict):
+                return _from_entry(path, key, auths[key])
+        return None
+
+
+class _Unusable(Exception):
+    """The file or a helper; one line."""
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(CONFIG_BYTES_MAX + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise _Unusable(f"{path}: cannot be read: {error.strerror}") from None
+    if len(data) > CONFIG_BYTES_MAX:
+        raise _Unusable(f"{path}: larger than {CONFIG_BYTES_MAX} bytes")
+    try:
+        config = json.loads(data)
+    except (ValueError, RecursionError):
+        raise _Unusable(f"{path}: not JSON") from None
+    if not isinstance(config, dict):
+        raise _Unusable(f"{path}: not a JSON object")
+    return config
+
+
+def _key_of(registry: str) -> str:
+    return HUB_KEY if registry == DOCKER_HUB else registry
+
+
+def _host_of(key: str) -> str:
+    """The registry that a key of ``auths`` stands for; old ones are URLs."""
+    host = key.removeprefix("https://").removeprefix("http://").partition("/")[0].lower()
+    return DOCKER_HUB if host in ("index.docker.io", "registry-1.docker.io") else host
+
+
+def _from_entry(path: Path, key: str, entry: Mapping[str, object]) -> Credentials | None:
+    token = entry.get("identitytoken")
+    if isinstance(token, str) and token:
+        return Credentials(identity_token=token)
+    user, password = entry.get("username"), entry.get("password")
+    auth = entry.get("auth")
+    if isinstance(auth, str) and auth:
+        try:
+            text = base64.b64decode(auth, validate=True).decode()
+        except (binascii.Error, ValueError):
+            raise _Unusable(f"{path}: auths: {key}: not base64") from None
+        user, colon, password = text.partition(":")
+        if not colon:
+            raise _Unusable(f"{path}: auths: {key}: not USER:PASSWORD in base64")
+        password = password.rstrip("\0")
+    if isinstance(user, str) and user and isinstance(password, str):
+        return Credentials(user, password)
+    return None  # "{}": logged in, and the credentials are with a helper
+
+
+async def _ask_helper(name: str, registry: str) -> Credentials | None:
+    """Raises: _Unusable."""
+    if not _HELPER_NAME.fullmatch(name):
+        raise _Unusable(f"{name!r} is not the name of a credential helper")
+    program = f"docker-credential-{name}"
+    try:
+        with trio.fail_after(HELPER_TIMEOUT_S):
+            ended = await trio.run_process(
+                [program, "get"],
+                stdin=_key_of(registry).encode() + b"\n",
+                capture_stdout=True,
+                stderr=subprocess.DEVNULL,
+                check=False,
+            )
+    except trio.TooSlowError:
+        raise _Unusable(f"{program} gives no answer within {HELPER_TIMEOUT_S:g} s") from None
+    except OSError as error:
+        raise _Unusable(f"{program} cannot be run: {error.strerror}") from None
+    if ended.returncode != 0:
+        # It says why on its standard output; that it has none is the usual reason.
+        if _NOT_FOUND in ended.stdout[:1024].decode(errors="replace"):
+            return None
+        raise _Unusable(f"{program} failed with exit code {ended.returncode}")
+    try:
+        answer = json.loads(ended.stdout[:HELPER_ANSWER_BYTES_MAX])
+        user, secret = answer["Username"], answer["Secret"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise _Unusable(f"{program} answers what is not a credential") from None
+    if not isinstance(user, str) or not isinstance(secret, str):
+        raise _Unusable(f"{program} answers what is not a credential")
+    return Credentials(identity_token=secret) if user == TOKEN_USER else Credentials(user, secret)

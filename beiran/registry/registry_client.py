@@ -1,0 +1,302 @@
+"""Registries that images come from, asked as the OCI distribution specification has it.
+
+What a client sees: manifests, sizes, ranges of blobs, tags; and five kinds of failure
+(``origin_errors``). What it does not see: tokens and passwords (``registry_tokens``,
+``registry_credentials``), redirects to storage hosts, which never get our credentials, hosts that
+are down (``origin_http``), second tries. All requests only read, so all may be sent again.
+
+Source: OCI distribution specification 1.1 (end-2, end-3, end-8a, end-8b); where it is silent,
+distribution's ``registry/client`` and containerd's ``remotes/docker``.
+"""
+
+import hashlib
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote, urlencode
+
+import trio
+
+from beiran.http.token_bucket import Pace, TokenBucket, telling
+from beiran.ids import Digest, digest_text, parse_digest
+from beiran.oci.manifests import MANIFEST_BYTES_MAX, MANIFEST_TYPES
+from beiran.registry.errors import (
+    OriginBroken,
+    OriginDenied,
+    OriginError,
+    OriginLimited,
+    OriginMissing,
+    OriginUnavailable,
+)
+from beiran.registry.requests import NoHead, OriginRequests, Registry
+from beiran.registry.responses import (
+    SAYS_NOTHING,
+    Manifest,
+    ManifestHead,
+    OriginBlob,
+    OriginCounters,
+    TagPage,
+    manifest_type,
+    read_blob_head,
+    read_tags,
+    refuse_html,
+)
+from beiran.registry.transport import (
+    ANSWER_TIMEOUT_S,
+    CERTS_DIR,
+    CONNECT_TIMEOUT_S,
+    Answer,
+    OriginHttp,
+    Url,
+)
+from beiran.settings.settings import Limit, OriginSettings
+
+__all__ = [
+    "Manifest",
+    "ManifestHead",
+    "OriginBlob",
+    "OriginBroken",
+    "OriginClient",
+    "OriginDenied",
+    "OriginError",
+    "OriginLimited",
+    "OriginMissing",
+    "OriginUnavailable",
+    "TagPage",
+]
+
+REDIRECT_KEPT_S: Final = 30.0
+"""Where a blob is stored is remembered for its next ranges; signed URLs last some minutes."""
+
+REDIRECTS_KEPT_MAX: Final = 1000
+TAGS_BYTES_MAX: Final = 4 * 2**20
+
+
+class OriginClient:
+    """Asks registries. ``serve`` should run meanwhile; cancelling it closes all connections.
+
+    Every method takes a registry by its canonical name (``docker.io``) and a repository in full
+    (``library/busybox``), and raises one of the ``OriginError``. Bound the time of a call from
+    outside as you like: none takes longer than ``DOCUMENT_TIMEOUT_S``, and a blob's head no longer
+    than a few times ``ANSWER_TIMEOUT_S``.
+    """
+
+    def __init__(
+        self,
+        origins: Mapping[str, OriginSettings],
+        *,
+        docker_config: Path | None,
+        limit: Limit | None = None,
+        environ: Mapping[str, str] = os.environ,
+        certs_dir: Path | None = CERTS_DIR,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
+    ) -> None:
+        """Prepare; nothing is imported or opened before the first request.
+
+        Args:
+          origins: what is set of registries, by canonical name.
+          docker_config: Docker's ``config.json``; need not be there.
+          limit: bytes per second of blobs from all registries together, blobs at once from each.
+          environ: ``HTTPS_PROXY``, ``HTTP_PROXY``, ``NO_PROXY``.
+          certs_dir: Docker's folder of certificates, with one for each ``HOST[:PORT]``.
+        """
+        limit = limit or Limit()
+        self._rate: Final = TokenBucket(limit.bytes_per_s)
+        self._http: Final = OriginHttp(
+            environ, connect_timeout_s=connect_timeout_s, answer_timeout_s=answer_timeout_s
+        )
+        self._requests: Final = OriginRequests(
+            self._http,
+            origins,
+            docker_config=docker_config,
+            certs_dir=certs_dir,
+            transfers_max=limit.at_once,
+        )
+        self._stored_at: dict[tuple[str, str, Digest], tuple[Url, float]] = {}
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Look after connections and hosts that are down, until cancelled."""
+        await self._http.serve(task_status=task_status)
+
+    async def aclose(self) -> None:
+        """Close all connections; for who does not ``serve``."""
+        await self._http.aclose()
+
+    @property
+    def counters(self) -> Mapping[str, OriginCounters]:
+        """What was had from each registry so far."""
+        return {name: registry.counters for name, registry in self._requests.registries.items()}
+
+    async def head_manifest(
+        self, registry: str, repository: str, reference: str, *, accept: Sequence[str]
+    ) -> ManifestHead:
+        """What a tag or digest names, by a HEAD, which Docker Hub does not count as a pull.
+
+        A registry that has no HEAD, or leaves out what it is for, gets a GET.
+        """
+        path = f"manifests/{quote(reference, safe=':')}"
+        headers = [("Accept", ", ".join(accept))] if accept else []
+        try:
+            answer, _ = await self._requests.document(registry, repository, "HEAD", path, headers)
+        except NoHead:
+            answer = None
+        if answer is not None and answer.media_type not in SAYS_NOTHING:
+            refuse_html(registry, answer)
+            try:
+                digest = parse_digest(answer.header("docker-content-digest") or "")
+            except ValueError:
+                pass
+            else:
+                if ":" in reference and reference != digest_text(digest):
+                    raise OriginBroken(f"{registry}: asked for {reference} it names another digest")
+                return ManifestHead(digest, answer.media_type, answer.length)
+        found = await self.manifest(registry, repository, reference, accept=accept)
+        return ManifestHead(found.digest, found.media_type, len(found.data))
+
+    async def manifest(
+        self, registry: str, repository: str, reference: str, *, accept: Sequence[str]
+    ) -> Manifest:
+        """The manifest or index that a tag or digest names. It has the digest it was asked by."""
+        path = f"manifests/{quote(reference, safe=':')}"
+        headers = [("Accept", ", ".join(accept))] if accept else []
+        answer, data = await self._requests.document(
+            registry, repository, "GET", path, headers, bytes_max=MANIFEST_BYTES_MAX
+        )
+        refuse_html(registry, answer)
+        digest = Digest(hashlib.sha256(data).digest())
+        text = digest_text(digest)
+        said = reference if ":" in reference else answer.header("docker-content-digest")
+        if said is not None and said.startswith("sha256:") and said != text:
+            raise OriginBroken(f"{registry}: {repository}: what it sent as {said} is {text}")
+        return Manifest(digest, manifest_type(registry, answer, data), data)
+
+    async def may_read(self, registry: str, repository: str, digest: Digest) -> bool:
+        """Whether the registry grants this manifest to this host's credentials (or to everybody).
+
+        Raises: OriginUnavailable, OriginLimited, OriginBroken; then nothing is known.
+        """
+        path = f"manifests/{digest_text(digest)}"
+        headers = [("Accept", ", ".join(MANIFEST_TYPES))]  # some say 404 to a mere */*
+        try:
+            try:
+                await self._requests.document(registry, repository, "HEAD", path, headers)
+            except NoHead:
+                await self._requests.document(
+                    registry, repository, "GET", path, headers, bytes_max=MANIFEST_BYTES_MAX
+                )
+        except (OriginDenied, OriginMissing):
+            return False
+        return True
+
+    async def blob_size(self, registry: str, repository: str, digest: Digest) -> int:
+        """How many bytes a blob has."""
+        try:
+            answer, _ = await self._requests.document(
+                registry, repository, "HEAD", f"blobs/{digest_text(digest)}", []
+            )
+            if answer.length is not None and answer.media_type != "text/html":
+                return answer.length
+        except NoHead:
+            pass
+        async with self.open_blob(registry, repository, digest, start=0, end=1) as blob:
+            if blob.size_bytes is None:
+                raise OriginBroken(f"{registry} does not tell the size of {digest_text(digest)}")
+            return blob.size_bytes
+
+    async def tags(
+        self, registry: str, repository: str, *, n: int | None = None, last: str | None = None
+    ) -> TagPage:
+        """A page of a repository's tags: at most ``n``, after ``last``."""
+        query = {"n": n, "last": last}
+        given = urlencode({key: value for key, value in query.items() if value is not None})
+        path = "tags/list" + (f"?{given}" if given else "")
+        answer, data = await self._requests.document(
+            registry, repository, "GET", path, [], bytes_max=TAGS_BYTES_MAX
+        )
+        refuse_html(registry, answer)
+        return read_tags(registry, answer, data)
+
+    @asynccontextmanager
+    async def open_blob(
+        self,
+        registry: str,
+        repository: str,
+        digest: Digest,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        held_back: Callable[[], object] = lambda: None,
+    ) -> AsyncIterator[OriginBlob]:
+        """Bytes ``start`` to ``end`` (not included; None: the last) of a blob.
+
+        Waits while as many others come from that registry as may.
+
+        Args:
+          held_back: told now and then while a limit of ours is waited for, here or for more bytes.
+        """
+        if start < 0 or (end is not None and end <= start):
+            raise ValueError(f"no range: {start} to {end}")
+        place = self._requests.registry(registry)
+        headers = [("Accept", "application/octet-stream, */*;q=0.9")]
+        if start or end is not None:
+            headers.append(("Range", f"bytes={start}-{'' if end is None else end - 1}"))
+        async with _turn(place.transfers, held_back):
+            answer = await self._open_blob(place, repository, digest, headers)
+            try:
+                yield read_blob_head(
+                    answer,
+                    digest,
+                    start,
+                    end,
+                    registry=registry,
+                    counters=place.counters,
+                    pace=Pace(self._rate, held_back),
+                )
+            except OriginError:
+                place.counters.failures += 1
+                raise
+            finally:
+                await answer.aclose()
+
+    # Blobs.
+
+    async def _open_blob(
+        self, place: Registry, repository: str, digest: Digest, headers: list[tuple[str, str]]
+    ) -> Answer:
+        key = (place.name, repository, digest)
+        url, until_s = self._stored_at.pop(key, (None, 0.0))
+        if url is not None and trio.current_time() < until_s:
+            try:
+                answer = await self._http.ask("GET", url, trust=place.trust, headers=headers)
+            except OriginError:
+                pass  # the registry may know another place
+            else:
+                place.counters.requests += 1
+                if answer.status in (200, 206):
+                    self._stored_at[key] = (url, until_s)
+                    return answer
+                await answer.aclose()  # the signature ran out, most likely
+        target = f"blobs/{digest_text(digest)}"
+        answer = await self._requests.open(place, repository, "GET", target, headers, is_blob=True)
+        if not answer.url.same_origin(place.base):
+            self._stored_at[key] = (answer.url, trio.current_time() + REDIRECT_KEPT_S)
+            if len(self._stored_at) > REDIRECTS_KEPT_MAX:
+                del self._stored_at[next(iter(self._stored_at))]
+        return answer
+
+
+@asynccontextmanager
+async def _turn(transfers: trio.Semaphore, held_back: Callable[[], object]) -> AsyncIterator[None]:
+    """One of those that may be under way at once."""
+    try:
+        transfers.acquire_nowait()
+    except trio.WouldBlock:
+        async with telling(held_back):
+            await transfers.acquire()
+    try:
+        yield
+    finally:
+        transfers.release()

@@ -1,0 +1,1 @@
+"""What both sans-IO cores share: timers and rates."""

@@ -1,0 +1,1 @@
+"""The agent's settings: flags, environment variables, and `beiran.toml`."""

@@ -1,0 +1,1 @@
+"""Which peers and which pieces can be trusted."""

@@ -1,0 +1,1 @@
+"""Bytes on their way: downloads, uploads, and the driver of the swarm core."""
