@@ -1,88 +1,75 @@
-"""Answers that are a blob, or part of one: from the cache, from one in flight, or following it."""
+"""Answer a request for a blob with the bytes that the blob cache has.
+
+``transfer/uploads.py`` calls it for other agents. Blobs that come from an engine and not from the
+cache are answered there.
+"""
 
 import os
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from beiran.cache.blob_cache import BlobFile
 from beiran.cache.partial_blob import PartialBlob
 from beiran.errors import NotFound
-from beiran.http.messages import (
-    FileSlice,
-    Gate,
-    HttpError,
-    Request,
-    Response,
-    content_range,
-    parse_range,
-)
+from beiran.http.messages import FileSlice, Gate, HttpError, Request, Response
+from beiran.http.ranges import Ranged, entity_tag, ranged
 from beiran.http.token_bucket import TokenBucket
 from beiran.ids import Digest, digest_text
 
 BLOB_MEDIA_TYPE = "application/octet-stream"
 ACTIVE_HEADER: Final = "Beiran-Active"
-"""Of a request of an agent: how many other fetches bring it bytes now."""
+"""An agent's request header: how many other fetches bring it bytes now."""
 
 NODE_HEADER: Final = "Beiran-Node"
-"""In which an agent that asks another says its UUID: several may be at one address."""
+"""An agent's request header: its UUID. Several agents may share one IP address."""
 
 
 def answer_blob(
-    request: Request,
-    blob: BlobFile | PartialBlob,
-    *,
-    limiter: TokenBucket | None = None,
-    media_type: str = BLOB_MEDIA_TYPE,
+    request: Request, blob: BlobFile | PartialBlob, *, limiter: TokenBucket | None = None
 ) -> Response:
-    """Answer GET or HEAD, with or without Range, with what is there.
+    """Answer GET or HEAD, with or without ``Range``, from a blob that is open.
 
     Args:
-      blob: a ``BlobFile``, which is closed with the answer, also when this raises; or one in
-        flight, of which only what is held is given, and that only if all of what was asked is.
-      limiter: of all that is sent to peers.
+      blob: a ``BlobFile``, which the answer closes when it ends, and which is closed when this
+        raises; or a blob in flight, whose answer needs all bytes of the range to be held.
+      limiter: the upload limit, shared by all peers.
 
-    Raises: HttpError (416); NotFound when all of a blob in flight is asked for.
+    Raises: HttpError (416), also for bytes that a blob in flight lacks; NotFound when all of a
+    blob in flight is asked for and some of it is missing.
     """
-    if isinstance(blob, PartialBlob):
-        return _answer_partial(request, blob, limiter, media_type)
     try:
-        wanted = _wanted(request, blob.size_bytes)
-        body = _slice(request, blob.descriptor, blob.size_bytes, wanted, limited(limiter))
+        found = ranged(request, blob.size_bytes, entity_tag(blob.digest))
+        if isinstance(blob, PartialBlob):
+            _check_held(blob, found)
+        return Response(
+            status=found.status,
+            headers=[*blob_headers(blob.digest), *found.headers],
+            body=FileSlice(
+                descriptor=os.dup(blob.descriptor),
+                start=found.start,
+                length=found.end - found.start,
+                gate=limited(limiter),
+            ),
+            close=_closing(blob) if isinstance(blob, BlobFile) else None,
+        )
     except BaseException:
-        blob.close()
+        if isinstance(blob, BlobFile):
+            blob.close()
         raise
 
-    async def close() -> None:
-        blob.close()
 
-    response = _response(blob.digest, blob.size_bytes, wanted, body, media_type)
-    response.close = close
-    return response
-
-
-def answer_following(
-    request: Request,
-    partial: PartialBlob,
-    *,
-    media_type: str = BLOB_MEDIA_TYPE,
-) -> Response:
-    """Answer GET or HEAD with a blob in flight, as what may be handed to an engine comes in.
-
-    The answer breaks off when the blob is given up. Raises: HttpError (416); NotFound when it was
-    given up already.
-    """
-
-    async def gate(start: int, end: int) -> int:
-        return min(end, await partial.wait_for_prefix(start + 1))
-
-    if partial.ended.is_set():
-        raise _unknown(partial)
-    wanted = _wanted(request, partial.size_bytes)
-    body = _slice(request, partial.descriptor, partial.size_bytes, wanted, gate)
-    return _response(partial.digest, partial.size_bytes, wanted, body, media_type)
+def blob_headers(digest: Digest) -> list[tuple[str, str]]:
+    """The headers that every answer with bytes of a blob has."""
+    return [
+        ("Content-Type", BLOB_MEDIA_TYPE),
+        ("Docker-Content-Digest", digest_text(digest)),
+        ("ETag", entity_tag(digest)),
+        ("Accept-Ranges", "bytes"),
+    ]
 
 
 def limited(limiter: TokenBucket | None) -> Gate | None:
-    """A gate that lets bytes through as ``limiter`` says; None when nothing is held back."""
+    """A gate that waits for ``limiter`` before each step; None when there is no limit."""
     if limiter is None or limiter.bytes_per_s is None:
         return None
 
@@ -93,58 +80,21 @@ def limited(limiter: TokenBucket | None) -> Gate | None:
     return gate
 
 
-def _answer_partial(
-    request: Request, partial: PartialBlob, limiter: TokenBucket | None, media_type: str
-) -> Response:
-    wanted = _wanted(request, partial.size_bytes)
-    if partial.ended.is_set() or (wanted is None and not partial.whole):
-        raise _unknown(partial)
-    if wanted is not None and not partial.held.covers(*wanted):
+def _closing(blob: BlobFile) -> Callable[[], Awaitable[None]]:
+    async def close() -> None:
+        blob.close()
+
+    return close
+
+
+def _check_held(partial: PartialBlob, found: Ranged) -> None:
+    """Raises: NotFound, HttpError (416) when bytes of ``found`` are missing."""
+    if partial.ended.is_set() or (found.status == 200 and not partial.whole):
+        raise NotFound("BLOB_UNKNOWN", f"{partial} is not here, or not all of it")
+    if found.status == 206 and not partial.held.covers(found.start, found.end):
         raise HttpError(
             416,
             "RANGE_NOT_HELD",
             "these bytes are not here yet",
             [("Content-Range", f"bytes */{partial.size_bytes}")],
         )
-    body = _slice(request, partial.descriptor, partial.size_bytes, wanted, limited(limiter))
-    return _response(partial.digest, partial.size_bytes, wanted, body, media_type)
-
-
-def _wanted(request: Request, size_bytes: int) -> tuple[int, int] | None:
-    """The range asked for; None for all. A HEAD asks for all (RFC 9110 §14.2)."""
-    if request.method != "GET":
-        return None
-    return parse_range(request.header("range"), size_bytes)
-
-
-def _slice(
-    request: Request,
-    descriptor: int,
-    size_bytes: int,
-    wanted: tuple[int, int] | None,
-    gate: Gate | None,
-) -> FileSlice:
-    start, end = wanted or (0, size_bytes)
-    return FileSlice(descriptor=os.dup(descriptor), start=start, length=end - start, gate=gate)
-
-
-def _response(
-    digest: Digest,
-    size_bytes: int,
-    wanted: tuple[int, int] | None,
-    body: FileSlice,
-    media_type: str,
-) -> Response:
-    headers = [
-        ("Content-Type", media_type),
-        ("Docker-Content-Digest", digest_text(digest)),
-        ("ETag", f'"{digest_text(digest)}"'),
-        ("Accept-Ranges", "bytes"),
-    ]
-    if wanted is None:
-        return Response(headers=headers, body=body)
-    return Response(status=206, headers=[*headers, content_range(*wanted, size_bytes)], body=body)
-
-
-def _unknown(partial: PartialBlob) -> NotFound:
-    return NotFound("BLOB_UNKNOWN", f"{partial} is not here, or not all of it")

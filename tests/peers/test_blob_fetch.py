@@ -21,7 +21,7 @@ from beiran.cache.partial_blob import PartialBlob
 from beiran.errors import ApiError
 from beiran.gossip.membership.member import Address
 from beiran.http import token_bucket as rates
-from beiran.http.blob_response import answer_blob, answer_following
+from beiran.http.blob_response import answer_blob
 from beiran.http.listeners import open_tcp_listeners
 from beiran.http.messages import Request, Response, Route
 from beiran.http.token_bucket import Pace, TokenBucket
@@ -50,7 +50,6 @@ class Site:
     def routes(self) -> list[Route]:
         return [
             Route(method="GET", pattern="/blobs/{digest}", handler=self.blob),
-            Route(method="GET", pattern="/following/{digest}", handler=self.following),
         ]
 
     async def blob(self, request: Request) -> Response:
@@ -63,11 +62,6 @@ class Site:
         except BlobMissing as error:
             raise ApiError(404, "BLOB_UNKNOWN", str(error)) from None
         return answer_blob(request, file, limiter=self.limiter)
-
-    async def following(self, request: Request) -> Response:
-        flying = self.cache.in_flight(parse_digest(request.path_args["digest"]))
-        assert flying is not None
-        return answer_following(request, flying)
 
 
 @pytest.fixture
@@ -260,31 +254,6 @@ async def test_a_blob_in_flight_gives_what_it_holds(
         assert b"404" in await served.exchange(HEAD + b"\r\n")
         assert served.counters.http_connections == 1
     assert list(into.held) == [(PIECE, 3 * PIECE)]
-
-
-async def test_a_blob_in_flight_is_followed_as_it_comes(site: Site, served: Served) -> None:
-    with await site.cache.partial(DIGEST, len(DATA)) as flying:
-        async with await served.connect() as raw:
-            await raw.send(HEAD.replace(b"/blobs/", b"/following/") + b"Range: bytes=5-\r\n\r\n")
-            head = await raw.until(b"\r\n\r\n")
-            assert b"HTTP/1.1 206" in head
-            await write(flying, MIB, DATA[MIB : 2 * MIB], trusted=True)
-            await write(flying, 0, DATA[:10], trusted=True)
-            assert await raw.until(DATA[5:10]) == DATA[5:10]
-            await write(flying, 10, DATA[10:MIB], trusted=True)
-            await write(flying, 2 * MIB, DATA[2 * MIB :])
-            assert await flying.verify()
-            assert await raw.rest() == DATA[10:]
-
-
-async def test_a_followed_blob_that_is_given_up_breaks_off(site: Site, served: Served) -> None:
-    with await site.cache.partial(DIGEST, len(DATA)) as flying:
-        await write(flying, 0, DATA[:10], trusted=True)
-        async with await served.connect() as raw:
-            await raw.send(HEAD.replace(b"/blobs/", b"/following/") + b"\r\n")
-            await raw.until(DATA[:10])
-            flying.discard()
-            assert await raw.rest() == b""
 
 
 async def test_head_tells_the_size(site: Site, served: Served) -> None:

@@ -1,0 +1,60 @@
+"""What a request with Range, If-Range or If-None-Match is answered with."""
+
+import pytest
+
+from beiran.errors import ApiError
+from beiran.http.messages import Request
+from beiran.http.ranges import entity_tag, has_current, ranged
+from beiran.ids import Digest
+
+TAG = '"sha256:' + "00" * 32 + '"'
+
+
+def asking(method: str = "GET", **headers: str) -> Request:
+    values = {name.replace("_", "-"): [value] for name, value in headers.items()}
+    return Request(method=method, path="/", door="tcp", headers=values)
+
+
+def test_without_a_range_all_bytes_are_sent() -> None:
+    assert ranged(asking(), 10, TAG) == (200, 0, 10, [])
+
+
+def test_a_range_is_sent_with_its_place_in_the_whole() -> None:
+    headers = [("Content-Range", "bytes 2-4/10")]
+    assert ranged(asking(range="bytes=2-4"), 10, TAG) == (206, 2, 5, headers)
+
+
+def test_a_head_is_answered_for_all_bytes_whatever_its_range() -> None:
+    assert ranged(asking("HEAD", range="bytes=99-"), 10, TAG) == (200, 0, 10, [])
+
+
+def test_a_range_of_other_content_than_this_gets_all_bytes() -> None:
+    assert ranged(asking(range="bytes=2-4", if_range=TAG), 10, TAG).status == 206
+    assert ranged(asking(range="bytes=2-4", if_range='"other"'), 10, TAG).status == 200
+
+
+def test_a_range_after_the_last_byte_is_refused_with_the_size() -> None:
+    with pytest.raises(ApiError) as caught:
+        ranged(asking(range="bytes=10-"), 10, TAG)
+    assert caught.value.status == 416
+
+
+@pytest.mark.parametrize(
+    ("value", "current"),
+    [
+        (TAG, True),
+        ("W/" + TAG, True),
+        (f'"other", {TAG}', True),
+        ("*", True),
+        (TAG.strip('"'), True),  # as distribution's registry takes it
+        ('"other"', False),
+        ("", False),
+    ],
+)
+def test_content_that_the_client_has_is_recognised_by_its_tag(value: str, current: bool) -> None:
+    assert has_current(asking(if_none_match=value), TAG) is current
+
+
+def test_the_tag_of_content_is_its_digest_in_quotes() -> None:
+    assert entity_tag(Digest(bytes(32))) == TAG
+    assert not has_current(asking(), TAG)
