@@ -17,6 +17,7 @@ from beiran.gossip.config import DATAGRAM_BYTES_MAX
 from beiran.gossip.context import Context
 from beiran.gossip.membership.member import Member
 from beiran.gossip.messages import Gossip
+from beiran.gossip.timers import GossipTickDue, SecondPushDue
 from beiran.ids import NodeId
 
 RUMOURS_MAX = 1024
@@ -162,8 +163,8 @@ class Dissemination:
             by_source.setdefault(source, []).append(rumour)
         for source, rumours in by_source.items():
             self._push(rumours, self._first_hearers(source))
-        if fresh and self._context.timers.deadline(("push-again", None)) is None:
-            self._context.set_timer("push-again", None, self._context.config.push_again_s)
+        if fresh and self._context.timers.deadline(SecondPushDue()) is None:
+            self._context.set_timer(SecondPushDue(), self._context.config.push_again_s)
 
     def push_again(self) -> None:
         """The second round: for what is ours and came back from nobody; where packets get lost,
@@ -190,8 +191,8 @@ class Dissemination:
         self._plan_tick()
 
     def _plan_tick(self) -> None:
-        if self._rumours and self._context.timers.deadline(("push-tick", None)) is None:
-            self._context.set_timer("push-tick", None, self._context.config.push_tick_s)
+        if self._rumours and self._context.timers.deadline(GossipTickDue()) is None:
+            self._context.set_timer(GossipTickDue(), self._context.config.push_tick_s)
 
     def catch_up(self, member: Member, picture: int) -> None:
         """A member has shown its picture in an ack: tell it what is new, if that is another."""

@@ -9,8 +9,8 @@
 hands each piece to the part whose idea it is; it decides nothing itself.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, assert_never
 
 from msgspec import Raw, Struct
 
@@ -49,6 +49,26 @@ from beiran.gossip.possession.image_descriptions import Descriptions
 from beiran.gossip.possession.merge import STRANGER_SYNC_S, Reconciliation
 from beiran.gossip.possession.owner_log import Possession
 from beiran.gossip.possession.push_pull import AntiEntropy, own_alive
+from beiran.gossip.timers import (
+    BeaconDue,
+    ExtraProbeEnds,
+    GossipTickDue,
+    IndirectProbeDue,
+    LeaveRepeatDue,
+    NackDue,
+    PingRetryDue,
+    ProbeDue,
+    PushPullDue,
+    ReapDue,
+    ReconnectDue,
+    RememberedReapDue,
+    RewatchDue,
+    SecondPushDue,
+    SeedsDue,
+    SuspicionDue,
+    Timer,
+    WantDue,
+)
 from beiran.ids import Digest, NodeId
 from beiran.oci.images import Holding, ImageDescription
 
@@ -125,7 +145,6 @@ class GossipNode:
         self._farewells: dict[NodeId, int] = {}
         self._farewell_news: Raw | None = None
         self._seen_picture = self._members.picture
-        self._due: dict[str, Callable[[object], None]] = self._timer_table()
         if common is None:
             self._restore(version, holdings, remembered, descriptions)
         else:
@@ -255,7 +274,7 @@ class GossipNode:
         self._farewell_news = self._verdicts.leave()
         self._verdicts.rewatch()
         self._farewells = {node: FAREWELL_TRIES for node in neighbours if node != own}
-        self._say_farewell(None)
+        self._say_farewell()
         return self._end()
 
     # --- inputs: the network ----------------------------------------------------------------
@@ -403,32 +422,48 @@ class GossipNode:
     def advance(self, *, now: float) -> list[Effect]:
         """Do whatever is due."""
         self._begin(now)
-        while (due := self._context.timers.pop_due(now)) is not None:
-            kind, about = due
-            self._due[kind](about)
+        while (timer := self._context.timers.pop_due(now)) is not None:
+            self._handle(timer)
         return self._end()
 
-    def _timer_table(self) -> dict[str, Callable[[object], None]]:
-        detector, discovery = self._detector, self._discovery
-        return {
-            "probe": lambda _: detector.next_round(),
-            "ping-retry": lambda number: detector.retry(_as_int(number)),
-            "ask-others": lambda number: detector.ask_others(_as_int(number)),
-            "probe-end": lambda number: detector.conclude_extra(_as_int(number)),
-            "relay": lambda number: detector.relay_unanswered(_as_int(number)),
-            "verdict": lambda node: self._verdicts.verdict(_as_node(node)),
-            "watch": lambda _: self._verdicts.rewatch(),
-            "forget": lambda node: self._forget(_as_node(node)),
-            "push-again": lambda _: self._dissemination.push_again(),
-            "push-tick": lambda _: self._dissemination.push_tick(),
-            "sync": lambda _: self._anti_entropy.begin_scheduled(),
-            "want": lambda _: self._descriptions.ask_again(),
-            "beacon": lambda _: discovery.call(),
-            "lost": lambda _: discovery.try_lost(),
-            "seeds": lambda _: discovery.try_seeds(),
-            "forget-remembered": lambda _: self._forget_remembered(),
-            "farewell": self._say_farewell,
-        }
+    def _handle(self, timer: Timer) -> None:
+        match timer:
+            case ProbeDue():
+                self._detector.next_round()
+            case PingRetryDue(probe=number):
+                self._detector.retry(number)
+            case IndirectProbeDue(probe=number):
+                self._detector.ask_others(number)
+            case ExtraProbeEnds(probe=number):
+                self._detector.conclude_extra(number)
+            case NackDue(probe=number):
+                self._detector.relay_unanswered(number)
+            case SuspicionDue(node=node):
+                self._verdicts.verdict(node)
+            case RewatchDue():
+                self._verdicts.rewatch()
+            case ReapDue(node=node):
+                self._forget(node)
+            case RememberedReapDue():
+                self._forget_remembered()
+            case SecondPushDue():
+                self._dissemination.push_again()
+            case GossipTickDue():
+                self._dissemination.push_tick()
+            case PushPullDue():
+                self._anti_entropy.begin_scheduled()
+            case WantDue():
+                self._descriptions.ask_again()
+            case BeaconDue():
+                self._discovery.call()
+            case ReconnectDue():
+                self._discovery.try_lost()
+            case SeedsDue():
+                self._discovery.try_seeds()
+            case LeaveRepeatDue():
+                self._say_farewell()
+            case _:
+                assert_never(timer)
 
     def _begin(self, now: float) -> None:
         context = self._context
@@ -448,8 +483,7 @@ class GossipNode:
         if self._members.picture != self._seen_picture:
             self._seen_picture = self._members.picture
             self._anti_entropy.changed_at = context.now
-        effects, context.effects = context.effects, []
-        return effects
+        return context.take_effects()
 
     def _on_news(self, news: News, raw: Raw, heard_from: NodeId) -> None:
         if isinstance(news, Delta):
@@ -522,7 +556,7 @@ class GossipNode:
                 self._context.emit(MemberForgotten(node))
                 self._descriptions.drop_unheld(self._possession.forget(node))
 
-    def _say_farewell(self, _: object) -> None:
+    def _say_farewell(self) -> None:
         for node, tries in list(self._farewells.items()):
             member = self._members.get(node)
             if tries == 0 or member is None or self._farewell_news is None:
@@ -531,7 +565,7 @@ class GossipNode:
             self._farewells[node] = tries - 1
             self._detector.say(member, self._farewell_news)
         if self._farewells:
-            self._context.set_timer("farewell", None, FAREWELL_RETRY_S)
+            self._context.set_timer(LeaveRepeatDue(), FAREWELL_RETRY_S)
 
     # --- requests ---------------------------------------------------------------------------
 
@@ -570,17 +604,7 @@ class GossipNode:
             self._members.set_version(old.member.node, old.version)
         self._discovery.remember(old.member for old in others)
         self._descriptions.restore(descriptions)
-        self._context.set_timer("forget-remembered", None, self._context.config.forget_s)
+        self._context.set_timer(RememberedReapDue(), self._context.config.forget_s)
 
 
 _WITHOUT_NEWS = (Nack, Beacon, Want, Described)
-
-
-def _as_int(about: object) -> int:
-    assert isinstance(about, int)
-    return about
-
-
-def _as_node(about: object) -> NodeId:
-    assert isinstance(about, bytes)
-    return NodeId(about)

@@ -1,1 +1,1 @@
-"""What both sans-IO cores share: timers and rates."""
+"""What both sans-IO cores share: the context of their parts, timers, rates."""

@@ -15,6 +15,7 @@ from beiran.gossip.membership.failure_detector import FailureDetector
 from beiran.gossip.membership.member import Address, Member, Status
 from beiran.gossip.messages import Beacon
 from beiran.gossip.possession.push_pull import AntiEntropy, own_alive
+from beiran.gossip.timers import BeaconDue, ReconnectDue, SeedsDue
 from beiran.ids import NodeId
 
 RESPONDERS: Final = 3
@@ -52,8 +53,8 @@ class Discovery:
         """Begin to call and to listen."""
         context = self._context
         if self.beacons:
-            context.set_timer("beacon", None, self._burst.pop(0))
-        context.set_timer("lost", None, context.config.lost_interval_s)
+            context.set_timer(BeaconDue(), self._burst.pop(0))
+        context.set_timer(ReconnectDue(), context.config.lost_interval_s)
         remembered = list(self._remembered.values())
         some = min(context.config.seeds_at_once, len(remembered))
         for member in context.random.sample(remembered, some):
@@ -66,9 +67,9 @@ class Discovery:
         online = max(1, context.members.online_count)
         if self.beacons:
             interval_s = context.config.beacon_lan_interval_s * online
-            context.set_timer("beacon", None, context.random.uniform(0.0, interval_s))
+            context.set_timer(BeaconDue(), context.random.uniform(0.0, interval_s))
         wait_s = context.config.lost_interval_s * online
-        context.set_timer("lost", None, context.random.uniform(0.0, wait_s))
+        context.set_timer(ReconnectDue(), context.random.uniform(0.0, wait_s))
 
     def join(self, addresses: Iterable[Address]) -> None:
         """Addresses at which there may be agents: tried now, and again until one answers."""
@@ -76,7 +77,7 @@ class Discovery:
         new = [a for a in dict.fromkeys(addresses) if a != own and a not in self._seeds]
         self._seeds.extend(new)
         if new:
-            self._context.set_timer("seeds", None, 0.0)
+            self._context.set_timer(SeedsDue(), 0.0)
 
     def answered(self, address: Address, node: NodeId) -> None:
         """Who it is that answers at an address; it may call itself by another, or be us."""
@@ -86,7 +87,7 @@ class Discovery:
     def try_seeds(self) -> None:
         """Get in touch with some addresses where nobody we know is online."""
         context = self._context
-        context.set_timer("seeds", None, context.config.seed_interval_s)  # as long as we have any
+        context.set_timer(SeedsDue(), context.config.seed_interval_s)  # as long as we have any
         online = [member for member in context.members.all() if member.status.online]
         addresses, nodes = {m.address for m in online}, {m.node for m in online}
         unmet = [
@@ -106,7 +107,7 @@ class Discovery:
         context = self._context
         members = context.members
         wait = context.config.lost_interval_s * max(1, members.online_count)
-        context.set_timer("lost", None, wait * context.random.uniform(0.5, 1.5))
+        context.set_timer(ReconnectDue(), wait * context.random.uniform(0.5, 1.5))
         lost = [
             member
             for node in members.offline()
@@ -127,7 +128,7 @@ class Discovery:
             wait = self._burst.pop(0)
         else:
             wait = context.config.beacon_lan_interval_s * max(1, members.online_count)
-        context.set_timer("beacon", None, wait * context.random.uniform(0.75, 1.25))
+        context.set_timer(BeaconDue(), wait * context.random.uniform(0.75, 1.25))
 
     def responds_to(self, node: NodeId) -> bool:
         """Whether it is ours to get in touch with the sender of a beacon."""

@@ -19,6 +19,7 @@ from beiran.gossip.context import Context
 from beiran.gossip.dissemination import Dissemination
 from beiran.gossip.membership.member import Address, Member, Status
 from beiran.gossip.messages import Ack, Nack, Ping, PingReq, StreamPing
+from beiran.gossip.timers import ExtraProbeEnds, IndirectProbeDue, NackDue, PingRetryDue, ProbeDue
 from beiran.ids import NodeId
 
 NACK_SHARE: Final = 0.8  # of the probe timeout; memberlist sends its nacks then
@@ -106,14 +107,14 @@ class FailureDetector:
     def start(self) -> None:
         """Begin the rounds, at a time that differs from node to node."""
         interval = self._context.config.probe_interval_s
-        self._context.set_timer("probe", None, interval * self._context.random.uniform(0.3, 1.0))
+        self._context.set_timer(ProbeDue(), interval * self._context.random.uniform(0.3, 1.0))
 
     def next_round(self) -> None:
         """Probe the next member of the round."""
         context = self._context
         for number in [n for n, probe in self._probes.items() if probe.in_round]:
             self._conclude(number)
-        context.set_timer("probe", None, context.config.probe_interval_s * self.health_factor)
+        context.set_timer(ProbeDue(), context.config.probe_interval_s * self.health_factor)
         target = self._next_target()
         if target is not None:
             self._start_probe(target, in_round=True)
@@ -124,7 +125,7 @@ class FailureDetector:
             return
         probe = self._start_probe(node, in_round=False)
         interval = self._context.config.probe_interval_s * self.health_factor
-        self._context.set_timer("probe-end", probe.number, interval)
+        self._context.set_timer(ExtraProbeEnds(probe.number), interval)
 
     def ping(self, member: Member) -> int:
         """Send one ping. Returns its number."""
@@ -197,7 +198,7 @@ class FailureDetector:
         own = context.members
         context.send(target, Ping(self._number, own.own.node, own.picture, news))
         nack_after = NACK_SHARE * context.config.probe_timeout_s
-        context.set_timer("relay", self._number, nack_after)
+        context.set_timer(NackDue(self._number), nack_after)
 
     def relay_unanswered(self, number: int) -> None:
         """We could not reach the target either, and say so. Lifeguard §IV-A."""
@@ -213,7 +214,7 @@ class FailureDetector:
             self._answered_at[message.sender] = self._context.now  # itself, by no relay
         relay = self._relays.pop(message.probe, None)
         if relay is not None and relay.target == message.sender:
-            self._context.cancel_timer("relay", message.probe)
+            self._context.cancel_timer(NackDue(message.probe))
             self._context.send(relay.requester, Ack(relay.number, message.sender, message.picture))
         probe = self._probes.get(message.probe)
         if probe is not None and probe.target == message.sender:
@@ -268,9 +269,9 @@ class FailureDetector:
         probe = Probe(self.ping(member), target, in_round)
         self._probes[probe.number] = probe
         if context.config.ping_retry_s:
-            context.set_timer("ping-retry", probe.number, context.config.ping_retry_s)
+            context.set_timer(PingRetryDue(probe.number), context.config.ping_retry_s)
         timeout = context.config.probe_timeout_s * self.health_factor
-        context.set_timer("ask-others", probe.number, timeout)
+        context.set_timer(IndirectProbeDue(probe.number), timeout)
         return probe
 
     def _send_ping(self, member: Member, number: int) -> None:
@@ -302,5 +303,5 @@ class FailureDetector:
 
     def _end(self, probe: Probe) -> None:
         del self._probes[probe.number]
-        for kind in ("ping-retry", "ask-others", "probe-end"):
-            self._context.cancel_timer(kind, probe.number)
+        for timer in (PingRetryDue, IndirectProbeDue, ExtraProbeEnds):
+            self._context.cancel_timer(timer(probe.number))

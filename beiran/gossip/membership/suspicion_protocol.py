@@ -29,6 +29,7 @@ from beiran.gossip.membership.member import Address, Member, Status
 from beiran.gossip.membership.suspicion_timeout import Suspicion
 from beiran.gossip.messages import Alive, Down, Left, MemberNews, Suspect, SyncMember
 from beiran.gossip.possession.push_pull import own_alive
+from beiran.gossip.timers import ReapDue, RewatchDue, SuspicionDue
 from beiran.ids import NodeId
 
 HEARD_LATELY_S = 2.0  # a member we ourselves heard this long ago is not down because others say so
@@ -70,7 +71,7 @@ class Verdicts:
             self._heard_at[node] = context.now
         suspicion = self._suspicions.get(node) if context.config.direct_evidence else None
         if suspicion is not None and suspicion.heard_at == suspicion.started_at:
-            context.set_timer("verdict", node, 0.0)  # once its news, perhaps an answer, are read
+            context.set_timer(SuspicionDue(node), 0.0)  # once its news, perhaps an answer, are read
 
     @property
     def hears_nobody(self) -> bool:
@@ -256,12 +257,12 @@ class Verdicts:
             return
         silence = context.now - self._last_heard
         if self._doubts_itself and config.deaf_s < silence < config.deaf_verdict_s:
-            context.set_timer("verdict", node, config.probe_timeout_s)
+            context.set_timer(SuspicionDue(node), config.probe_timeout_s)
             return
         if config.last_call_s and not suspicion.last_call and member is not None:
             suspicion.last_call = True
             self.detector.ping(member)
-            context.set_timer("verdict", node, config.last_call_s)
+            context.set_timer(SuspicionDue(node), config.last_call_s)
             return
         self._declare_down(suspicion, refused=False)
 
@@ -489,7 +490,7 @@ class Verdicts:
 
     def _arm(self, suspicion: Suspicion) -> None:
         wait = self._due_at(suspicion) - self._context.now
-        self._context.set_timer("verdict", suspicion.node, max(wait, 0.0))
+        self._context.set_timer(SuspicionDue(suspicion.node), max(wait, 0.0))
 
     def _due_at(self, suspicion: Suspicion) -> float:
         """When to act on a suspicion next: the last call, then the verdict."""
@@ -529,20 +530,20 @@ class Verdicts:
             return
         if member.status != Status.SUSPECT and member.node in self._suspicions:
             del self._suspicions[member.node]
-            context.cancel_timer("verdict", member.node)
+            context.cancel_timer(SuspicionDue(member.node))
         if not member.status.online:
             self.detector.give_up(member.node)
             self._heard_at.pop(member.node, None)
             self._reached_by_tcp.discard(member.node)
             forget = context.config.forget_s - offline_for_s
-            context.set_timer("forget", member.node, max(forget, 0.0))
+            context.set_timer(ReapDue(member.node), max(forget, 0.0))
             self._unwatch(member.node)
         else:
-            context.cancel_timer("forget", member.node)
+            context.cancel_timer(ReapDue(member.node))
         came_or_went = previous is None or previous.online != member.status.online
         moved = known is not None and known.address != member.address
         if came_or_went or moved:
-            context.set_timer("watch", None, REWATCH_S)
+            context.set_timer(RewatchDue(), REWATCH_S)
         context.emit(MemberChanged(member, previous, reason))
 
     def forget(self, node: NodeId) -> bool:

@@ -19,6 +19,7 @@ from beiran.gossip.layered import Layered
 from beiran.gossip.membership.member import Address
 from beiran.gossip.messages import Described, Want
 from beiran.gossip.possession.owner_log import Possession
+from beiran.gossip.timers import WantDue
 from beiran.ids import Digest, NodeId
 from beiran.oci.images import ImageDescription
 
@@ -202,7 +203,7 @@ class Descriptions:
                 context.send(member.address, Want(own, tuple(group)))
         if self._wanted:
             first = min(wanted.ask_at for wanted in self._wanted.values())
-            context.set_timer("want", None, first - context.now)
+            context.set_timer(WantDue(), first - context.now)
 
     def _ask_by_stream(self, source: NodeId, images: Sequence[Digest]) -> None:
         member = self._context.members.get(source)

@@ -31,6 +31,7 @@ from beiran.gossip.messages import (
 )
 from beiran.gossip.possession.owner_log import Possession
 from beiran.gossip.possession.state_hash import bucket_hashes, bucket_of
+from beiran.gossip.timers import PushPullDue
 from beiran.ids import DIGEST_BYTES, Digest, NodeId
 
 IMPATIENCE_S: Final = 2.0  # a picture that never rests is compared all the same after this
@@ -108,7 +109,7 @@ class AntiEntropy:
         context = self._context
         wait = max(context.random.uniform(0, within_s), self._not_before - context.now)
         self._scheduled = (address, node, -1 if even_if_changed else context.members.picture)
-        context.set_timer("sync", None, wait)
+        context.set_timer(PushPullDue(), wait)
 
     def begin_scheduled(self) -> None:
         """The time for the push-pull that was scheduled has come."""
