@@ -15,6 +15,16 @@ from beiran.oci.manifests import digest_of
 
 FIND_BLOBS_MAX: Final = 1000
 """For how many digests at once an engine may be asked."""
+ENGINE_USER_AGENTS: Final = ("docker/", "containerd/")  # moby dockerversion/useragent.go
+
+
+def is_engine_client(user_agent: str) -> bool:
+    """Whether an HTTP client that asks the mirror is an engine, by its ``User-Agent``.
+
+    The engine of this host need not be one that this agent watches: with ``--engine none`` Docker
+    may still pull through the mirror.
+    """
+    return user_agent.startswith(ENGINE_USER_AGENTS)
 
 
 class EngineImage(Struct, frozen=True):
@@ -255,6 +265,15 @@ class Engine(Protocol):
 
         Raises: EngineRefused when the engine does not take it (a layer is missing, or not what its
         diff ID says), or cannot take any; EngineUnavailable; DataError from the readers.
+        """
+        ...
+
+    @property
+    def keeps_compressed_blobs(self) -> bool:
+        """Whether a pull by this engine stores the blobs that the manifest names.
+
+        containerd's image store does, and asks for each of them. A graph driver stores the
+        unpacked layers only, and asks for no blob of a layer that it has.
         """
         ...
 

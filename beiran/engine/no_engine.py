@@ -26,6 +26,7 @@ class NoEngine:
 
     info = EngineInfo(kind="none")
     can_pull = False
+    keeps_compressed_blobs = False
 
     async def serve(self, news: trio.MemorySendChannel[EngineNews]) -> None:
         """Tell an empty list, and then nothing for ever."""

@@ -17,9 +17,6 @@ from beiran.pull.peer_lookup import ASKED_MAX, Near, Nearby
 from beiran.store.async_reads import Reads
 from beiran.transfer.downloads import Transfers
 
-CONTAINERD: Final = "containerd"
-"""As ``EngineInfo.store`` has it."""
-
 
 class Survey(Struct, frozen=True):
     """What was found.
@@ -87,7 +84,7 @@ class Surveyor:
         image = manifest.config.raw
         missing = set(await self._engine.missing_layers(diff_ids))
         known = await self._engine.knows_compressed(dict(zip(published, diff_ids, strict=True)))
-        keeps_published = self._engine.info.store == CONTAINERD
+        keeps_published = self._engine.keeps_compressed_blobs
         local = await self._engine.find_blobs([image, *dict.fromkeys(diff_ids)])
         lacking = [
             (blob, diff_id)

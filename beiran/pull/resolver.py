@@ -16,6 +16,7 @@ import trio
 from msgspec import Struct
 
 from beiran.cache.blob_cache import BlobCache
+from beiran.engine.interface import is_engine_client
 from beiran.errors import EngineRefused, EngineUnavailable
 from beiran.ids import Digest, NodeId, digest_text
 from beiran.mirror.backend import (
@@ -66,8 +67,6 @@ from beiran.transfer.downloads import Transfers, Wanted
 
 LOAD_PATIENCE_S: Final = 6.0
 """So long a request for a manifest waits for layers to be loaded into the engine."""
-ENGINES: Final = ("docker/", "containerd/")
-"""How the User-Agent of a client begins that is this host's engine, most likely."""
 
 _log: Final = logging.getLogger(__name__)
 
@@ -135,7 +134,7 @@ class Resolution:
         client: str = "",
     ) -> ManifestAnswer:
         """As ``Library`` says."""
-        for_engine = client.startswith(ENGINES)
+        for_engine = is_engine_client(client)
         if isinstance(reference, bytes):
             return await self._by_digest(name, Digest(reference), for_engine=for_engine)
         meaning = await self._meanings.meaning(name, reference, accept)

@@ -47,6 +47,7 @@ class ContainerdStore:
 
     name = "containerd"
     immutable = False
+    keeps_compressed_blobs = True
     hides_steps = False
 
     def __init__(

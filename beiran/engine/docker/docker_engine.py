@@ -330,6 +330,11 @@ class DockerEngine:
         await self._actions.load(files)
 
     @property
+    def keeps_compressed_blobs(self) -> bool:
+        """As ``contract.Engine`` says."""
+        return self._store is not None and self._store.keeps_compressed_blobs
+
+    @property
     def can_pull(self) -> bool:
         """As ``contract.Engine`` says."""
         return True

@@ -40,6 +40,7 @@ class GraphDriverStore:
     """Images of a graph driver: their ID is the digest of their config."""
 
     immutable = True
+    keeps_compressed_blobs = False
     hides_steps = True
 
     def __init__(

@@ -69,6 +69,11 @@ class ImageStore(Protocol):
         ...
 
     @property
+    def keeps_compressed_blobs(self) -> bool:
+        """As ``contract.Engine`` says."""
+        ...
+
+    @property
     def hides_steps(self) -> bool:
         """Whether an event may name an image without a name that lists hide."""
         ...

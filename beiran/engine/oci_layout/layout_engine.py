@@ -359,6 +359,7 @@ class OciLayoutEngine:
             raise EngineRefused(f"image {digest_text(manifest.digest)} is not whole: {problem}")
 
     can_pull = False
+    keeps_compressed_blobs = False  # it pulls nothing by itself
 
     async def pull(
         self,
