@@ -12,6 +12,7 @@ import trio
 from beiran.agent.event_bus import Bus
 from beiran.agent.gossip_driver import GossipDriver
 from beiran.api.events import Event, EventName
+from beiran.api.models import EngineInfo
 from beiran.clock import now_text
 from beiran.engine.interface import (
     Engine,
@@ -60,7 +61,7 @@ class Holder:
             case EngineUp():
                 self.down_reason = None
                 self._tell("engine.up", "")
-                _log.info("engine is up: %s %s", news.info.kind, news.info.version)
+                _log.info("%s", _words(news.info))
             case EngineDown(reason=reason):
                 self.down_reason = reason
                 self._tell("engine.down", reason)
@@ -98,3 +99,10 @@ class Holder:
                 reason=reason,
             )
         )
+
+
+def _words(info: EngineInfo) -> str:
+    """The log line for an engine that answers."""
+    if info.kind == "none":
+        return "no engine: this node holds no images of its own"
+    return "engine is up: " + " ".join(filter(None, (info.kind, info.version, info.store)))

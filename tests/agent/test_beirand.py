@@ -6,6 +6,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -230,3 +231,23 @@ def test_the_listing_follows_an_engine_that_comes_later(tmp_path: Path) -> None:
             lambda: all(n.engine is not None and n.engine.up for n in client.get_online_nodes())
         )
         assert not client.get_info().problems
+
+
+def test_log_names_the_engine_or_says_that_there_is_none(tmp_path: Path) -> None:
+    layout = tmp_path / "layout"
+    (layout / "blobs" / "sha256").mkdir(parents=True)
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    (layout / "index.json").write_text('{"schemaVersion": 2, "manifests": []}')
+    for engine, line in (
+        ("none", "no engine: this node holds no images of its own\n"),
+        (f"oci:{layout}", f"engine is up: oci 1.0.0 {layout}\n"),
+    ):
+        agent = Beirand(tmp_path / engine[:3], engine=engine)
+        agent.folder.mkdir()
+        with agent.running():
+            log = agent.folder / "log"
+            wait_for(partial(_says, log, line))
+
+
+def _says(log: Path, line: str) -> bool:
+    return line in log.read_text()
