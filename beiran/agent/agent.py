@@ -17,10 +17,9 @@ from beiran.agent.event_bus import Bus
 from beiran.agent.gossip_driver import GossipDriver
 from beiran.agent.identity import node_uuid
 from beiran.agent.peer_info import Acquaintance
-from beiran.agent.pull_stack import MIRROR_HOST, Sharing, open_cache
+from beiran.agent.pull_stack import MIRROR_HOST, PullStack, open_pull_stack
 from beiran.agent.status import Report
 from beiran.agent.store_writer import Recorder
-from beiran.cache.blob_cache import BlobCache
 from beiran.clock import now_text, seconds_ago_text
 from beiran.engine.interface import Engine
 from beiran.engine.open import open_engine
@@ -83,34 +82,26 @@ class Agent:
         listeners: list[trio.SocketListener],
         mirror_listeners: list[trio.SocketListener],
         unix_listener: trio.SocketListener,
-        cache: BlobCache,
+        peers: PeerClient,
+        pull_stack: PullStack,
     ) -> None:
         self._settings: Final = settings
         self._listeners: Final = listeners
         self._mirror_listeners: Final = mirror_listeners
         self._unix_listener: Final = unix_listener
         self._node: Final = node
-        self._peers: Final = PeerClient()
+        self._peers: Final = peers
         self._bus: Final = Bus()
         self._recorder: Final = Recorder(store, self._bus)
         self._acquaintance: Final = Acquaintance(node, self._peers, self._recorder)
-        self._sharing: Final = Sharing(
-            settings,
-            store,
-            engine,
-            node.members,
-            self._peers,
-            cache,
-            random=SystemRandom(),
-            send=partial(udp.send, confirmed=False),
-        )
+        self._pull_stack: Final = pull_stack
         self._driver: Final = GossipDriver(
             node,
             udp=udp,
             beacon=beacon,
             peers=self._peers,
             record=self._record,
-            swarm=self._sharing.driver.receive,
+            swarm=pull_stack.transfer.driver.receive,
         )
         self._holder: Final = Holder(engine, self._driver, self._bus)
         http_counters = HttpCounters()
@@ -124,11 +115,11 @@ class Agent:
             beacon,
             http_counters,
             self._recorder,
-            self._sharing,
+            pull_stack,
         )
         self._http_counters: Final = http_counters
         self._routes: Final = [
-            *self._sharing.routes(),
+            *pull_stack.routes,
             *api_routes(self._report, store, self._bus),
             *self._driver.routes(),
         ]
@@ -138,7 +129,7 @@ class Agent:
         self._recorder.record(effects)
         self._acquaintance.notice(effects)
         if any(isinstance(effect, MemberChanged | MemberForgotten) for effect in effects):
-            self._sharing.members_changed()
+            self._pull_stack.members_changed()
 
     async def serve(self) -> None:
         """Run until cancelled."""
@@ -150,12 +141,11 @@ class Agent:
             with trio.move_on_after(FIRST_LIST_S):
                 await self._holder.listed.wait()
             await nursery.start(self._keep_own_row)
-            await nursery.start(self._sharing.serve)
             doors = partial(serve_http, routes=self._routes, counters=self._http_counters)
             await nursery.start(partial(doors, self._listeners, door="tcp"))
             await nursery.start(partial(doors, [self._unix_listener], door="unix"))
             if self._mirror_listeners:
-                mirror = self._sharing.serve_mirror
+                mirror = self._pull_stack.serve_mirror
                 await nursery.start(partial(mirror, self._mirror_listeners, self._http_counters))
             await nursery.start(self._driver.serve)
             self._driver.do(self._node.join(_join(self._settings), now=trio.current_time()))
@@ -222,12 +212,21 @@ async def _open_agent(settings: Settings) -> AsyncIterator[Agent]:
         beacon = open_beacon(settings.beacon_port, settings.bind) if settings.beacon else None
         listeners = await open_tcp_listeners(settings.bind, settings.port)
         mirror_listeners = await _open_mirror(settings)
+        engine = open_engine(str(settings.engine), cache_dir=settings.data_dir)
+        peers = PeerClient()
         async with (
             open_unix_listener(settings.socket) as unix_listener,
-            open_cache(settings) as cache,
+            open_pull_stack(
+                settings,
+                store,
+                engine,
+                node.members,
+                peers,
+                random=SystemRandom(),
+                send=partial(udp.send, confirmed=False),
+            ) as pull_stack,
         ):
             try:
-                engine = open_engine(str(settings.engine), cache_dir=settings.data_dir)
                 yield Agent(
                     settings,
                     store,
@@ -238,7 +237,8 @@ async def _open_agent(settings: Settings) -> AsyncIterator[Agent]:
                     listeners,
                     mirror_listeners,
                     unix_listener,
-                    cache,
+                    peers,
+                    pull_stack,
                 )
             finally:
                 for listener in (*listeners, *mirror_listeners):

@@ -1,6 +1,8 @@
-"""The part of an agent by which hosts share bytes, put together: cache, swarm, origins, mirror.
+"""The part of an agent by which hosts share bytes, opened in order: swarm, cache, pulls, mirror.
 
-What each piece does its own module tells; ``docs/pull.md`` tells how they play together.
+``agent.py`` opens one. Data goes one way through it, from the engine's request to the bytes:
+``mirror/routes``, ``pull/mirror_backend``, ``transfer/downloads``, ``transfer/swarm_driver``, and
+then ``swarm`` (who is asked), ``peers`` and ``registry`` (who answers), ``cache`` (where it goes).
 """
 
 import os
@@ -8,6 +10,7 @@ import platform
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -24,33 +27,43 @@ from beiran.gossip.membership.member_table import Membership
 from beiran.http.messages import Route
 from beiran.http.server import HttpCounters, serve_http
 from beiran.http.token_bucket import TokenBucket
-from beiran.ids import NodeId, node_id_text
+from beiran.ids import Digest, NodeId, node_id_text
 from beiran.mirror.routes import mirror_routes
 from beiran.oci.manifests import Platform
 from beiran.peers.blob_fetch import PeerBlobs
 from beiran.peers.peer_client import PeerClient
-from beiran.pull.engine_load import Loader
-from beiran.pull.jobs import Pulls
-from beiran.pull.layer_locations import Surveyor
-from beiran.pull.manifest_store import Documents
-from beiran.pull.peer_lookup import Nearby
-from beiran.pull.resolver import Resolution
-from beiran.pull.tags import Meanings
+from beiran.pull.authorization import Authorization
+from beiran.pull.delivery import Delivery
+from beiran.pull.jobs import PullJobs
+from beiran.pull.locations import Locator
+from beiran.pull.manifest_store import ManifestStore
+from beiran.pull.mirror_backend import MirrorBackend
+from beiran.pull.peer_lookup import PeerLookup
+from beiran.pull.resolver import Resolver
+from beiran.pull.tags import TagResolver
 from beiran.registry.registry_client import OriginClient
 from beiran.settings.settings import Settings
 from beiran.store.async_reads import Reads
 from beiran.store.store import Store
 from beiran.swarm.config import SwarmConfig
 from beiran.swarm.node import SwarmNode
-from beiran.transfer.downloads import Transfers
-from beiran.transfer.stats import Traffic
+from beiran.transfer.downloads import Downloads
+from beiran.transfer.local_blobs import LocalBlobs
 from beiran.transfer.swarm_driver import SwarmDriver
+from beiran.transfer.transfer_rows import TransferRows
 from beiran.transfer.uploads import Uploads
 
 BLOBS_FOLDER: Final = "blobs"
 MIRROR_HOST: Final = "127.0.0.1"
 CACHE_SHARE: Final = 0.1
+"""Of the disk; the engine needs the rest. Chosen."""
+
 CACHE_BYTES_MAX: Final = 20 * 10**9
+"""More than the images of one rollout. Chosen."""
+
+SETTLE_S: Final = 1.0
+"""How long the agent's stop waits for verified blobs to get their final name."""
+
 _MACHINES: Final = {
     "x86_64": Platform(os="linux", architecture="amd64"),
     "aarch64": Platform(os="linux", architecture="arm64"),
@@ -59,116 +72,86 @@ _MACHINES: Final = {
 }
 
 
-class Sharing:
-    """Everything between the picture and the bytes.
+class MemberDirectory:
+    """The other members, as the pull stack needs them: by IP address, and only those online.
 
     Args:
-      members: everybody, ourselves among them; to be read only.
+      members: gossip's table, ourselves included; read only.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        store: Store,
-        engine: Engine,
-        members: Membership,
-        peers: PeerClient,
-        cache: BlobCache,
-        *,
-        random: Random,
-        send: Callable[[bytes, Address], object],
-    ) -> None:
-        self.cache: Final = cache
-        self._members: Final = members
+    def __init__(self, members: Membership) -> None:
+        self.members: Final = members
+        self.own: Final = members.own.node
         self._at: dict[str, dict[str, NodeId]] = {}
-        """Who is online, by IP address and UUID. Asked with every upload."""
-        self._peer_blobs: Final = PeerBlobs(own=members.own.node)
-        self.origins: Final = OriginClient(
-            settings.origins, docker_config=settings.docker_config, limit=settings.origin_limit
-        )
-        reads = Reads(store)
-        own = members.own.node
-        nearby = Nearby(peers, self._address_of)
-        self.driver: Final = SwarmDriver(
-            SwarmNode(
-                own,
-                cluster=settings.cluster,
-                config=SwarmConfig(),
-                random=random,
-                now=trio.current_time(),
-            ),
-            send=send,
-            peers=self._peer_blobs,
-            origins=self.origins,
-            name_of=self._name_of,
-            peer_bytes=TokenBucket(settings.download_limit.bytes_per_s),
-        )
-        self.transfers: Final = Transfers(cache, engine, self.driver)
-        documents = Documents(cache, engine, nearby, self.transfers, self.origins)
-        self.uploads: Final = Uploads(
-            cache,
-            engine,
-            self.driver,
-            node_at=self._node_at,
-            limiter=TokenBucket(settings.upload_limit.bytes_per_s),
-            at_once_max=settings.upload_limit.at_once,
-        )
-        meanings = Meanings(
-            store,
-            reads,
-            nearby,
-            self.origins,
-            online=self._others,
-            random=random,
-            ttl_s=settings.tag_ttl,
-            offline_allowed=settings.offline_tags == "allow",
-        )
-        self.platforms: Final = host_platforms()
-        loader = Loader(engine, self.transfers, documents)
-        self.library: Final = Resolution(
-            reads=reads,
-            cache=cache,
-            origins=self.origins,
-            nearby=nearby,
-            transfers=self.transfers,
-            documents=documents,
-            meanings=meanings,
-            surveyor=Surveyor(reads, cache, engine, nearby, self.transfers, own=own, random=random),
-            loader=loader,
-            platforms=self.platforms,
-            own=own,
-        )
-        self._giving: Final = Giving(
-            reads, engine, documents, self.uploads, is_member=self._is_member
-        )
+        """Online members by IP address and UUID. Every upload looks here."""
 
-        mirror = f"{MIRROR_HOST}:{settings.mirror_port}" if settings.mirror_port else None
-        self.pulls: Final = Pulls(self.library, loader, self.transfers, engine, mirror=mirror)
-        self.traffic: Final = Traffic(self.transfers, self.uploads, self.driver, members)
-        self._pull_routes: Final = PullRoutes(
-            self.pulls,
-            self.traffic,
-            peers,
-            members,
-            is_member=self._is_member,
-            allowed=settings.allow_prefetch,
-        )
+    def refresh(self) -> None:
+        """A member joined, left or moved."""
+        self._at = {}
+        for node, address in self.online().items():
+            self._at.setdefault(address.host, {})[node_id_text(node)] = node
 
-    def routes(self) -> list[Route]:
-        """What other agents ask, and who has this one pull."""
-        return [*self._giving.routes(), *self._pull_routes.routes()]
+    def online(self) -> Mapping[NodeId, Address]:
+        """The other members that are online, and their addresses."""
+        return {
+            member.node: member.address
+            for member in self.members.all()
+            if member.status.online and member.node != self.own
+        }
 
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Share until cancelled."""
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self._peer_blobs.serve)
-            await nursery.start(self.origins.serve)
-            await nursery.start(self.driver.serve)
-            await nursery.start(self.transfers.serve)
-            await nursery.start(self.pulls.serve)
-            await nursery.start(self._pull_routes.serve)
-            self.members_changed()
-            task_status.started()
+    def generations(self) -> Mapping[NodeId, int]:
+        """Of all agents, by node."""
+        return {member.node: member.generation for member in self.members.all()}
+
+    def address_of(self, node: NodeId) -> Address | None:
+        """Where a member is reached; None when it is not online."""
+        member = self.members.get(node)
+        return member.address if member is not None and member.status.online else None
+
+    def name_of(self, node: NodeId) -> str:
+        """How the log names a node."""
+        member = self.members.get(node)
+        return f"node {member.name} ({member.address})" if member is not None else "a node"
+
+    def node_at(self, host: str, uuid: str | None) -> NodeId | None:
+        """The member at an IP address with this UUID; any member there if none has it."""
+        there = self._at.get(host)
+        if there is None:
+            return None
+        return there.get(uuid or "") or next(iter(there.values()))
+
+    def is_member(self, host: str) -> bool:
+        """Whether this host or an online member has that IP address."""
+        return host == self.members.own.address.host or host in self._at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferStack:
+    """What moves bytes."""
+
+    cache: BlobCache
+    local: LocalBlobs
+    origins: OriginClient
+    driver: SwarmDriver
+    downloads: Downloads
+    uploads: Uploads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullStack:
+    """What the agent uses of an open pull stack."""
+
+    transfer: TransferStack
+    backend: MirrorBackend
+    pulls: PullJobs
+    transfers: TransferRows
+    routes: list[Route]
+    members: MemberDirectory
+
+    def members_changed(self) -> None:
+        """A member joined, left or moved."""
+        self.members.refresh()
+        self.transfer.driver.set_members(self.members.online(), self.members.generations())
 
     async def serve_mirror(
         self,
@@ -178,72 +161,214 @@ class Sharing:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Answer engines at these listeners until cancelled."""
-        routes = mirror_routes(self.library, platforms=self.platforms)
+        routes = mirror_routes(self.backend, platforms=host_platforms())
         serve = partial(serve_http, routes=routes, door="mirror", counters=counters)
         await serve(listeners, task_status=task_status)
 
-    def members_changed(self) -> None:
-        """Somebody came, went or moved."""
-        online = self._online()
-        self._at = {}
-        for node, address in online.items():
-            self._at.setdefault(address.host, {})[node_id_text(node)] = node
-        generations = {member.node: member.generation for member in self._members.all()}
-        self.driver.set_members(online, generations)
 
-    # --- members ----------------------------------------------------------------------------
+@asynccontextmanager
+async def open_pull_stack(
+    settings: Settings,
+    store: Store,
+    engine: Engine,
+    members: Membership,
+    peers: PeerClient,
+    *,
+    random: Random,
+    send: Callable[[bytes, Address], object],
+) -> AsyncIterator[PullStack]:
+    """Open the blob cache, and share images until the block ends.
 
-    def _online(self) -> Mapping[NodeId, Address]:
-        own = self._members.own.node
-        return {
-            member.node: member.address
-            for member in self._members.all()
-            if member.status.online and member.node != own
-        }
+    Args:
+      members: gossip's table, ourselves included; read only.
+      send: sends a datagram to an agent.
 
-    def _others(self) -> list[NodeId]:
-        return list(self._online())
-
-    def _address_of(self, node: NodeId) -> Address | None:
-        member = self._members.get(node)
-        return member.address if member is not None and member.status.online else None
-
-    def _name_of(self, node: NodeId) -> str:
-        member = self._members.get(node)
-        return f"node {member.name} ({member.address})" if member is not None else "a node"
-
-    def _node_at(self, host: str, says: str | None) -> NodeId | None:
-        """Which of the members at this address it is that ``says`` so; any, if it is none."""
-        there = self._at.get(host)
-        if there is None:
-            return None
-        return there.get(says or "") or next(iter(there.values()))
-
-    def _is_member(self, host: str) -> bool:
-        return host == self._members.own.address.host or host in self._at
+    Raises: LocalError when the cache's folder cannot be used.
+    """
+    directory = MemberDirectory(members)
+    node = SwarmNode(
+        members.own.node,
+        cluster=settings.cluster,
+        config=SwarmConfig(),
+        random=random,
+        now=trio.current_time(),
+    )
+    async with (
+        trio.open_nursery() as nursery,
+        _open_transfers(settings, engine, directory, node, nursery, send=send) as transfer,
+    ):
+        stack = _pull_stack(
+            settings, store, engine, directory, peers, transfer, nursery, random=random
+        )
+        stack.members_changed()
+        yield stack
+        nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
-async def open_cache(settings: Settings) -> AsyncIterator[BlobCache]:
+async def _open_transfers(
+    settings: Settings,
+    engine: Engine,
+    directory: MemberDirectory,
+    node: SwarmNode,
+    nursery: trio.Nursery,
+    *,
+    send: Callable[[bytes, Address], object],
+) -> AsyncIterator[TransferStack]:
+    peer_blobs = PeerBlobs(own=node.own)
+    origins = OriginClient(
+        settings.origins, docker_config=settings.docker_config, limit=settings.origin_limit
+    )
+    await nursery.start(peer_blobs.serve)
+    await nursery.start(origins.serve)
+    driver = SwarmDriver(
+        node,
+        nursery,
+        send=send,
+        peers=peer_blobs,
+        origins=origins,
+        name_of=directory.name_of,
+        peer_bytes=TokenBucket(settings.download_limit.bytes_per_s),
+    )
+    async with open_cache(settings, evicted=driver.withdraw) as cache:
+        local = LocalBlobs(cache, engine)
+        for digest in cache.digests:
+            driver.provide(digest, cache.size(digest) or 0)
+        try:
+            yield TransferStack(
+                cache=cache,
+                local=local,
+                origins=origins,
+                driver=driver,
+                downloads=Downloads(cache, local, driver, nursery),
+                uploads=Uploads(
+                    cache,
+                    engine,
+                    local,
+                    driver,
+                    node_at=directory.node_at,
+                    limiter=TokenBucket(settings.upload_limit.bytes_per_s),
+                    at_once_max=settings.upload_limit.at_once,
+                ),
+            )
+        finally:
+            driver.close()
+
+
+def _pull_stack(
+    settings: Settings,
+    store: Store,
+    engine: Engine,
+    directory: MemberDirectory,
+    peers: PeerClient,
+    transfer: TransferStack,
+    nursery: trio.Nursery,
+    *,
+    random: Random,
+) -> PullStack:
+    reads, lookup = Reads(store), PeerLookup(peers, directory.address_of)
+    cache, downloads, origins = transfer.cache, transfer.downloads, transfer.origins
+    offline_allowed = settings.offline_tags == "allow"
+    manifests = ManifestStore(cache, engine, lookup, downloads, origins)
+    authorization = Authorization(origins, offline_allowed=offline_allowed)
+    locator = Locator(
+        reads,
+        cache,
+        engine,
+        lookup,
+        manifests,
+        downloads,
+        own=directory.own,
+        random=random,
+    )
+    tags = TagResolver(
+        store,
+        reads,
+        lookup,
+        origins,
+        online=lambda: list(directory.online()),
+        random=random,
+        ttl_s=settings.tag_ttl,
+        offline_allowed=offline_allowed,
+    )
+    resolver = Resolver(
+        reads=reads,
+        lookup=lookup,
+        manifests=manifests,
+        tags=tags,
+        locator=locator,
+        authorization=authorization,
+        platforms=host_platforms(),
+        own=directory.own,
+    )
+    delivery = Delivery(
+        engine=engine,
+        local=transfer.local,
+        downloads=downloads,
+        manifests=manifests,
+        locator=locator,
+        lookup=lookup,
+        authorization=authorization,
+        platforms=host_platforms(),
+    )
+    backend = MirrorBackend(
+        reads=reads,
+        origins=origins,
+        lookup=lookup,
+        local=transfer.local,
+        downloads=downloads,
+        locator=locator,
+        authorization=authorization,
+        resolver=resolver,
+        delivery=delivery,
+    )
+    mirror = f"{MIRROR_HOST}:{settings.mirror_port}" if settings.mirror_port else None
+    pulls = PullJobs(resolver, delivery, downloads, engine, nursery, mirror=mirror)
+    transfers = TransferRows(transfer.driver, transfer.uploads, transfer.local, directory.members)
+    giving = Giving(reads, engine, manifests, transfer.uploads, is_member=directory.is_member)
+    pull_routes = PullRoutes(
+        pulls,
+        transfers,
+        peers,
+        directory.members,
+        nursery,
+        is_member=directory.is_member,
+        allowed=settings.allow_prefetch,
+    )
+    return PullStack(
+        transfer=transfer,
+        backend=backend,
+        pulls=pulls,
+        transfers=transfers,
+        routes=[*giving.routes(), *pull_routes.routes()],
+        members=directory,
+    )
+
+
+@asynccontextmanager
+async def open_cache(
+    settings: Settings, *, evicted: Callable[[Digest], object]
+) -> AsyncIterator[BlobCache]:
     """The blob cache of the data folder. Raises: LocalError."""
     folder = settings.data_dir / BLOBS_FOLDER
-    cache = await BlobCache.open(folder, cache_bytes(settings.cache_bytes, settings.data_dir))
+    size = cache_bytes(settings.cache_bytes, settings.data_dir)
+    cache = await BlobCache.open(folder, size, evicted=evicted)
     try:
         yield cache
     finally:
-        with trio.CancelScope(shield=True), trio.move_on_after(1.0):
+        with trio.CancelScope(shield=True), trio.move_on_after(SETTLE_S):
             await cache.settle()
 
 
 def cache_bytes(wanted: int | None, folder: Path) -> int:
-    """How much the cache may hold: as set, or a tenth of the disk and at most 20 GB."""
+    """The size of the cache: as set, or ``CACHE_SHARE`` of the disk up to ``CACHE_BYTES_MAX``."""
     if wanted is not None:
         return wanted
     return min(CACHE_BYTES_MAX, int(CACHE_SHARE * shutil.disk_usage(folder).total))
 
 
 def host_platforms() -> tuple[Platform, ...]:
-    """What images this host runs, the best first."""
+    """The platforms whose images this host runs, the best first."""
     machine = platform.machine()
     found = _MACHINES.get(machine, Platform(os="linux", architecture=machine))
     return (found, Platform(os=os.uname().sysname.lower(), architecture=found.architecture))

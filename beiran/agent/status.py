@@ -10,7 +10,7 @@ from beiran import __version__
 from beiran.agent.api.metrics import Metric, Sample
 from beiran.agent.engine_watcher import Holder
 from beiran.agent.gossip_driver import GossipDriver
-from beiran.agent.pull_stack import Sharing
+from beiran.agent.pull_stack import PullStack
 from beiran.agent.store_writer import Recorder
 from beiran.api.models import Info
 from beiran.clock import now_text
@@ -95,7 +95,7 @@ class Report:
         beacon: Beacon | None,
         http: HttpCounters,
         recorder: Recorder,
-        sharing: Sharing,
+        pull_stack: PullStack,
     ) -> None:
         self._settings: Final = settings
         self._reads: Final = Reads(store)
@@ -106,7 +106,7 @@ class Report:
         self._beacon: Final = beacon
         self._http: Final = http
         self._recorder: Final = recorder
-        self._sharing: Final = sharing
+        self._pull_stack: Final = pull_stack
         self._started_at: Final = now_text()
         self.dns_problems: tuple[str, ...] = ()
 
@@ -165,7 +165,7 @@ class Report:
             _gauge(
                 "beiran_cache_bytes",
                 "Bytes of blobs in the cache.",
-                self._sharing.cache.used_bytes,
+                self._pull_stack.transfer.cache.used_bytes,
             ),
             _gauge("beiran_images", "Images this node holds.", len(node.possession.holdings(own))),
             _gauge("beiran_engine_up", "1 while the engine answers.", int(self._engine.info.up)),
@@ -204,8 +204,8 @@ class Report:
         if self._beacon is not None:
             counters |= _prefixed("beacon_socket", msgspec.to_builtins(self._beacon.counters))
         counters |= msgspec.to_builtins(self._http)
-        counters |= self._sharing.traffic.counters()
-        counters |= _prefixed("swarm", self._sharing.driver.node.counters)
+        counters |= self._pull_stack.transfers.counters()
+        counters |= _prefixed("swarm", self._pull_stack.transfer.driver.node.counters)
         return dict(sorted(counters.items()))
 
 

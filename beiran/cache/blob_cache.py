@@ -86,10 +86,11 @@ class BlobFile:
 class BlobCache:
     """Blobs by digest. Made by ``BlobCache.open``."""
 
-    def __init__(self, folder: Path, bytes_max: int, found: Found) -> None:
+    def __init__(
+        self, folder: Path, bytes_max: int, found: Found, evicted: Callable[[Digest], object]
+    ) -> None:
         self.folder: Final = folder
-        self.on_gone: Callable[[Digest], object] = lambda _: None
-        """Told of each whole blob that is dropped, so that nobody goes on offering it."""
+        self._evicted: Final = evicted
         self.limiter = trio.CapacityLimiter(THREADS_MAX)
         self._bytes_max = bytes_max
         self._entries = OrderedDict(found.entries)  # the least recently used first
@@ -100,8 +101,17 @@ class BlobCache:
         self._numbers = itertools.count()
 
     @classmethod
-    async def open(cls, folder: Path, bytes_max: int) -> "BlobCache":
+    async def open(
+        cls,
+        folder: Path,
+        bytes_max: int,
+        *,
+        evicted: Callable[[Digest], object] = lambda _: None,
+    ) -> "BlobCache":
         """Open the cache in ``folder``, or make it. Drops what is damaged or unfinished there.
+
+        Args:
+          evicted: called with each whole blob that is dropped: no one may offer it any more.
 
         Raises: LocalError when the folder cannot be used.
         """
@@ -109,7 +119,7 @@ class BlobCache:
             found = await trio.to_thread.run_sync(scan, folder)
         except OSError as error:
             raise LocalError(f"the blob cache {folder} cannot be used: {error.strerror}") from None
-        cache = cls(folder, bytes_max, found)
+        cache = cls(folder, bytes_max, found, evicted)
         await cache.resize(bytes_max)
         return cache
 
@@ -382,7 +392,7 @@ class BlobCache:
         entry = self._entries.pop(digest)
         self._used_bytes -= entry.size_bytes
         if entry.whole:
-            self.on_gone(digest)
+            self._evicted(digest)
         return entry
 
     def _use(self, digest: Digest, descriptor: int | None = None) -> None:

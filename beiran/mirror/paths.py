@@ -1,8 +1,8 @@
-"""What a path of the mirror names: a repository of some registry, a manifest, a blob.
+"""Read the paths of the mirror's requests: a repository of some registry, a manifest, a blob.
 
-A repository is of Docker Hub, unless its first component is a registry (``quay.io/foo``, or
-``HOST__5000/foo``, for a path has no room for a port), or the query says ``ns=REGISTRY``, as
-containerd does.
+A repository is one of Docker Hub unless its first component is a registry (``quay.io/foo``, or
+``HOST__5000/foo``, since ``:`` cannot stand in a path), or the query has ``ns=REGISTRY``, as from
+containerd.
 """
 
 import re
@@ -14,7 +14,8 @@ from msgspec import Struct
 from beiran.errors import BadRequest
 from beiran.http.messages import Request
 from beiran.ids import Digest, parse_digest
-from beiran.mirror.backend import BlobUnknown, ManifestUnknown, Reference, RepositoryName
+from beiran.mirror.backend import Reference, RepositoryName
+from beiran.mirror.errors import BlobUnknown, ManifestUnknown
 from beiran.oci.references import DOCKER_HUB, full_repository, mirrored_repository, registry_name
 
 _TAG: Final = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
@@ -22,11 +23,11 @@ _DIGEST: Final = re.compile(r"[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[a-zA-Z0-9=_-]+")
 
 
 class Asked(Struct, frozen=True):
-    """Which repository a request is about.
+    """The repository that a request is about.
 
     Attributes:
-      path: how the client names it, in the path.
-      namespace: its ``ns``, None without one.
+      path: the repository as the path has it.
+      namespace: the query's ``ns``; None without one.
     """
 
     name: RepositoryName
@@ -35,10 +36,10 @@ class Asked(Struct, frozen=True):
 
     @property
     def has_next(self) -> bool:
-        """Whether a client that names it so asks the registry itself when we say no.
+        """Whether the client goes on to the registry itself after an error.
 
-        So does Docker for Docker Hub, and containerd with ``ns``; with the registry in the path
-        we are the registry, as far as the client knows.
+        Docker does for Docker Hub, and containerd with ``ns``. A client that has the registry in
+        the path takes the mirror for the registry.
         """
         return self.namespace is not None or (
             self.name.registry == DOCKER_HUB and not self.path.startswith(f"{DOCKER_HUB}/")
@@ -46,12 +47,12 @@ class Asked(Struct, frozen=True):
 
     @property
     def headers(self) -> Sequence[tuple[str, str]]:
-        """What says that ``ns`` was heeded. Source: "Registry Proxying"."""
+        """The header that confirms ``ns``. Source: "Registry Proxying"."""
         return [] if self.namespace is None else [("OCI-Namespace", self.namespace)]
 
 
 def asked_repository(request: Request) -> Asked:
-    """Which repository of which registry ``request`` means.
+    """Read the repository from a request.
 
     Raises: BadRequest (NAME_INVALID).
     """
@@ -72,7 +73,7 @@ def _of_namespace(namespace: str, path: str) -> RepositoryName:
     registry = registry_name(namespace)
     within = mirrored_repository(path)
     if within.registry == registry and (registry != DOCKER_HUB or path.startswith(f"{registry}/")):
-        # A mirror that was set up with the registry in its path.
+        # The mirror was configured with the registry in its path.
         return RepositoryName(*within)
     found = full_repository(f"{registry}/{path}")
     if found.registry != registry:
@@ -81,15 +82,15 @@ def _of_namespace(namespace: str, path: str) -> RepositoryName:
 
 
 def read_reference(text: str) -> Reference:
-    """A tag or a digest of a manifest.
+    """Read a tag or a digest of a manifest.
 
-    Raises: BadRequest (DIGEST_INVALID); ManifestUnknown for what cannot be a tag either, and for a
+    Raises: BadRequest (DIGEST_INVALID); ManifestUnknown for a text that is neither, and for a
     digest of another algorithm than SHA-256.
     """
     if ":" in text:
         digest = _read_digest(text)
         if digest is None:
-            raise ManifestUnknown(f"{text}: only SHA-256 is known here")
+            raise ManifestUnknown(f"{text}: only SHA-256 digests are supported")
         return digest
     if not _TAG.fullmatch(text):
         raise ManifestUnknown(f"{text!r} is neither a tag nor a digest")
@@ -97,18 +98,18 @@ def read_reference(text: str) -> Reference:
 
 
 def read_blob_digest(text: str) -> Digest:
-    """The digest of a blob.
+    """Read the digest of a blob.
 
     Raises: BadRequest (DIGEST_INVALID); BlobUnknown for another algorithm than SHA-256.
     """
     digest = _read_digest(text)
     if digest is None:
-        raise BlobUnknown(f"{text}: only SHA-256 is known here")
+        raise BlobUnknown(f"{text}: only SHA-256 digests are supported")
     return digest
 
 
 def _read_digest(text: str) -> Digest | None:
-    """None for one of another algorithm."""
+    """Returns: None for a digest of another algorithm."""
     try:
         return parse_digest(text)
     except ValueError as error:

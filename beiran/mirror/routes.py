@@ -1,9 +1,9 @@
 """The mirror: the pull part of the OCI distribution specification, for the engine of this host.
 
-It speaks the protocol and knows nothing of images: what a name means and where bytes are is asked
-of a ``Library``. Clients wait long for a registry that says nothing (dockerd over a minute for a
-blob's head) and go on at once after one that says no, so every request has its answer, or at
-least the head of it, within ``FIRST_BYTE_S_MAX``.
+It speaks the protocol and knows nothing of images: a ``Backend`` resolves names and locates bytes.
+A client that gets no answer waits long (dockerd over a minute for a blob's head), and one that gets
+an error goes on at once, so every request has its answer, or at least the head of one, within
+``FIRST_BYTE_S_MAX``.
 
 Source: OCI distribution specification 1.1 (end-1, end-2, end-3, end-8, "Error Codes", "Warnings",
 "Registry Proxying"); RFC 9110 for conditions and ranges; distribution's registry for what the
@@ -13,11 +13,13 @@ specification leaves open.
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Final, TypeVar
 from urllib.parse import quote, urlencode
 
 import trio
 
+from beiran.engine.interface import is_engine_client
 from beiran.errors import ApiError, BadRequest, BeiranError
 from beiran.http.messages import (
     Handler,
@@ -25,25 +27,20 @@ from beiran.http.messages import (
     Request,
     Response,
     Route,
-    content_range,
     error_response,
     json_response,
-    parse_range,
 )
+from beiran.http.ranges import entity_tag, has_current, ranged
 from beiran.ids import Digest, digest_text
 from beiran.mirror.backend import (
-    BlobReader,
-    BlobUnknown,
-    Denied,
-    Late,
-    Library,
-    LibraryError,
+    Backend,
     ManifestAnswer,
-    ManifestUnknown,
+    OpenBlob,
     Reference,
     RepositoryName,
     Source,
 )
+from beiran.mirror.errors import BlobUnknown, Denied, Late, ManifestUnknown, MirrorError
 from beiran.mirror.paths import (
     Asked,
     asked_repository,
@@ -62,23 +59,26 @@ from beiran.oci.manifests import (
 from beiran.oci.media_types import Accept, parse_accept
 
 FIRST_BYTE_S_MAX: Final = 9.5
-"""Whoever waits for us is told something before 10 s are over."""
+"""The mirror answers every request within 10 s; half a second is for sending."""
 
 BLOB_HEAD_S_MAX: Final = 5.0
-"""From a request for a blob to the head of its answer, where its bytes are slow to come."""
+"""How long the head of a blob waits for its first bytes. A failure until then is answered with a
+status, from which every engine goes on; a connection that breaks off later is retried for 75 s."""
 
 CHUNK_S_MAX: Final = 60.0
-"""A blob of which nothing comes for so long is broken off; clients come back with a Range."""
+"""A blob of which no byte comes for this time is broken off; clients come back with a ``Range``.
+dockerd itself waits without limit. Chosen, not measured."""
 
 TAGS_MAX: Final = 10_000
-"""Of one page; the next is named in its ``Link`` header."""
+"""Of one page; its ``Link`` header names the next one."""
 
 WARNING_CHARS_MAX: Final = 1024  # the specification allows 4,096 bytes for all warnings
 BLOB_MEDIA_TYPE: Final = "application/octet-stream"
 API_VERSION: Final = ("Docker-Distribution-Api-Version", "registry/2.0")
 SOURCE_HEADER: Final = "Beiran-Source"
 VIA: Final = "1.1 beiran"
-"""The ``Via`` of what agents ask origins: a mirror that is asked by it would ask itself."""
+"""The ``Via`` that agents send to origins. A request that has it came from an agent: answering it
+would send it round in circles."""
 
 PLATFORMS_DEFAULT: Final = (Platform(os="linux", architecture="amd64"),)
 _ALLOW: Final = ("Allow", "GET, HEAD, OPTIONS")
@@ -90,15 +90,15 @@ T = TypeVar("T")
 
 
 def mirror_routes(
-    library: Library, *, platforms: Sequence[Platform] = PLATFORMS_DEFAULT
+    backend: Backend, *, platforms: Sequence[Platform] = PLATFORMS_DEFAULT
 ) -> list[Route]:
-    """The routes of the mirror's door.
+    """The routes of the mirror's listener.
 
     Args:
-      platforms: what this host runs, the best first: whoever asks for a tag and takes no index is
-        given the manifest for the first of them that the index has.
+      platforms: what this host runs, the best first. A client that asks for a tag and takes no
+        index gets the manifest for the first of them that the index has.
     """
-    mirror = _Mirror(library, platforms)
+    mirror = _Mirror(backend, platforms)
     reads: list[tuple[str, Handler]] = [
         ("/v2/", mirror.version),
         ("/v2", mirror.version),
@@ -119,7 +119,7 @@ def _route(method: str, pattern: str, handler: Handler) -> Route:
 
 
 def _answering(handler: Handler) -> Handler:
-    """``handler`` with the header that all answers have, errors included."""
+    """Give ``handler`` the header that all answers have, errors included."""
 
     async def answer(request: Request) -> Response:
         try:
@@ -135,18 +135,18 @@ def _answering(handler: Handler) -> Handler:
 
 
 class _Mirror:
-    """The handlers."""
+    """The handlers; each names the specification's endpoint."""
 
-    def __init__(self, library: Library, platforms: Sequence[Platform]) -> None:
-        self._library: Final = library
+    def __init__(self, backend: Backend, platforms: Sequence[Platform]) -> None:
+        self._backend: Final = backend
         self._platforms: Final = platforms
 
     async def version(self, request: Request) -> Response:
-        """end-1: that this is a registry, and that one need not log in."""
+        """end-1: this is a registry, and it needs no login."""
         return json_response({})
 
     async def manifest(self, request: Request) -> Response:
-        """end-3."""
+        """end-3: a manifest or index."""
         asked = _asked(request)
         reference = read_reference(request.path_args["reference"])
         accept = parse_accept(request.headers.get("accept", []))
@@ -157,32 +157,29 @@ class _Mirror:
             *_source_headers(answer.source, answer.warning),
             *asked.headers,
         ]
-        if names_tag(request, answer.digest):
+        if has_current(request, entity_tag(answer.digest)):
             return Response(status=304, headers=headers)
         headers.append(("Content-Type", answer.media_type))
-        if request.method == "HEAD":
-            headers.append(("Content-Length", str(answer.size_bytes)))
-            return Response(headers=headers)
-        return Response(headers=headers, body=_data_of(answer))
+        return Response(headers=headers, body=answer.data)
 
     async def blob(self, request: Request) -> Response:
-        """end-2. Raises: LibraryError, which an engine can go on from."""
+        """end-2: a blob. Raises: MirrorError, with a status from which the engine goes on."""
         asked = _asked(request)
         try:
             return await self._blob(request, asked)
-        except LibraryError as error:
+        except MirrorError as error:
             if not asked.has_next or error.status < 429:
                 raise
-            # Docker's graph driver asks again and again, for 75 s, unless it is told 404.
+            # Docker's graph driver repeats the request for 75 s unless the answer is 404.
             _log.warning("%s %s: %s", request.method, request.path, error)
             raise BlobUnknown(f"{error}; ask the registry") from error
 
     async def _blob(self, request: Request, asked: Asked) -> Response:
         digest = read_blob_digest(request.path_args["digest"])
         headers = [*_digest_headers(digest), ("Accept-Ranges", "bytes"), *asked.headers]
-        unchanged = names_tag(request, digest)
+        unchanged = has_current(request, entity_tag(digest))
         if unchanged or request.method == "HEAD":
-            size = await _in_time(lambda: self._library.blob_size(asked.name, digest))
+            size = await _in_time(lambda: self._backend.blob_size(asked.name, digest))
             if unchanged:
                 return Response(status=304, headers=headers)
             headers += [("Content-Type", BLOB_MEDIA_TYPE), ("Content-Length", str(size))]
@@ -190,7 +187,7 @@ class _Mirror:
         headers.append(("Content-Type", BLOB_MEDIA_TYPE))
         head_at = trio.current_time() + BLOB_HEAD_S_MAX
         async with AsyncExitStack() as stack:
-            opening = self._library.blob(asked.name, digest)
+            opening = self._backend.blob(asked.name, digest)
             reader = await _in_time(lambda: stack.enter_async_context(opening))
             response = await _blob_response(request, digest, reader, head_at=head_at)
             response.headers += headers
@@ -199,11 +196,11 @@ class _Mirror:
         raise AssertionError("an open blob does not swallow errors")
 
     async def tags(self, request: Request) -> Response:
-        """end-8a, end-8b."""
+        """end-8a, end-8b: a page of tags."""
         asked = _asked(request)
         n, last = _read_page(request)
-        # Of an unknown repository even an empty page is an error.
-        question = self._library.tags
+        # Even a page of no tags must be an error for an unknown repository.
+        question = self._backend.tags
         page = await _in_time(lambda: question(asked.name, n=max(1, min(n, TAGS_MAX)), last=last))
         tags = list(page.tags)[:n]
         response = json_response({"name": request.path_args["name"], "tags": tags})
@@ -213,18 +210,18 @@ class _Mirror:
         return response
 
     async def unsupported(self, request: Request) -> Response:
-        """Whatever else there may be to read in a registry, such as referrers and the catalog.
+        """Other paths of a registry, such as referrers and the catalog.
 
-        Clients that find no referrers there look for them under a tag, which is served.
+        A client that finds no referrers there looks for them under a tag, which is served.
         """
         raise ApiError(404, "UNSUPPORTED", f"this is a mirror: there is nothing at {request.path}")
 
     async def options(self, request: Request) -> Response:
-        """What is allowed; the routes below only say in the protocol's words what is not."""
+        """Which methods are allowed."""
         return Response(status=204, headers=[_ALLOW])
 
     async def refused(self, request: Request) -> Response:
-        """Pushes and deletions."""
+        """Refuse pushes and deletions."""
         raise HttpError(
             405,
             "UNSUPPORTED",
@@ -237,34 +234,32 @@ class _Mirror:
     ) -> ManifestAnswer:
         """The manifest in a form that the client takes.
 
-        What is asked for by its digest is sent as it is, for nothing else has that digest. Of a
-        tag's index a client that takes none is given one of its manifests, as distribution's
-        registry does for linux/amd64.
+        A digest is answered with what has that digest, whatever ``Accept`` says. For a tag's index,
+        a client that takes no index gets one of its manifests, as from distribution's registry for
+        linux/amd64.
 
-        Raises: ManifestUnknown, which says what would be there.
+        Raises: ManifestUnknown, which says what the tag names.
         """
-        head = request.method == "HEAD"
-        client = request.header("user-agent") or ""
-        answer = await self._library.manifest(
-            name, reference, accept=accept, head=head, client=client
+        ask = partial(
+            self._backend.manifest,
+            name,
+            accept=accept,
+            for_engine=is_engine_client(request.header("user-agent") or ""),
         )
+        answer = await ask(reference)
         if isinstance(reference, bytes) or accept.takes(answer.media_type):
             return answer
-        what = f"{name}:{reference} is a {answer.media_type}"
+        found = f"{name}:{reference} is a {answer.media_type}"
         if answer.media_type not in INDEX_TYPES or accept.best(MANIFEST_TYPES) is None:
-            raise ManifestUnknown(f"{what}, which Accept does not take")
-        if answer.data is None:
-            answer = await self._library.manifest(name, answer.digest, accept=accept, client=client)
+            raise ManifestUnknown(f"{found}, which Accept does not take")
         inner = choose_platform(_read_index(answer), self._platforms)
         if inner is None:
             runs = " or ".join(map(str, self._platforms))
-            raise ManifestUnknown(f"{what} without {runs}, and Accept takes no index")
-        chosen = await self._library.manifest(
-            name, inner.raw, accept=accept, head=head, client=client
-        )
+            raise ManifestUnknown(f"{found} without {runs}, and Accept takes no index")
+        chosen = await ask(inner.raw)
         if not accept.takes(chosen.media_type):
             raise ManifestUnknown(
-                f"{what}, and {digest_text(inner.raw)} in it a {chosen.media_type}:"
+                f"{found}, and {digest_text(inner.raw)} in it a {chosen.media_type}:"
                 " Accept takes neither"
             )
         return chosen
@@ -276,43 +271,40 @@ def _asked(request: Request) -> Asked:
 
 
 async def _in_time(ask: Callable[[], Awaitable[T]]) -> T:
-    """What ``ask`` answers. Raises: Late when it does not within ``FIRST_BYTE_S_MAX``."""
+    """Call ``ask``. Raises: Late when it does not answer within ``FIRST_BYTE_S_MAX``."""
     with trio.move_on_after(FIRST_BYTE_S_MAX):
         return await ask()
     raise Late(f"no answer within {FIRST_BYTE_S_MAX} s; ask again")
 
 
 async def _blob_response(
-    request: Request, digest: Digest, reader: BlobReader, *, head_at: float
+    request: Request, digest: Digest, blob: OpenBlob, *, head_at: float
 ) -> Response:
-    """The bytes that are wanted: with ``sendfile`` where they are all here, else as they come.
+    """Answer with the bytes that are asked for: with ``sendfile`` from a file, else in chunks.
 
-    The head waits for the first of them until ``head_at``: what fails before it is told as an
-    error, and engines go on to the registry, where after it they would come back to us.
+    The head waits for the first chunk until ``head_at``, so that a failure before that is answered
+    with a status. After a head, engines would come back here instead of asking the registry.
     """
-    size = reader.size_bytes
-    status, start, end = 200, 0, size
-    headers = []
-    if request.header("if-range") in (None, _entity_tag(digest)):
-        wanted = parse_range(request.header("range"), size)
-        if wanted is not None:
-            status, (start, end) = 206, wanted
-            headers.append(content_range(start, end, size))
-    piece = reader.file(start, end)
+    found = ranged(request, blob.size_bytes, entity_tag(digest))
+    piece = blob.file(found.start, found.end)
     if piece is not None:
-        return Response(status=status, headers=headers, body=piece)
-    chunks = reader.chunks(start, end)
+        return Response(status=found.status, headers=found.headers, body=piece)
+    chunks = blob.chunks(found.start, found.end)
     first: bytes | None = None
     with trio.move_on_at(head_at) as scope:
         first = await anext(chunks, b"")
     if scope.cancelled_caught:
-        chunks = reader.chunks(start, end)  # what was cancelled cannot go on
-    body = _steadily(first, chunks)
-    return Response(status=status, headers=headers, body=body, length=end - start)
+        chunks = blob.chunks(found.start, found.end)  # a cancelled generator cannot go on
+    return Response(
+        status=found.status,
+        headers=found.headers,
+        body=_steadily(first, chunks),
+        length=found.end - found.start,
+    )
 
 
 async def _steadily(first: bytes | None, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
-    """``first`` and ``chunks``, unless none comes for ``CHUNK_S_MAX``, which ends the answer."""
+    """``first`` and then ``chunks``; a pause of ``CHUNK_S_MAX`` ends the answer."""
     try:
         if first:
             yield first
@@ -320,7 +312,7 @@ async def _steadily(first: bytes | None, chunks: AsyncIterator[bytes]) -> AsyncG
             with trio.move_on_after(CHUNK_S_MAX) as scope:
                 chunk = await anext(chunks, None)
             if scope.cancelled_caught:
-                raise BeiranError(f"nothing came for {CHUNK_S_MAX:g} s")
+                raise BeiranError(f"no byte came for {CHUNK_S_MAX:g} s")
             if chunk is None:
                 return
             yield chunk
@@ -331,22 +323,18 @@ async def _steadily(first: bytes | None, chunks: AsyncIterator[bytes]) -> AsyncG
 
 def _read_index(answer: ManifestAnswer) -> Index:
     try:
-        document = read_manifest(_data_of(answer))
+        document = read_manifest(answer.data)
     except BadManifest as error:
         raise ManifestUnknown(str(error)) from None
     if not isinstance(document, Index):
-        raise ManifestUnknown(f"{digest_text(answer.digest)} is no index, whatever its type says")
+        raise ManifestUnknown(
+            f"{digest_text(answer.digest)} is not an index, though its type says so"
+        )
     return document
 
 
-def _data_of(answer: ManifestAnswer) -> bytes:
-    if answer.data is None:
-        raise AssertionError("a manifest without its bytes, though not just its head was asked for")
-    return answer.data
-
-
 def _read_page(request: Request) -> tuple[int, str]:
-    """How many tags, and after which. Raises: BadRequest."""
+    """The parameters ``n`` and ``last``. Raises: BadRequest."""
     counts, lasts = request.query.get("n", []), request.query.get("last", [""])
     if len(counts) > 1 or len(lasts) > 1:
         raise BadRequest("give n and last at most once", code="PAGINATION_NUMBER_INVALID")
@@ -360,7 +348,7 @@ def _read_page(request: Request) -> tuple[int, str]:
 
 
 def _next_page(asked: Asked, last: str, n: int) -> tuple[str, str]:
-    """Where the tags after ``last`` are. Source: RFC 8288."""
+    """The ``Link`` header to the tags after ``last``. Source: RFC 8288."""
     query = [("last", last), ("n", str(n))]
     if asked.namespace is not None:
         query.append(("ns", asked.namespace))
@@ -368,20 +356,8 @@ def _next_page(asked: Asked, last: str, n: int) -> tuple[str, str]:
     return ("Link", f'<{path}?{urlencode(query)}>; rel="next"')
 
 
-def names_tag(request: Request, digest: Digest) -> bool:
-    """Whether ``If-None-Match`` names this. Source: RFC 9110 §13.1.2."""
-    values = request.headers.get("if-none-match", [])
-    tags = [part.strip().removeprefix("W/") for value in values for part in value.split(",")]
-    # A digest without quotes is no entity tag; distribution's registry takes it for one.
-    return any(tag in ("*", _entity_tag(digest), digest_text(digest)) for tag in tags)
-
-
-def _entity_tag(digest: Digest) -> str:
-    return f'"{digest_text(digest)}"'
-
-
 def _digest_headers(digest: Digest) -> list[tuple[str, str]]:
-    return [("Docker-Content-Digest", digest_text(digest)), ("ETag", _entity_tag(digest))]
+    return [("Docker-Content-Digest", digest_text(digest)), ("ETag", entity_tag(digest))]
 
 
 def _source_headers(source: Source, warning: str) -> list[tuple[str, str]]:
@@ -394,7 +370,7 @@ def _source_headers(source: Source, warning: str) -> list[tuple[str, str]]:
 
 
 def _refuse_ourselves(request: Request) -> None:
-    """Raises: Denied when it is an agent that asks, which would go round in circles."""
+    """Raises: Denied when an agent asks."""
     hops = [hop.strip() for value in request.headers.get("via", []) for hop in value.split(",")]
     if VIA in hops:
-        raise Denied("an agent asks a mirror: no registry of an image can be its mirror")
+        raise Denied("an agent asks this mirror: set a registry, not a mirror, as the origin")

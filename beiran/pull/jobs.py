@@ -1,14 +1,15 @@
-"""``beiran image pull``: has the local engine hold an image, under its own name in the end.
+"""``beiran image pull``: have the local engine hold an image, in the end under its own name.
 
-Where everything that the engine lacks is near, or the engine is a folder, it is fetched here and
-loaded: that moves the fewest bytes. Otherwise the engine pulls from the mirror, which streams the
-layers to it as they come; the name by which it pulled is replaced by the image's own.
+Where peers have everything that the engine lacks, and where the engine is a folder, the layers are
+fetched here and loaded: that moves the fewest bytes. Otherwise the engine pulls from the mirror,
+which streams the layers to it as they arrive; then the image gets its own name instead of the
+mirror's.
 
-Whoever asks for the same pull joins it; it ends when nobody waits for it any more.
+Two requests for the same pull share one job. It ends when its last follower leaves.
 """
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Final, NamedTuple
@@ -27,26 +28,34 @@ from beiran.errors import (
     EngineUnavailable,
 )
 from beiran.ids import Digest, NodeId, digest_text
-from beiran.mirror.backend import LibraryError, RepositoryName, Unavailable
+from beiran.mirror.backend import RepositoryName
+from beiran.mirror.errors import MirrorError, Unavailable
 from beiran.oci.manifests import digest_of, parse_platform
 from beiran.oci.references import Reference, mirror_repository, parse_reference
-from beiran.pull.engine_load import Loader
+from beiran.pull.delivery import Delivery
 from beiran.pull.layer_format import LayerFacts, bytes_to_load, is_better_loaded
-from beiran.pull.layer_locations import Survey
-from beiran.pull.resolver import PullPlan, Resolution
-from beiran.transfer.downloads import Transfers
+from beiran.pull.locations import ImageLocations
+from beiran.pull.resolver import PullPlan, Resolver
+from beiran.transfer.downloads import Downloads
 
 PROGRESS_S: Final = 0.2
+"""How often the rows are brought up to date: five times a second look smooth in a terminal."""
+
 NAMING_S: Final = 10.0
-"""So long the engine may take to rename what it pulled, also while the agent is stopping."""
+"""How long the engine may take to rename what it pulled, also while the agent stops. A tag and
+an untag move no bytes; past this the engine hangs. Chosen."""
 
 INTERRUPTION_S: Final = 60.0
-"""So long a pull that has brought bytes waits for more, when nobody gives any."""
-GO_ON_S: Final = 2.0
-ENDED: Final = frozenset({"there", "done"})
+"""How long a pull that has brought bytes waits for more when no source has any. Long enough for an
+agent's or a registry's restart. Chosen."""
+
+RETRY_INTERVAL_S: Final = 2.0
+"""How often such a pull tries again."""
 
 PULLS_MAX: Final = 64
-"""At a time; more are refused."""
+"""At a time; more are refused. One engine pulls few images at once. Chosen."""
+
+_ENDED: Final = frozenset({"there", "done"})
 
 _log: Final = logging.getLogger(__name__)
 
@@ -54,7 +63,7 @@ Row = PullProgress | PullDone | PullFailed
 
 
 class PullKey(NamedTuple):
-    """What makes two pulls the same."""
+    """Two requests with the same key share a pull."""
 
     reference: Reference
     node: NodeId | None
@@ -62,31 +71,36 @@ class PullKey(NamedTuple):
 
 
 class _Pull:
-    """One pull, for as long as anybody waits for it."""
+    """One pull, as long as it has followers.
+
+    Attributes:
+      rows: how far each layer is, by its digest.
+      interrupted: the rows of layers that were on their way when the pull was last interrupted.
+      end: how the pull ended; None while it runs.
+    """
 
     def __init__(self, key: PullKey) -> None:
         self.key: Final = key
-        self.waiting = 0
+        self.followers = 0
         self.scope: Final = trio.CancelScope()
         self.rows: dict[str, PullProgress] = {}
         self.interrupted: dict[str, PullProgress] = {}
-        """The rows of layers that were on their way when the pull was last interrupted."""
         self.end: PullDone | PullFailed | None = None
         self._changed = trio.Event()
 
-    def tell(self, row: PullProgress) -> None:
-        """How far a layer is."""
+    def update(self, row: PullProgress) -> None:
+        """How far a layer is now."""
         if self.rows.get(row.digest) != row:
             self.rows[row.digest] = row
             self._wake()
 
     def finish(self, end: PullDone | PullFailed) -> None:
-        """How it ended."""
+        """How the pull ended."""
         self.end = end
         self._wake()
 
     async def changed(self) -> None:
-        """Wait for more to be told."""
+        """Wait for a row, or the end, to change."""
         await self._changed.wait()
 
     def _wake(self) -> None:
@@ -94,8 +108,8 @@ class _Pull:
         self._changed = trio.Event()
 
 
-class Pulls:
-    """Does pulls.
+class PullJobs:
+    """Runs pulls, in tasks of ``nursery``.
 
     Args:
       mirror: ``127.0.0.1:PORT`` of the mirror; None where there is none.
@@ -103,50 +117,44 @@ class Pulls:
 
     def __init__(
         self,
-        library: Resolution,
-        loader: Loader,
-        transfers: Transfers,
+        resolver: Resolver,
+        delivery: Delivery,
+        downloads: Downloads,
         engine: Engine,
+        nursery: trio.Nursery,
         *,
         mirror: str | None,
     ) -> None:
-        self._library: Final = library
-        self._loader: Final = loader
-        self._transfers: Final = transfers
+        self._resolver: Final = resolver
+        self._delivery: Final = delivery
+        self._downloads: Final = downloads
         self._engine: Final = engine
+        self._nursery: Final = nursery
         self._mirror: Final = mirror
-        self._going: dict[PullKey, _Pull] = {}
-        self._nursery: trio.Nursery | None = None
-
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Do pulls until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            task_status.started()
-            await trio.sleep_forever()
+        self._running: dict[PullKey, _Pull] = {}
 
     @asynccontextmanager
     async def following(
         self, reference: str, *, node: NodeId | None, platform: str | None
     ) -> AsyncIterator[AsyncIterator[Row]]:
-        """Begin a pull, or join it, and follow its rows; the last says how it ended.
+        """Begin a pull, or join it, and follow its rows; the last row says how it ended.
 
-        Raises: BadRequest for what is no reference or platform; ApiError when there are too many.
+        Raises: BadRequest for a bad reference or platform; ApiError when ``PULLS_MAX`` run.
         """
         pull = self._begin(read_key(reference, node, platform))
-        pull.waiting += 1
+        pull.followers += 1
         try:
             async with aclosing(_rows(pull)) as rows:
                 yield rows
         finally:
-            pull.waiting -= 1
-            if not pull.waiting and pull.end is None:
+            pull.followers -= 1
+            if not pull.followers and pull.end is None:
                 pull.scope.cancel()
 
     async def pull(
         self, reference: str, *, node: NodeId | None = None, platform: str | None = None
     ) -> PullDone:
-        """Pull an image and wait until it is there. Raises: ApiError."""
+        """Pull an image and wait until the engine holds it. Raises: ApiError."""
         async with self.following(reference, node=node, platform=platform) as rows:
             async for row in rows:
                 if isinstance(row, PullDone):
@@ -156,11 +164,11 @@ class Pulls:
         raise ApiError(503, "UNAVAILABLE", "the agent is stopping")
 
     def _begin(self, key: PullKey) -> _Pull:
-        pull = self._going.get(key)
+        pull = self._running.get(key)
         if pull is None or pull.scope.cancel_called:
-            if len(self._going) >= PULLS_MAX or self._nursery is None:
+            if len(self._running) >= PULLS_MAX:
                 raise ApiError(503, "BUSY", f"{PULLS_MAX} pulls are under way; try again later")
-            pull = self._going[key] = _Pull(key)
+            pull = self._running[key] = _Pull(key)
             self._nursery.start_soon(self._run, pull)
         return pull
 
@@ -178,15 +186,17 @@ class Pulls:
             pull.finish(PullFailed(status=500, code="DAMAGED", message=str(error)))
         except (BeiranError, OSError) as error:
             pull.finish(PullFailed(status=503, code="UNAVAILABLE", message=str(error)))
-        except Exception:  # whatever is wrong with one pull, the agent goes on
+        except Exception:  # a bug in one pull must not end the agent
             _log.exception("pull of %s failed", pull.key.reference.familiar)
-            message = "the agent failed; its log tells why"
+            message = "the agent failed; its log says why"
             pull.finish(PullFailed(status=500, code="INTERNAL", message=message))
         finally:
             if pull.end is None:
-                pull.finish(PullFailed(status=503, code="CANCELLED", message="it was cancelled"))
-            if self._going.get(pull.key) is pull:
-                del self._going[pull.key]
+                pull.finish(
+                    PullFailed(status=503, code="CANCELLED", message="the pull was cancelled")
+                )
+            if self._running.get(pull.key) is pull:
+                del self._running[pull.key]
         if pull.end is not None:
             _log.info("pull of %s: %s", pull.key.reference.familiar, _outcome(pull.end))
 
@@ -199,25 +209,27 @@ class Pulls:
         asked = reference.digest or reference.tag
         assert asked is not None
         platforms = () if platform is None else (parse_platform(platform),)
-        plan = await self._library.plan(
-            name, asked, platforms=platforms, node=node, tag=reference.tag or ""
+        make_plan = partial(
+            self._resolver.plan,
+            name,
+            asked,
+            platforms=platforms,
+            node=node,
+            tag=reference.tag or "",
         )
+        plan = await make_plan()
         if plan.warning:
             _log.warning("%s: %s", reference, plan.warning)
-        doubts = self._library.doubts
         try:
-            await self._watched(pull, platform, plan)
-        except (LibraryError, EngineRefused):
-            self._library.doubt_failed(plan.survey)
-            if self._library.doubts == doubts:
+            await self._deliver_patiently(pull, plan)
+        except (MirrorError, EngineRefused):
+            if not self._delivery.suspect_sources(plan.locations):
                 raise
-            # Who was to give a layer did not: there may be another way.
-            plan = await self._library.plan(
-                name, asked, platforms=platforms, node=node, tag=reference.tag or ""
-            )
-            await self._watched(pull, platform, plan)
-        layers = {facts.published.digest for facts in plan.survey.layers}
-        self._tell_all(pull, plan.survey, ended=True)
+            # Another plan does not count on the peers that did not give a layer.
+            plan = await make_plan()
+            await self._deliver_patiently(pull, plan)
+        layers = {facts.published.digest for facts in plan.locations.layers}
+        self._update_rows(pull, plan.locations, ended=True)
         image = digest_text(plan.image.config.raw)
         rows = [row for row in pull.rows.values() if row.digest in layers or row.size_bytes]
         return PullDone(
@@ -229,50 +241,57 @@ class Pulls:
             duration_s=round(trio.current_time() - began, 3),
         )
 
-    async def _watched(self, pull: _Pull, platform: str | None, plan: PullPlan) -> None:
-        """Deliver an image; when nobody gives any more, wait a while for them to come back."""
-        deliver = partial(self._deliver, pull.key.reference, platform, plan)
+    async def _deliver_patiently(self, pull: _Pull, plan: PullPlan) -> None:
+        """Deliver an image; if its sources go away meanwhile, wait for them to come back.
+
+        A pull that has brought no byte yet fails at once.
+        """
         interrupted_at: float | None = None
         while True:
-            came_before = self._transfers.bytes_received
+            received_before = self._downloads.bytes_received
             try:
-                await self._watching(pull, plan.survey, deliver)
+                await self._deliver_watched(pull, plan)
                 return
             except Unavailable as error:
                 now = trio.current_time()
-                if self._transfers.bytes_received > came_before:
+                if self._downloads.bytes_received > received_before:
                     interrupted_at = now
                     _log.info("pull of %s is interrupted: %s", pull.key.reference.familiar, error)
                 if interrupted_at is None or now - interrupted_at > INTERRUPTION_S:
                     raise
-            pull.interrupted = {d: row for d, row in pull.rows.items() if row.state not in ENDED}
-            await trio.sleep(GO_ON_S)
+            pull.interrupted = {d: row for d, row in pull.rows.items() if row.state not in _ENDED}
+            await trio.sleep(RETRY_INTERVAL_S)
 
-    async def _deliver(self, reference: Reference, platform: str | None, plan: PullPlan) -> None:
+    async def _deliver(self, key: PullKey, plan: PullPlan) -> None:
         """Have the engine hold the image under its name."""
-        survey = plan.survey
+        reference, locations = key.reference, plan.locations
         name = f"{reference.registry}/{reference.repository}:{reference.tag}"
         tags = (name,) if reference.tag is not None else ()
-        if survey.here and tags:
+        if locations.here and tags:
             await self._engine.tag(plan.image.config.raw, tags[0])
             return
-        loads = not self._engine.can_pull or self._saves(survey) or not plan.from_origin
-        if loads or self._mirror is None:
-            await self._loader.load(
-                plan.name,
-                plan.image,
-                survey,
-                plan.inner,
-                tags=tags,
-                from_origin=plan.from_origin,
-            )
+        loads = (
+            self._mirror is None
+            or not self._engine.can_pull
+            or not plan.from_origin
+            or _moves_less_loaded(locations)
+        )
+        if not loads:
+            await self._have_pulled(reference, key.platform, tags)
             return
-        await self._have_pulled(reference, platform, tags)
+        await self._delivery.load(
+            plan.name,
+            plan.image,
+            locations,
+            plan.manifest,
+            tags=tags,
+            from_origin=plan.from_origin,
+        )
 
     async def _have_pulled(
         self, reference: Reference, platform: str | None, tags: tuple[str, ...]
     ) -> None:
-        """Let the engine pull from the mirror, and give the image its own name."""
+        """Have the engine pull from the mirror, and give the image its own name."""
         repository = mirror_repository(reference.registry, reference.repository)
         rest = (
             f":{reference.tag}"
@@ -291,37 +310,29 @@ class Pulls:
                     f"docker tag {pulled} {tags[0]}"
                 )
 
-    def _saves(self, survey: Survey) -> bool:
-        """Whether loading moves fewer bytes than having the engine pull."""
-        if bytes_to_load(survey.layers) is None:
-            return False
-        return is_better_loaded(survey.layers)
-
     # --- progress ---------------------------------------------------------------------------
 
-    async def _watching(
-        self, pull: _Pull, survey: Survey, work: Callable[[], Awaitable[None]]
-    ) -> None:
-        """Do ``work`` and tell how far it is meanwhile. Raises: whatever it raises."""
+    async def _deliver_watched(self, pull: _Pull, plan: PullPlan) -> None:
+        """Deliver an image, and meanwhile keep the rows up to date."""
         failure: BeiranError | None = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch, pull, survey)
+            nursery.start_soon(self._watch, pull, plan.locations)
             try:
-                await work()
-            except BeiranError as error:
+                await self._deliver(pull.key, plan)
+            except BeiranError as error:  # raised outside, so that no group wraps it
                 failure = error
             nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
 
-    async def _watch(self, pull: _Pull, survey: Survey) -> None:
+    async def _watch(self, pull: _Pull, locations: ImageLocations) -> None:
         while True:
-            self._tell_all(pull, survey, ended=False)
+            self._update_rows(pull, locations, ended=False)
             await trio.sleep(PROGRESS_S)
 
-    def _tell_all(self, pull: _Pull, survey: Survey, *, ended: bool) -> None:
+    def _update_rows(self, pull: _Pull, locations: ImageLocations, *, ended: bool) -> None:
         seen: set[Digest] = set()
-        for facts in survey.layers:
+        for facts in locations.layers:
             digest = facts.published.raw if facts.there else facts.best.raw
             if digest in seen:
                 continue
@@ -335,7 +346,7 @@ class Pulls:
                     bytes_from_peers=row.bytes_from_peers + earlier.bytes_from_peers,
                     bytes_from_origin=row.bytes_from_origin + earlier.bytes_from_origin,
                 )
-            pull.tell(row)
+            pull.update(row)
 
     def _row(
         self, digest: Digest, facts: LayerFacts, before: PullProgress | None, *, ended: bool
@@ -344,9 +355,9 @@ class Pulls:
         size = facts.published.size if facts.there else facts.best.size
         if facts.there or (before is not None and before.state == "there"):
             return PullProgress(digest=text, state="there", size_bytes=size, bytes_done=size)
-        progress = self._transfers.progress(digest)
+        progress = self._downloads.progress(digest)
         if progress is None:
-            done = ended or self._transfers.is_cached(digest)
+            done = ended or self._downloads.is_cached(digest)
             if before is None and done and not ended:
                 return PullProgress(digest=text, state="there", size_bytes=size, bytes_done=size)
             if before is None:
@@ -363,7 +374,7 @@ class Pulls:
             )
         state: LayerState = "fetching"
         if progress.held_bytes >= size:
-            state = "done" if self._transfers.is_cached(digest) else "verifying"
+            state = "done" if self._downloads.is_cached(digest) else "verifying"
         return PullProgress(
             digest=text,
             state=state,
@@ -371,12 +382,12 @@ class Pulls:
             bytes_done=progress.held_bytes,
             bytes_from_peers=progress.from_peers_bytes,
             bytes_from_origin=progress.from_origin_bytes,
-            rate_bytes_per_s=round(self._transfers.rate(digest)),
+            rate_bytes_per_s=round(self._downloads.rate(digest)),
         )
 
 
 def read_key(reference: str, node: NodeId | None, platform: str | None) -> PullKey:
-    """What is to be pulled. Raises: BadRequest."""
+    """Read what a request wants pulled. Raises: BadRequest."""
     try:
         parsed = parse_reference(reference).tagged
         if platform is not None:
@@ -386,18 +397,23 @@ def read_key(reference: str, node: NodeId | None, platform: str | None) -> PullK
     return PullKey(parsed, node, platform)
 
 
+def _moves_less_loaded(locations: ImageLocations) -> bool:
+    """Whether loading moves fewer bytes than having the engine pull."""
+    return bytes_to_load(locations.layers) is not None and is_better_loaded(locations.layers)
+
+
 async def _rows(pull: _Pull) -> AsyncGenerator[Row]:
-    """Every row as it is now and whenever it changes, then how it ended."""
-    told: dict[str, PullProgress] = {}
+    """Every row as it is now and whenever it changes, then how the pull ended."""
+    sent: dict[str, PullProgress] = {}
     while True:
         for digest, row in list(pull.rows.items()):
-            if told.get(digest) != row:
-                told[digest] = row
+            if sent.get(digest) != row:
+                sent[digest] = row
                 yield row
-        if pull.end is not None and all(told.get(d) == row for d, row in pull.rows.items()):
-            yield pull.end
-            return
-        if all(told.get(d) == row for d, row in pull.rows.items()):
+        if sent == pull.rows:
+            if pull.end is not None:
+                yield pull.end
+                return
             await pull.changed()
 
 

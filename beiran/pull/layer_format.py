@@ -1,8 +1,9 @@
-"""In which form an engine gets an image: as published, by diff IDs, or some layers so, some so.
+"""Decide in which form an engine gets each layer of an image: as published, or as its tar.
 
-A layer can be had compressed, as the registry has it, or unpacked, as a graph driver has it (see
-``docs/pull.md``). For each layer the form is chosen that moves the fewest bytes, the origin's
-before all. This module only decides; what is where was found out before.
+A layer comes compressed, as the registry has it, or unpacked, as a graph driver has it (see
+``docs/pull.md``, "Which form an engine gets"). The form with the fewest bytes is chosen, and bytes
+of the origin count before all. This module only decides: ``locations`` finds out what is where, and
+``delivery`` acts.
 """
 
 from collections.abc import Sequence
@@ -14,22 +15,23 @@ from beiran.ids import Digest
 from beiran.oci.manifests import Descriptor, unpacked_layer
 
 LOADED_BYTES_MAX: Final = 64 * 2**20
-"""As much is loaded into the engine while its request for a manifest waits; more takes too long."""
+"""The most that is loaded into the engine while its request for a manifest waits: some 5 s at
+100 Mbit/s, within ``delivery.LOAD_PATIENCE_S``."""
 
 
 class LayerFacts(Struct, frozen=True, kw_only=True):
-    """What is known of one layer of an image that an engine wants.
+    """Where one layer of an image is that an engine wants.
 
     Attributes:
-      published: as the manifest names it: usually compressed.
-      diff_id: of its tar.
-      there: the engine has it, and all below it; where it keeps published blobs, that blob.
-      recognised: the engine would not even ask for it by its published name.
-      skipped: it would not ask for it though it is not ``there``: containerd's store passes over
-        what it has unpacked from another blob, and then does not list the image.
+      published: the layer as the manifest names it, usually compressed.
+      diff_id: the digest of its tar.
+      there: the engine has it, and all below it; on a store that keeps compressed blobs, that blob.
+      recognised: the engine would not ask for it by its published name.
+      skipped: the engine would not ask for it though it is not ``there``: containerd's store skips
+        a layer that it has unpacked from another blob, and then does not list the image.
       tar_here: the engine itself can give its tar.
-      compressed_near: the published blob is in our cache or with a peer, or comes in just now.
-      tar_bytes: length of its tar where that is here or with a peer; None where it is nowhere.
+      compressed_near: the published blob is in the cache, with a peer, or on its way here.
+      tar_bytes: length of its tar, where that is here or with a peer; else None.
     """
 
     published: Descriptor
@@ -52,21 +54,21 @@ class LayerFacts(Struct, frozen=True, kw_only=True):
 
 
 def needs_another_form(layers: Sequence[LayerFacts]) -> bool:
-    """Whether as published is not the best form."""
+    """Whether another manifest than the published one is best."""
     return any(layer.best.digest != layer.published.digest for layer in layers)
 
 
 def is_better_loaded(layers: Sequence[LayerFacts]) -> bool:
-    """Whether to load the image spares bytes, or trouble, that the engine's pull would cost."""
+    """Whether loading the image spares bytes, or a broken image, that the engine's pull costs."""
     spares = any(layer.skipped or (layer.there and not layer.recognised) for layer in layers)
     return spares or needs_another_form(layers)
 
 
 def bytes_to_load(layers: Sequence[LayerFacts], *, from_origin: bool = False) -> int | None:
-    """How many bytes the engine must be given for the image; None where some cannot come.
+    """How many bytes the engine must be given for the image; None where a layer has no source.
 
     Args:
-      from_origin: whether what just the origin has may come from there.
+      from_origin: whether the origin counts as a source.
     """
     total = 0
     for layer in layers:

@@ -1,7 +1,7 @@
-"""Manifests, indexes and configs: small blobs that must be read to know what an image is made of.
+"""Get manifests, indexes and configs by digest: the small blobs that say what an image is made of.
 
-Each is taken from the nearest that has it: our cache, our engine, a peer, and only then, through
-the swarm, the origin. All are checked against their digest and kept in the cache.
+Each comes from the nearest that has it: the cache, the engine, a peer, and then, through the swarm,
+the origin. All are checked against their digest and kept in the cache.
 """
 
 import logging
@@ -13,12 +13,8 @@ from beiran.cache.errors import BlobMissing, CacheFull
 from beiran.engine.interface import Engine
 from beiran.errors import DataError, EngineUnavailable, NotFound
 from beiran.ids import Digest, NodeId, digest_text
-from beiran.mirror.backend import (
-    ManifestUnknown,
-    OriginBroken,
-    RepositoryName,
-)
-from beiran.mirror.errors import as_library_error
+from beiran.mirror.backend import RepositoryName
+from beiran.mirror.errors import ManifestUnknown, OriginBroken, mirror_error
 from beiran.oci.manifests import (
     CONFIG_BYTES_MAX,
     MANIFEST_BYTES_MAX,
@@ -31,29 +27,30 @@ from beiran.oci.manifests import (
     read_config,
     read_manifest,
 )
-from beiran.pull.peer_lookup import Nearby
+from beiran.pull.peer_lookup import PeerLookup
 from beiran.registry.errors import OriginError
 from beiran.registry.registry_client import OriginClient
-from beiran.transfer.downloads import Transfers, Wanted
+from beiran.transfer.blob_download import BlobRequest
+from beiran.transfer.downloads import Downloads
 
 _log: Final = logging.getLogger(__name__)
 
 
-class Documents:
-    """Gets documents by their digests."""
+class ManifestStore:
+    """Gets manifests, indexes and configs."""
 
     def __init__(
         self,
         cache: BlobCache,
         engine: Engine,
-        nearby: Nearby,
-        transfers: Transfers,
+        lookup: PeerLookup,
+        downloads: Downloads,
         origins: OriginClient,
     ) -> None:
         self._cache: Final = cache
         self._engine: Final = engine
-        self._nearby: Final = nearby
-        self._transfers: Final = transfers
+        self._lookup: Final = lookup
+        self._downloads: Final = downloads
         self._origins: Final = origins
 
     async def manifest_here(self, digest: Digest) -> bytes | None:
@@ -69,7 +66,7 @@ class Documents:
         return None if kept is None else kept.data
 
     async def keep(self, digest: Digest, data: bytes) -> bool:
-        """Keep a document in the cache, if there is room; whether it is there now."""
+        """Put a manifest into the cache. Returns: False when there is no room for it."""
         try:
             await self._cache.put(digest, data)
         except (CacheFull, OSError) as error:
@@ -83,30 +80,33 @@ class Documents:
         size_bytes: int | None,
         near: Sequence[NodeId],
         *,
-        from_origin: bool = True,
+        from_origin: bool,
     ) -> bytes:
         """A manifest or index.
 
         Args:
-          size_bytes: as whoever names it says; None where nobody does.
-          near: who may have it.
-          from_origin: whether ``name`` is a repository that has it.
+          size_bytes: as an index or a HEAD says; None if neither was read.
+          near: nodes that may have it.
+          from_origin: whether the origin of ``name`` has it.
 
-        Raises: LibraryError.
+        Raises: MirrorError.
         """
         data = await self.manifest_here(digest)
         if data is None and near:
-            data = await self._nearby.manifest(digest, near)
+            data = await self._lookup.manifest(digest, near)
             if data is not None:
                 await self.keep(digest, data)
         if data is None and from_origin:
-            data = await self._manifest_from_afar(name, digest, size_bytes)
+            data = await self._from_origin(name, digest, size_bytes)
         if data is None:
-            raise ManifestUnknown(f"{name} has no manifest {digest_text(digest)} that is at hand")
+            raise ManifestUnknown(
+                f"manifest {digest_text(digest)} of {name} not found: neither this node nor "
+                "another has it"
+            )
         return data
 
     async def image_manifest(self, image: Digest, nodes: Sequence[NodeId]) -> bytes | None:
-        """A manifest by which the image with this config can be had, here or from one of these."""
+        """A manifest for the image with this config, from the engine or from one of ``nodes``."""
         try:
             kept = await self._engine.image_manifest(image)
         except (EngineUnavailable, DataError) as error:
@@ -114,22 +114,40 @@ class Documents:
             kept = None
         if kept is not None:
             return kept.data
-        found = await self._nearby.image_manifest(image, nodes)
-        if found is None:
-            return None
-        await self.keep(digest_of(found[0]), found[0])
-        return found[0]
+        data = await self._lookup.image_manifest(image, nodes)
+        if data is not None:
+            await self.keep(digest_of(data), data)
+        return data
 
     async def config(
         self,
         name: RepositoryName,
-        digest: Digest,
-        size_bytes: int,
+        image: ImageManifest,
         near: Sequence[NodeId],
+        *,
+        from_origin: bool,
+    ) -> ImageConfig | None:
+        """An image's config; None where the manifest names something else as its config.
+
+        Charts and signatures do. Raises: MirrorError.
+        """
+        try:
+            data = await self.config_data(name, image, near, from_origin=from_origin)
+            return read_config(data)
+        except (OriginBroken, BadManifest) as error:
+            _log.debug("%s is served as it is: %s", name, error)
+            return None
+
+    async def config_data(
+        self,
+        name: RepositoryName,
+        image: ImageManifest,
+        near: Sequence[NodeId] = (),
         *,
         from_origin: bool = True,
     ) -> bytes:
-        """An image's config. Raises: LibraryError."""
+        """The bytes of an image's config. Raises: MirrorError."""
+        digest, size_bytes = image.config.raw, image.config.size
         if size_bytes > CONFIG_BYTES_MAX:
             raise OriginBroken(f"{name}: a config of {size_bytes} bytes")
         data = await self._cached(digest, CONFIG_BYTES_MAX)
@@ -138,29 +156,29 @@ class Documents:
         data = await self._from_engine(digest)
         if data is not None:
             return data
-        having = await self._nearby.having([digest], near)
-        sources = having[digest].nodes if digest in having else ()
-        wanted = Wanted(
+        having = await self._lookup.having([digest], near)
+        request = BlobRequest(
             digest=digest,
             size_bytes=size_bytes,
             name=name,
             from_origin=from_origin,
-            sources=sources,
+            sources=having[digest].nodes if digest in having else (),
         )
-        return await self._transfers.read(wanted)
+        return await self._downloads.read(request)
 
-    async def _manifest_from_afar(
+    async def _from_origin(
         self, name: RepositoryName, digest: Digest, size_bytes: int | None
     ) -> bytes:
+        """A manifest or index, through the swarm where its size is known. Raises: MirrorError."""
         if size_bytes is not None and size_bytes <= MANIFEST_BYTES_MAX:
-            wanted = Wanted(
-                digest=digest, size_bytes=size_bytes, name=name, from_origin=True, manifest=True
+            request = BlobRequest(
+                digest=digest, size_bytes=size_bytes, name=name, from_origin=True, is_manifest=True
             )
-            data = await self._transfers.read(wanted)
+            data = await self._downloads.read(request)
             try:
                 parsed_manifest(name, data)
             except OriginBroken:
-                await self._cache.remove(digest)  # what cannot be read is not worth keeping
+                await self._cache.remove(digest)  # useless to everyone, so not worth its room
                 raise
             return data
         try:
@@ -168,7 +186,7 @@ class Documents:
                 name.registry, name.repository, digest_text(digest), accept=MANIFEST_TYPES
             )
         except OriginError as error:
-            raise as_library_error(error, ManifestUnknown) from error
+            raise mirror_error(error, ManifestUnknown) from error
         parsed_manifest(name, found.data)
         await self.keep(digest, found.data)
         return found.data
@@ -184,7 +202,7 @@ class Documents:
             return None
 
     async def _from_engine(self, digest: Digest) -> bytes | None:
-        """A config that our engine has; None where it does not give it, or gives something else."""
+        """A config that the engine has; None where it cannot give it, or gives other bytes."""
         size = (await self._engine.find_blobs([digest])).get(digest)
         if size is None or size > CONFIG_BYTES_MAX:
             return None
@@ -198,16 +216,8 @@ class Documents:
 
 
 def parsed_manifest(name: RepositoryName, data: bytes) -> ImageManifest | Index:
-    """Raises: OriginBroken when it cannot be used."""
+    """Read a manifest of the repository ``name``. Raises: OriginBroken when it cannot be read."""
     try:
         return read_manifest(data)
-    except BadManifest as error:
-        raise OriginBroken(f"{name}: {error}") from None
-
-
-def parsed_config(name: RepositoryName, data: bytes) -> ImageConfig:
-    """Raises: OriginBroken when it cannot be used."""
-    try:
-        return read_config(data)
     except BadManifest as error:
         raise OriginBroken(f"{name}: {error}") from None

@@ -1,8 +1,8 @@
-"""Asking other agents what they can give: blobs, manifests, what tags meant.
+"""Ask other agents what they can give: blobs, manifests, and what a tag named when they last knew.
 
-Gossip tells who holds which image. What it does not tell (which compressed blobs lie in a cache,
-the bytes of a manifest) is asked directly of a few who may know, all at once. Who does not answer
-soon is passed over.
+Gossip says which node holds which image. What it does not say (which compressed blobs lie in a
+cache, the bytes of a manifest) is asked directly of at most ``ASKED_MAX`` peers at once. A peer
+that does not answer within ``TIMEOUT_S`` is passed over.
 """
 
 import logging
@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 import trio
+from cachetools import TTLCache
 from msgspec import Meta, Struct
 
 from beiran.api.models import TagMeaning
@@ -30,21 +31,28 @@ from beiran.oci.manifests import (
 from beiran.peers.peer_client import PeerClient, PeerRefused, PeerUnreachable
 
 ASKED_MAX: Final = 8
-"""How many peers are asked at once; gossip knows of a thousand holders of a popular image."""
+"""How many peers are asked at once, though gossip may know a thousand holders of an image. More
+sources join through the swarm once the download runs. Chosen, not measured."""
+
 TIMEOUT_S: Final = 1.0
+"""How long a peer has to answer; the engine's user waits meanwhile. Chosen."""
+
 HAVE_PATH: Final = "/blobs/have"
 HAVE_DIGESTS_MAX: Final = 800
-"""In one question: so many fit into its body; no engine takes an image of 400 layers."""
+"""In one question: they fit into 64 KiB, the largest body of a request. Each layer needs two."""
 TAGS_PATH: Final = "/tags"
 TAG_ANSWER_BYTES_MAX: Final = 16 * 1024
 HAVE_ANSWER_BYTES_MAX: Final = 256 * 1024
 
 _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
-"""As ``clock.now_text`` writes it: what a peer says is compared, logged and shown to users."""
+"""The format of ``clock.now_text``. Times of peers are compared, logged and shown to users."""
 
-DOUBTED_S: Final = 300.0
-"""So long a node is not believed to have a blob that it was to give and did not."""
-DOUBTS_MAX: Final = 1000
+SUSPECT_S: Final = 300.0
+"""How long a peer is not asked for a blob that it said it has and did not give. Chosen: longer
+than a pull and its retries."""
+
+SUSPECTS_MAX: Final = 1000
+"""Pairs of peer and blob; about 200 kB."""
 
 T = TypeVar("T")
 _log: Final = logging.getLogger(__name__)
@@ -57,52 +65,47 @@ class HaveQuestion(Struct, frozen=True):
 
 
 class HaveAnswer(Struct, frozen=True):
-    """Those that it can give, with their sizes in bytes."""
+    """The blobs that a node can give, with their sizes in bytes."""
 
     blobs: dict[str, Annotated[int, Meta(ge=0, le=2**44)]]
 
 
-class Near(Struct, frozen=True):
-    """A blob that peers can give."""
+class FoundBlob(Struct, frozen=True):
+    """A blob that peers can give: its size, as most of them say, and which they are."""
 
     size_bytes: int
     nodes: tuple[NodeId, ...]
 
 
-class Nearby:
+class PeerLookup:
     """Asks peers.
 
     Args:
-      address_of: where a member is reached; None when it is not online.
+      address_of: the address of a member; None when it is not online.
     """
 
     def __init__(self, peers: PeerClient, address_of: Callable[[NodeId], Address | None]) -> None:
         self._peers: Final = peers
         self._address_of: Final = address_of
-        self._doubted: dict[tuple[NodeId, Digest], float] = {}
-        """Until when; the soonest to end come first."""
-        self.doubts = 0
+        self._suspects: TTLCache[tuple[NodeId, Digest], None] = TTLCache(
+            SUSPECTS_MAX, SUSPECT_S, timer=trio.current_time
+        )
 
-    def doubt(self, digest: Digest, nodes: Iterable[NodeId]) -> None:
-        """These said that they can give a blob, of a certain size, and it did not come."""
-        until = trio.current_time() + DOUBTED_S
+    def suspect(self, digest: Digest, nodes: Iterable[NodeId]) -> None:
+        """These peers said that they have a blob of a certain size, and it did not come."""
         for node in nodes:
-            self._doubted.pop((node, digest), None)
-            self._doubted[(node, digest)] = until
-            self.doubts += 1
-        while len(self._doubted) > DOUBTS_MAX:
-            del self._doubted[next(iter(self._doubted))]
+            self._suspects[node, digest] = None
 
-    def _is_doubted(self, node: NodeId, digest: Digest) -> bool:
-        return trio.current_time() < self._doubted.get((node, digest), 0.0)
+    def is_suspect(self, node: NodeId, digest: Digest) -> bool:
+        """Whether a peer's word about a blob does not count now."""
+        return (node, digest) in self._suspects
 
     async def having(
         self, digests: Sequence[Digest], nodes: Iterable[NodeId]
-    ) -> dict[Digest, Near]:
+    ) -> dict[Digest, FoundBlob]:
         """Which of these blobs the first ``ASKED_MAX`` of ``nodes`` can give, and their sizes.
 
-        Where two disagree on a size the one that more of them say counts. Who is doubted is not
-        heard.
+        Of several sizes the one counts that most peers say. Suspects do not count.
         """
         wanted = list(dict.fromkeys(digests))[:HAVE_DIGESTS_MAX]
         if not wanted:
@@ -120,63 +123,61 @@ class Nearby:
             return _read(data, HaveAnswer)
 
         answers = await self._ask_all(nodes, ask)
-        found: dict[Digest, Near] = {}
+        found: dict[Digest, FoundBlob] = {}
         for digest in wanted:
             sizes: dict[int, list[NodeId]] = {}
             for node, answer in answers:
                 size = answer.blobs.get(digest_text(digest))
-                if size is not None and not self._is_doubted(node, digest):
+                if size is not None and not self.is_suspect(node, digest):
                     sizes.setdefault(size, []).append(node)
             if sizes:
-                size, who = max(sizes.items(), key=lambda item: len(item[1]))
-                found[digest] = Near(size, tuple(who))
+                size, sources = max(sizes.items(), key=lambda item: len(item[1]))
+                found[digest] = FoundBlob(size, tuple(sources))
         return found
 
     async def manifest(self, digest: Digest, nodes: Iterable[NodeId]) -> bytes | None:
-        """The manifest or index with this digest, from whoever gives it first; checked."""
+        """The manifest or index with this digest, from the first peer that gives it; checked."""
 
         async def ask(address: Address) -> bytes:
             path = f"/manifests/{digest_text(digest)}"
             data = await self._get(address, path, MANIFEST_BYTES_MAX)
             if digest_of(data) != digest:
-                raise RemoteProtocolError(f"{address}{path} gave something else")
+                raise RemoteProtocolError(f"{address}{path} gave other bytes than that digest's")
             return data
 
         answers = await self._ask_all(nodes, ask, first=True)
         return answers[0][1] if answers else None
 
-    async def image_manifest(
-        self, image: Digest, nodes: Iterable[NodeId]
-    ) -> tuple[bytes, NodeId] | None:
-        """The manifest by which somebody can give the image with this config, and who."""
+    async def image_manifest(self, image: Digest, nodes: Iterable[NodeId]) -> bytes | None:
+        """A manifest of which a peer can give all blobs, for the image with this config."""
 
         async def ask(address: Address) -> bytes:
             path = f"/images/{digest_text(image)}/manifest"
             data = await self._get(address, path, MANIFEST_BYTES_MAX)
             document = _read_manifest(address, path, data)
             if not isinstance(document, ImageManifest) or document.config.raw != image:
-                raise RemoteProtocolError(f"{address}{path} is of another image")
+                raise RemoteProtocolError(f"{address}{path} is the manifest of another image")
             return data
 
         answers = await self._ask_all(nodes, ask, first=True)
-        return (answers[0][1], answers[0][0]) if answers else None
+        return answers[0][1] if answers else None
 
-    async def meanings(
+    async def tag_meanings(
         self, reference: str, nodes: Iterable[NodeId]
     ) -> list[tuple[NodeId, TagMeaning]]:
-        """What a tag (whole, ``docker.io/library/busybox:1``) meant to them, and to whom."""
+        """What ``docker.io/library/busybox:1``, say, named when each peer last knew."""
         path = f"{TAGS_PATH}?reference={quote(reference, safe='')}"
 
         async def ask(address: Address) -> TagMeaning:
             meaning = _read(await self._get(address, path, TAG_ANSWER_BYTES_MAX), TagMeaning)
             if meaning.reference != reference:
-                raise RemoteProtocolError(f"{address}{path} speaks of another tag")
+                raise RemoteProtocolError(f"{address}{path} answers for another tag")
             try:
                 parse_digest(meaning.digest)
             except ValueError as error:
                 raise RemoteProtocolError(f"{address}{path}: {error}") from None
             if not _TIME.fullmatch(meaning.resolved_at):
-                raise RemoteProtocolError(f"{address}{path} does not say since when")
+                raise RemoteProtocolError(f"{address}{path} has no valid resolved_at")
             return meaning
 
         return await self._ask_all(nodes, ask)
@@ -193,10 +194,10 @@ class Nearby:
         *,
         first: bool = False,
     ) -> list[tuple[NodeId, T]]:
-        """Ask up to ``ASKED_MAX`` nodes at once; what they answered, the quickest first.
+        """Ask up to ``ASKED_MAX`` nodes at once. Returns: their answers, the quickest first.
 
         Args:
-          first: one answer is enough.
+          first: return after the first answer.
         """
         answers: list[tuple[NodeId, T]] = []
         async with trio.open_nursery() as nursery:

@@ -25,3 +25,9 @@ class Rate:
             old = self.bytes_per_s or latest
             self.bytes_per_s = KEEP * old + (1 - KEEP) * latest
             self._since, self._bytes = now, 0
+
+    def at(self, now: float) -> float:
+        """The rate at the time ``now``; 0.0 once nothing was added for four windows."""
+        if self._since is None or now - self._since > 4 * WINDOW_S:
+            return 0.0
+        return self.bytes_per_s

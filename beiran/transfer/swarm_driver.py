@@ -1,26 +1,27 @@
-"""The loop around the swarm core: datagrams, time and what came of fetches in, effects out.
+"""The loop around the swarm core: datagrams, time and results of fetches in, effects out.
 
-The core decides who is asked for which piece; here it is done. Bytes go straight into the partial
-blob; the core is told how far each fetch is, and the hash of every piece.
+The core decides which piece is fetched from whom; the driver fetches. Bytes go from the socket into
+the partial blob of a ``BlobDownload``; the core learns how far each fetch is and the BLAKE3 of each
+piece. Each effect that concerns a blob changes that blob's download, found by its digest.
+
+Everything runs in one trio thread, so the core sees its inputs one after the other.
 """
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import trio
 from msgspec import Struct
 
 from beiran.cache.errors import BlobMissing, CacheFull
-from beiran.cache.partial_blob import PartialBlob
 from beiran.cache.range_writer import Buffers, RangeWriter
 from beiran.gossip.membership.member import Address
 from beiran.http.token_bucket import Pace, TokenBucket
 from beiran.ids import Digest, NodeId, digest_text
-from beiran.mirror.backend import BlobUnknown, LibraryError, RepositoryName, Unavailable
-from beiran.mirror.errors import as_library_error
+from beiran.mirror.backend import RepositoryName
+from beiran.mirror.errors import BlobUnknown, MirrorError, Unavailable, mirror_error
 from beiran.net.alarm import Alarm
 from beiran.oci.manifests import MANIFEST_TYPES
 from beiran.peers.blob_fetch import PeerBlobs, PeerBroken, PeerBusy, PeerFailed, PeerMissing
@@ -48,37 +49,33 @@ from beiran.swarm.effects import (
     UploadAdmitted,
 )
 from beiran.swarm.node import BlobWanted, SwarmNode
-from beiran.swarm.pieces import Pieces, cut
+from beiran.transfer.blob_download import BlobDownload, BlobRequest
 
 PEER_STALL_S: Final = 10.0
-"""The core leaves a peer that stalls much sooner; this ends what it has no reason to leave."""
+"""How long a peer may send nothing before its connection is closed. The core leaves a stalled peer
+after 0.8 s (``SwarmConfig.stalled_s``) where it has another source; this ends the fetch that it has
+no reason to leave. Chosen."""
+
 PROGRESS_S: Final = 0.1
-"""How often the core hears of bytes within a piece."""
+"""How often the core learns of bytes within a piece: an eighth of ``SwarmConfig.stalled_s``."""
 
 _log: Final = logging.getLogger(__name__)
 
 
-class Wish(Struct):
-    """What is known of a blob that is wanted: where its bytes go, and where an origin has it."""
-
-    partial: PartialBlob
-    pieces: Pieces
-    names: list[RepositoryName]
-    manifest: bool
-    failure: OriginError | None = None
-
-
 class TransferCounters(Struct):
-    """Bytes of blobs since the start."""
+    """Bytes of blobs since the start.
+
+    Attributes:
+      wasted_bytes: received and not used, or received twice; of downloads that have ended.
+    """
 
     origin_bytes_received: int = 0
     peer_bytes_received: int = 0
     wasted_bytes: int = 0
-    """Of blobs that are not fetched any more; received, and not used or used twice."""
 
 
 class UploadPermit:
-    """An upload that the core took: its bytes may go once it is ``admitted``."""
+    """An upload that the core let in: its bytes may be sent once it is ``admitted``."""
 
     def __init__(self, number: int) -> None:
         self.number: Final = number
@@ -86,15 +83,21 @@ class UploadPermit:
 
 
 class SwarmDriver:
-    """Drives one core.
+    """Drives one swarm core, in tasks of ``nursery``.
+
+    Args:
+      send: sends a datagram to an agent.
+      name_of: how the log names a node.
+      peer_bytes: the limit on what all peers together send to this node.
 
     Attributes:
-      on_accepted, on_complete, on_stuck: told of blobs that are wanted.
+      downloads: the blobs that the core fetches, by digest: from ``want`` to their end.
     """
 
     def __init__(
         self,
         node: SwarmNode,
+        nursery: trio.Nursery,
         *,
         send: Callable[[bytes, Address], object],
         peers: PeerBlobs,
@@ -103,121 +106,105 @@ class SwarmDriver:
         peer_bytes: TokenBucket,
     ) -> None:
         self.node: Final = node
-        self.on_accepted: Callable[[Digest], None] = lambda _: None
-        self.on_complete: Callable[[Digest], None] = lambda _: None
-        self.on_stuck: Callable[[BlobStuck], None] = lambda _: None
+        self.downloads: Final[dict[Digest, BlobDownload]] = {}
+        self.counters: Final = TransferCounters()
+        self._nursery: Final = nursery
         self._send: Final = send
         self._peers: Final = peers
         self._origins: Final = origins
         self._name_of: Final = name_of
         self._peer_bytes: Final = peer_bytes
         self._buffers: Final = Buffers()
-        self.counters: Final = TransferCounters()
-        self._wishes: dict[Digest, Wish] = {}
         self._fetches: dict[int, trio.CancelScope] = {}
         self._permits: dict[int, UploadPermit] = {}
-        self._nursery: trio.Nursery | None = None
         self._alarm: Final = Alarm(node.next_deadline)
+        nursery.start_soon(self._keep_time)
 
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Take part until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            nursery.start_soon(self._keep_time)
-            task_status.started()
+    def close(self) -> None:
+        """End every download because the agent stops. The bytes that are held stay on disk."""
+        for download in self.downloads.values():
+            download.partial.close()
+            download.end(Unavailable("the agent is stopping"))
+        self.downloads.clear()
 
-    # --- what others tell -------------------------------------------------------------------
+    # --- inputs -----------------------------------------------------------------------------
 
     def set_members(
         self, members: Mapping[NodeId, Address], generations: Mapping[NodeId, int]
     ) -> None:
-        """Which other members are online now, and the generations of all agents."""
+        """The other members that are online, and the generations of all agents."""
         now = trio.current_time()
         self.do(self.node.set_members(members, now=now, generations=generations))
 
     def receive(self, data: bytes, source: Address) -> None:
-        """A swarm datagram came."""
+        """A swarm datagram arrived."""
         self.do(self.node.receive_datagram(data, source, now=trio.current_time()))
 
     def provide(self, digest: Digest, size_bytes: int) -> None:
-        """This node has a blob whole."""
+        """This node has a whole blob and can serve it."""
         self.do(self.node.provide(digest, size_bytes, now=trio.current_time()))
 
     def withdraw(self, digest: Digest) -> None:
-        """It has it no more."""
+        """This node no longer has a blob that it provided."""
         self.do(self.node.withdraw(digest, now=trio.current_time()))
 
     def want(
         self,
-        digest: Digest,
-        size_bytes: int,
-        blob: PartialBlob,
+        download: BlobDownload,
+        request: BlobRequest,
         *,
-        name: RepositoryName,
-        from_origin: bool,
-        sources: Sequence[NodeId],
-        rank: int,
-        manifest: bool,
-        held: Mapping[int, bytes],
+        held: Mapping[int, bytes] | None = None,
     ) -> None:
-        """Fetch a blob into ``blob``, or add sources to one that is being fetched.
+        """Fetch a blob, or add the sources of another request to its download.
 
         Args:
-          held: the BLAKE3 of each piece that is in ``blob`` already.
+          held: the BLAKE3 of each piece that the partial blob has already.
         """
-        wish = self._wishes.get(digest)
-        if wish is None:
-            wish = Wish(blob, cut(size_bytes), [], manifest)
-            self._wishes[digest] = wish
-        if from_origin and name not in wish.names:
-            wish.names.append(name)
+        self.downloads[download.digest] = download
+        if request.from_origin and request.name not in download.origins:
+            download.origins.append(request.name)
         wanted = BlobWanted(
-            digest=digest,
-            size_bytes=size_bytes,
-            from_origin=bool(wish.names),
-            rank=rank,
-            sources=tuple(sources),
+            digest=download.digest,
+            size_bytes=download.size_bytes,
+            from_origin=bool(download.origins),
+            rank=request.rank,
+            sources=request.sources,
         )
         self.do(self.node.want(wanted, now=trio.current_time(), pieces_held=held))
 
-    def wasted_now_bytes(self) -> int:
-        """What was wasted of the blobs that are being fetched."""
-        return sum(self._wasted(digest) for digest in self._wishes)
+    def give_up(self, download: BlobDownload, failure: MirrorError) -> None:
+        """End a download; does nothing if it has ended."""
+        if self._remove(download):
+            self.do(self.node.drop(download.digest, now=trio.current_time()))
+            download.partial.close()
+            download.end(failure)
 
-    def _wasted(self, digest: Digest) -> int:
+    def wasted_now_bytes(self) -> int:
+        """Bytes that were wasted on the blobs in flight."""
+        return sum(self._wasted_bytes(digest) for digest in self.downloads)
+
+    def _wasted_bytes(self, digest: Digest) -> int:
         progress = self.node.progress(digest)
         return 0 if progress is None else progress.wasted_bytes
 
-    def drop(self, digest: Digest) -> None:
-        """Nobody here wants it any more."""
-        self.counters.wasted_bytes += self._wasted(digest)
-        self._wishes.pop(digest, None)
-        self.do(self.node.drop(digest, now=trio.current_time()))
-
-    def verified(self, digest: Digest) -> None:
-        """The whole is right."""
-        self.counters.wasted_bytes += self._wasted(digest)
-        self._wishes.pop(digest, None)
-        self.do(self.node.verified(digest, now=trio.current_time()))
-
-    def damaged(self, digest: Digest) -> None:
-        """The whole is wrong, though all pieces seemed right."""
-        self.do(self.node.damaged(digest, now=trio.current_time()))
-
-    def why_stuck(self, stuck: BlobStuck) -> LibraryError:
-        """What to tell a client of a blob that is not to be had."""
-        wish = self._wishes.get(stuck.digest)
-        if wish is not None and wish.failure is not None:
-            return as_library_error(wish.failure, BlobUnknown)
-        return Unavailable(f"{digest_text(stuck.digest)} is not to be had: {stuck.reason}")
+    def _remove(self, download: BlobDownload) -> bool:
+        """Take a download out of the table. Returns: False if it has ended already."""
+        if self.downloads.get(download.digest) is not download:
+            return False
+        self.counters.wasted_bytes += self._wasted_bytes(download.digest)
+        del self.downloads[download.digest]
+        return True
 
     def begin_upload(
         self, digest: Digest, start: int, node: NodeId, *, active: int
-    ) -> "UploadPermit | None":
-        """A peer asks for bytes; None when too many do. Tell ``end_upload`` in the end.
+    ) -> UploadPermit | None:
+        """A peer asks for bytes of a blob. Call ``end_upload`` when its answer has been sent.
 
         Args:
+          start: the first byte that it asks for.
           active: how many other fetches bring it bytes now, as it says.
+
+        Returns: None when too many peers are being served.
         """
         now = trio.current_time()
         upload = self.node.begin_upload(digest, start, node, active=active, now=now)
@@ -229,99 +216,112 @@ class SwarmDriver:
         self._permits[upload.number] = permit
         return permit
 
-    def end_upload(self, permit: "UploadPermit", bytes_sent: int) -> None:
-        """An upload is over, whether all was sent or not."""
+    def end_upload(self, permit: UploadPermit, bytes_sent: int) -> None:
+        """An upload is over, whether all of it was sent or not."""
         self._permits.pop(permit.number, None)
         self.do(self.node.end_upload(permit.number, bytes_sent, now=trio.current_time()))
+
+    async def _keep_time(self) -> None:
+        while True:
+            now = await self._alarm.ring()
+            self.do(self.node.advance(now=now))
 
     # --- effects ----------------------------------------------------------------------------
 
     def do(self, effects: Sequence[Effect]) -> None:
-        """Do what the core wants."""
+        """Carry out what the core decided."""
         for effect in effects:
             match effect:
                 case SendDatagram(to=to, data=data):
                     self._send(data, to)
-                case FetchFromPeer():
-                    self._start(effect.fetch, self._fetch_from_peer, effect)
-                case FetchFromOrigin():
-                    self._start(effect.fetch, self._fetch_from_origin, effect)
+                case FetchFromPeer() | FetchFromOrigin():
+                    scope = self._fetches[effect.fetch] = trio.CancelScope()
+                    self._nursery.start_soon(self._run, effect, scope)
                 case CancelFetch(fetch=fetch):
                     if fetch in self._fetches:
                         self._fetches.pop(fetch).cancel()
                 case PieceAccepted(digest=digest):
-                    self.on_accepted(digest)
+                    if digest in self.downloads:
+                        self.downloads[digest].first_bytes.set()
                 case PieceDoubted(digest=digest, piece=piece):
-                    self._release(digest, piece)
+                    if digest in self.downloads:
+                        self.downloads[digest].release(piece)
                 case BlobComplete(digest=digest):
-                    self.on_complete(digest)
+                    if digest in self.downloads:
+                        self._nursery.start_soon(self._verify, self.downloads[digest])
+                case BlobStuck(digest=digest, reason=reason):
+                    if digest in self.downloads:
+                        download = self.downloads[digest]
+                        self.give_up(download, _why_stuck(download, reason))
                 case PeerDistrusted(node=node, reason=reason):
-                    _log.warning("%s is left alone: %s", self._name_of(node), reason)
+                    _log.warning("stopped fetching from %s: %s", self._name_of(node), reason)
                 case PeerForgiven(node=node):
-                    _log.info("%s is asked again", self._name_of(node))
-                case BlobStuck():
-                    self.on_stuck(effect)
+                    _log.info("fetching from %s again", self._name_of(node))
                 case UploadAdmitted(upload=number):
                     if number in self._permits:
                         self._permits[number].admitted.set()
         self._alarm.look()
 
-    def _start(
-        self,
-        fetch: int,
-        work: Callable[[Any, Wish], Awaitable[FetchFailure | None]],
-        effect: FetchFromPeer | FetchFromOrigin,
-    ) -> None:
-        if self._nursery is not None:
-            scope = self._fetches[fetch] = trio.CancelScope()
-            self._nursery.start_soon(self._run, fetch, scope, work, effect)
-
-    async def _run(
-        self,
-        fetch: int,
-        scope: trio.CancelScope,
-        work: Callable[[Any, Wish], Awaitable[FetchFailure | None]],
-        effect: FetchFromPeer | FetchFromOrigin,
-    ) -> None:
-        wish = self._wishes.get(effect.digest)
-        failure: FetchFailure | None = FetchFailure.BROKEN
-        if wish is not None:
-            with scope:
-                try:
-                    failure = await work(effect, wish)
-                except BlobMissing:  # given up meanwhile
-                    failure = FetchFailure.BROKEN
-                except (CacheFull, OSError) as error:
-                    self.on_stuck(BlobStuck(effect.digest, str(error)))
-        if self._fetches.get(fetch) is not scope or scope.cancelled_caught:
+    async def _verify(self, download: BlobDownload) -> None:
+        """Check the SHA-256 of a blob whose pieces were all accepted."""
+        digest = download.digest
+        try:
+            is_right = await download.partial.verify()
+        except OSError as error:
+            self.give_up(download, Unavailable(f"{digest_text(digest)}: {error}"))
             return
-        del self._fetches[fetch]
-        now = trio.current_time()
-        if failure is None:
-            self.do(self.node.fetch_done(fetch, now=now))
+        if self.downloads.get(digest) is not download:
+            return
+        if is_right:
+            self._remove(download)
+            self.do(self.node.verified(digest, now=trio.current_time()))
+            download.end()
         else:
-            self.do(self.node.fetch_failed(fetch, failure, now=now))
-
-    def _release(self, digest: Digest, piece: int) -> None:
-        wish = self._wishes.get(digest)
-        if wish is not None:
-            wish.partial.release(wish.pieces.start(piece), wish.pieces.end(piece))
+            _log.warning("%s has a wrong SHA-256: looking for the wrong piece", digest_text(digest))
+            self.do(self.node.damaged(digest, now=trio.current_time()))
 
     # --- fetches ----------------------------------------------------------------------------
 
-    async def _fetch_from_peer(self, effect: FetchFromPeer, wish: Wish) -> FetchFailure | None:
+    async def _run(self, effect: FetchFromPeer | FetchFromOrigin, scope: trio.CancelScope) -> None:
+        """One fetch, to its end, which the core learns unless it cancelled the fetch."""
+        download = self.downloads.get(effect.digest)
+        failure: FetchFailure | None = FetchFailure.BROKEN
+        if download is not None:
+            with scope:
+                try:
+                    if isinstance(effect, FetchFromPeer):
+                        failure = await self._fetch_from_peer(effect, download)
+                    else:
+                        failure = await self._fetch_from_origin(effect, download)
+                except BlobMissing:  # the download was given up meanwhile
+                    failure = FetchFailure.BROKEN
+                except (CacheFull, OSError) as error:
+                    self.give_up(download, _why_stuck(download, str(error)))
+        if self._fetches.get(effect.fetch) is not scope or scope.cancelled_caught:
+            return
+        del self._fetches[effect.fetch]
+        now = trio.current_time()
+        if failure is None:
+            self.do(self.node.fetch_done(effect.fetch, now=now))
+        else:
+            self.do(self.node.fetch_failed(effect.fetch, failure, now=now))
+
+    async def _fetch_from_peer(
+        self, effect: FetchFromPeer, download: BlobDownload
+    ) -> FetchFailure | None:
+        fetch = _Fetch(self, effect, download)
         try:
             await self._peers.fetch(
                 effect.address,
                 effect.digest,
                 effect.start,
                 effect.end,
-                wish.partial,
-                piece_bytes=wish.pieces.piece_bytes,
-                judge=partial(self._judge, effect.fetch, effect.digest, wish.pieces),
-                progress=_Progress(self, effect.fetch, from_peer=True).tell,
+                download.partial,
+                piece_bytes=download.pieces.piece_bytes,
+                judge=fetch.judge,
+                progress=fetch.received,
                 stall_timeout_s=PEER_STALL_S,
-                pace=Pace(self._peer_bytes, partial(self._held_back, effect.fetch)),
+                pace=Pace(self._peer_bytes, fetch.held_back),
                 active=effect.active,
             )
         except PeerBusy:
@@ -334,51 +334,46 @@ class SwarmDriver:
             return FetchFailure.UNREACHABLE
         return None
 
-    def _held_back(self, fetch: int) -> None:
-        """Our own limit keeps a fetch waiting: it has not stalled."""
-        self.do(self.node.fetch_held_back(fetch, now=trio.current_time()))
-
-    async def _fetch_from_origin(self, effect: FetchFromOrigin, wish: Wish) -> FetchFailure | None:
-        """From the first repository that gives it."""
+    async def _fetch_from_origin(
+        self, effect: FetchFromOrigin, download: BlobDownload
+    ) -> FetchFailure | None:
+        """Fetch from the first repository that gives the bytes."""
         failure = FetchFailure.ORIGIN_UNAVAILABLE
-        for name in wish.names:
+        for name in download.origins:
+            fetch = _Fetch(self, effect, download)
             with RangeWriter(
-                wish.partial,
+                download.partial,
                 effect.start,
                 effect.end,
-                piece_bytes=wish.pieces.piece_bytes,
-                judge=partial(self._judge, effect.fetch, effect.digest, wish.pieces),
+                piece_bytes=download.pieces.piece_bytes,
+                judge=fetch.judge,
                 buffers=self._buffers,
                 trusted=True,
             ) as writer:
                 try:
-                    chunks = self._origin_chunks(effect, wish, name)
-                    progress = _Progress(self, effect.fetch)
-                    async with aclosing(chunks):
+                    async with aclosing(self._origin_chunks(effect, fetch, name)) as chunks:
                         async for chunk in chunks:
                             await writer.write(chunk)
-                            if not wish.manifest:
-                                self.counters.origin_bytes_received += len(chunk)
-                            progress.tell(len(chunk))
+                            fetch.received(len(chunk))
                     if writer.position == effect.end:
                         return None
                     raise OriginUnavailable(
                         f"{name.registry} broke off {digest_text(effect.digest)}"
                     )
                 except OriginError as error:
-                    wish.failure = error
+                    download.origin_failure = error
                     _log.info("%s: %s", name, error)
                     if isinstance(error, OriginMissing | OriginDenied | OriginBroken):
                         failure = FetchFailure.ORIGIN_REFUSED
         return failure
 
     async def _origin_chunks(
-        self, effect: FetchFromOrigin, wish: Wish, name: RepositoryName
+        self, effect: FetchFromOrigin, fetch: "_Fetch", name: RepositoryName
     ) -> AsyncGenerator[bytes]:
-        """The bytes of a range as the origin gives them. Raises: OriginError."""
+        """The bytes of a range, as they arrive from the origin. Raises: OriginError."""
         text = digest_text(effect.digest)
-        size = wish.pieces.size_bytes
-        if wish.manifest:
+        size = fetch.download.size_bytes
+        if fetch.download.is_manifest:
             found = await self._origins.manifest(
                 name.registry, name.repository, text, accept=MANIFEST_TYPES
             )
@@ -392,7 +387,7 @@ class SwarmDriver:
             effect.digest,
             start=effect.start,
             end=effect.end,
-            held_back=partial(self._held_back, effect.fetch),
+            held_back=fetch.held_back,
         ) as blob:
             self.do(self.node.fetch_answered(effect.fetch, now=trio.current_time()))
             if blob.size_bytes not in (None, size):
@@ -400,37 +395,50 @@ class SwarmDriver:
             async for chunk in blob.chunks:
                 yield chunk
 
-    def _judge(
-        self, fetch: int, digest: Digest, pieces: Pieces, start: int, end: int, blake3: bytes
-    ) -> bool:
-        """Whether a piece that has come is right, for all the core knows."""
-        piece = pieces.at(start)
-        effects = self.node.piece_arrived(fetch, piece, blake3, now=trio.current_time())
-        self.do(effects)
-        return PieceAccepted(digest, piece) in effects
 
-    async def _keep_time(self) -> None:
-        while True:
-            now = await self._alarm.ring()
-            self.do(self.node.advance(now=now))
+class _Fetch:
+    """What the core learns of one fetch while it runs."""
 
-
-class _Progress:
-    """Tells the core now and then how far a fetch is."""
-
-    def __init__(self, driver: SwarmDriver, fetch: int, *, from_peer: bool = False) -> None:
-        self._driver = driver
-        self._from_peer = from_peer
-        self._fetch = fetch
+    def __init__(
+        self, driver: SwarmDriver, effect: FetchFromPeer | FetchFromOrigin, download: BlobDownload
+    ) -> None:
+        self.download: Final = download
+        self._driver: Final = driver
+        self._number: Final = effect.fetch
+        self._peer: Final = effect.node if isinstance(effect, FetchFromPeer) else None
         self._bytes = 0
-        self._told_at = 0.0
+        self._reported_at = 0.0
 
-    def tell(self, more_bytes: int) -> None:
-        """So many bytes more have come."""
-        self._bytes += more_bytes
-        if self._from_peer:
-            self._driver.counters.peer_bytes_received += more_bytes
+    def received(self, count: int) -> None:
+        """``count`` more bytes arrived."""
+        self._bytes += count
+        self.download.received(count, self._peer)
+        counters = self._driver.counters
+        if self._peer is not None:
+            counters.peer_bytes_received += count
+        elif not self.download.is_manifest:
+            counters.origin_bytes_received += count
         now = trio.current_time()
-        if now - self._told_at >= PROGRESS_S:
-            self._told_at = now
-            self._driver.do(self._driver.node.fetch_progressed(self._fetch, self._bytes, now=now))
+        if now - self._reported_at >= PROGRESS_S:
+            self._reported_at = now
+            node = self._driver.node
+            self._driver.do(node.fetch_progressed(self._number, self._bytes, now=now))
+
+    def held_back(self) -> None:
+        """This node's own rate limit makes the fetch wait: it has not stalled."""
+        driver = self._driver
+        driver.do(driver.node.fetch_held_back(self._number, now=trio.current_time()))
+
+    def judge(self, start: int, end: int, blake3: bytes) -> bool:
+        """Whether the core accepts a piece that has arrived."""
+        driver, piece = self._driver, self.download.pieces.at(start)
+        effects = driver.node.piece_arrived(self._number, piece, blake3, now=trio.current_time())
+        driver.do(effects)
+        return PieceAccepted(self.download.digest, piece) in effects
+
+
+def _why_stuck(download: BlobDownload, reason: str) -> MirrorError:
+    """How a client of the mirror learns that no source is left."""
+    if download.origin_failure is not None:
+        return mirror_error(download.origin_failure, BlobUnknown)
+    return Unavailable(f"{digest_text(download.digest)} cannot be had: {reason}")

@@ -10,15 +10,15 @@ from msgspec import Struct
 
 from beiran.ids import digest_text
 from beiran.mirror import routes as mirror_module
-from beiran.mirror.backend import (
+from beiran.mirror.backend import RepositoryName
+from beiran.mirror.errors import (
     BlobUnknown,
     Denied,
-    LibraryError,
     ManifestUnknown,
+    MirrorError,
     NameUnknown,
     OriginBroken,
     OriginLimited,
-    RepositoryName,
     Unavailable,
 )
 from beiran.oci.manifests import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, UNPACKED_LAYER
@@ -68,7 +68,7 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[P
 @pytest.fixture
 def place(running: Place) -> Iterator[Place]:
     for mirror in (running.mirror, running.second):
-        mirror.library.clear()
+        mirror.backend.clear()
     yield running
     remove_everything(running.engine.socket_path)
 
@@ -85,7 +85,7 @@ def publish(
 
     Returns: the digest that the tag means.
     """
-    library = mirror.library
+    library = mirror.backend
     manifest_type, config_type, layer_type, blobs = (
         OCI_MANIFEST,
         "application/vnd.oci.image.config.v1+json",
@@ -111,13 +111,12 @@ def publish(
 
 @pytest.mark.parametrize("in_files", [False, True])
 def test_an_image_of_docker_hub_comes_through_the_mirror(place: Place, in_files: bool) -> None:
-    place.mirror.library.in_files = in_files
+    place.mirror.backend.in_files = in_files
     digest = publish(place.mirror, HUB, "1", IMAGE)
     place.docker("pull", "app:1")
     assert place.layers_of("app:1") == IMAGE.diff_ids
     assert f"app@{digest}" in place.docker("inspect", "--format", "{{.RepoDigests}}", "app:1")
-    clients = {question.client.partition("/")[0] for question in place.mirror.library.questions}
-    assert clients <= {"docker", "containerd"}
+    assert all(question.for_engine for question in place.mirror.backend.questions)
     place.docker("rmi", "-f", "app:1")
     place.docker("pull", f"app@{digest}")
     assert place.layers_of(f"app@{digest}") == IMAGE.diff_ids
@@ -150,19 +149,19 @@ def test_any_registrys_image_is_pulled_from_the_mirror_by_address(place: Place) 
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_when_a_mirror_says_no_the_engine_goes_on(place: Place, error: LibraryError) -> None:
-    place.mirror.library.error = error
+def test_when_a_mirror_says_no_the_engine_goes_on(place: Place, error: MirrorError) -> None:
+    place.mirror.backend.error = error
     publish(place.second, HUB, "1", IMAGE)
     place.docker("pull", "app:1")
     assert place.layers_of("app:1") == IMAGE.diff_ids
-    assert place.second.library.questions
+    assert place.second.backend.questions
 
 
 def test_when_a_mirror_does_not_answer_in_time_the_engine_goes_on(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mirror_module, "FIRST_BYTE_S_MAX", 0.5)
-    place.mirror.library.hanging = True
+    place.mirror.backend.hanging = True
     publish(place.second, HUB, "1", IMAGE)
     place.docker("pull", "app:1")
     assert place.layers_of("app:1") == IMAGE.diff_ids
@@ -173,8 +172,8 @@ def test_a_blob_that_breaks_off_is_fetched_elsewhere(place: Place) -> None:
     """Its rest is asked of us again, and we say no; a graph driver asks for 75 s first."""
     publish(place.mirror, HUB, "1", IMAGE)
     publish(place.second, HUB, "1", IMAGE)
-    place.mirror.library.trouble_at = 2000
-    place.mirror.library.trouble_error = Unavailable("all went away")
+    place.mirror.backend.trouble_at = 2000
+    place.mirror.backend.trouble_error = Unavailable("all went away")
     place.docker("pull", "app:1")
     assert place.layers_of("app:1") == IMAGE.diff_ids
 
@@ -185,10 +184,10 @@ def test_a_blob_that_breaks_off_is_fetched_elsewhere(place: Place) -> None:
     ids=lambda error: type(error).__name__,
 )
 def test_when_a_mirror_cannot_give_a_blob_the_engine_goes_on(
-    place: Place, error: LibraryError
+    place: Place, error: MirrorError
 ) -> None:
     publish(place.mirror, HUB, "1", IMAGE)
     publish(place.second, HUB, "1", IMAGE)
-    place.mirror.library.blob_error = error
+    place.mirror.backend.blob_error = error
     place.docker("pull", "app:1")
     assert place.layers_of("app:1") == IMAGE.diff_ids

@@ -1,4 +1,4 @@
-"""A mirror on loopback, over a library in memory that the tests fill and trouble."""
+"""A mirror on loopback, over a backend in memory that the tests fill and trouble."""
 
 import hashlib
 import os
@@ -17,16 +17,14 @@ from beiran.http.connection import HttpConnection
 from beiran.http.messages import FileSlice
 from beiran.ids import Digest, digest_text
 from beiran.mirror.backend import (
-    BlobReader,
-    BlobUnknown,
     ManifestAnswer,
-    ManifestUnknown,
-    NameUnknown,
+    OpenBlob,
     Reference,
     RepositoryName,
     Source,
     TagPage,
 )
+from beiran.mirror.errors import BlobUnknown, ManifestUnknown, NameUnknown
 from beiran.mirror.routes import mirror_routes
 from beiran.oci.manifests import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Platform
 from beiran.oci.media_types import ACCEPTS_ANYTHING, Accept
@@ -39,16 +37,16 @@ def sha256(data: bytes) -> Digest:
     return Digest(hashlib.sha256(data).digest())
 
 
-class OpenBlob:
-    """Keeps ``library.BlobReader``: from a file, or chunk by chunk."""
+class MemoryBlob:
+    """An ``OpenBlob``: from a file, or chunk by chunk."""
 
-    def __init__(self, library: "MemoryLibrary", data: bytes) -> None:
+    def __init__(self, backend: "MemoryBackend", data: bytes) -> None:
         self.size_bytes = len(data)
-        self._library = library
+        self._backend = backend
         self._data = data
 
     def file(self, start: int, end: int) -> FileSlice | None:
-        if not self._library.in_files:
+        if not self._backend.in_files:
             return None
         descriptor, path = tempfile.mkstemp()
         os.unlink(path)
@@ -57,8 +55,8 @@ class OpenBlob:
 
     async def chunks(self, start: int, end: int) -> AsyncIterator[bytes]:
         for at in range(start, end, CHUNK_BYTES):
-            if at >= self._library.trouble_at:
-                await self._library.trouble()
+            if at >= self._backend.trouble_at:
+                await self._backend.trouble()
             yield self._data[at : min(at + CHUNK_BYTES, end)]
 
 
@@ -67,8 +65,7 @@ class Question(Struct):
 
     reference: Reference
     accept: Accept
-    head: bool
-    client: str
+    for_engine: bool
 
 
 class Repository(Struct):
@@ -77,8 +74,8 @@ class Repository(Struct):
     blobs: dict[Digest, bytes] = field(default_factory=dict)
 
 
-class MemoryLibrary:
-    """Keeps ``library.Library``.
+class MemoryBackend:
+    """The mirror's ``Backend``.
 
     Attributes:
       error: raised instead of any answer.
@@ -98,7 +95,6 @@ class MemoryLibrary:
         self.error: Exception | None = None
         self.hanging = False
         self.in_files = False
-        self.heads_without_data = False
         self.source: Source = "origin"
         self.warning = ""
         self.blob_error: Exception | None = None
@@ -192,11 +188,10 @@ class MemoryLibrary:
         reference: Reference,
         *,
         accept: Accept = ACCEPTS_ANYTHING,
-        head: bool = False,
-        client: str = "",
+        for_engine: bool = False,
     ) -> ManifestAnswer:
         repository = await self._find(name)
-        self.questions.append(Question(reference, accept, head, client))
+        self.questions.append(Question(reference, accept, for_engine))
         digest = repository.tags.get(reference) if isinstance(reference, str) else reference
         if digest is None or digest not in repository.manifests:
             raise ManifestUnknown(f"{name} has no such manifest")
@@ -204,8 +199,7 @@ class MemoryLibrary:
         return ManifestAnswer(
             digest=digest,
             media_type=media_type,
-            size_bytes=len(data),
-            data=None if head and self.heads_without_data else data,
+            data=data,
             source=self.source,
             warning=self.warning,
         )
@@ -214,13 +208,13 @@ class MemoryLibrary:
         return len(self._blob(await self._find(name), digest))
 
     @asynccontextmanager
-    async def blob(self, name: RepositoryName, digest: Digest) -> AsyncIterator[BlobReader]:
+    async def blob(self, name: RepositoryName, digest: Digest) -> AsyncIterator[OpenBlob]:
         data = self._blob(await self._find(name), digest)
         if self.blob_error is not None and b"rootfs" not in data:
             raise self.blob_error
         self.open_blobs += 1
         try:
-            yield OpenBlob(self, data)
+            yield MemoryBlob(self, data)
         finally:
             self.open_blobs -= 1
 
@@ -269,10 +263,10 @@ class Reply(Struct):
 
 
 class Mirror:
-    """A mirror that runs, and its library."""
+    """A mirror that runs, and its backend."""
 
-    def __init__(self, library: MemoryLibrary, served: Served) -> None:
-        self.library = library
+    def __init__(self, backend: MemoryBackend, served: Served) -> None:
+        self.backend = backend
         self.served = served
 
     @property
@@ -296,17 +290,17 @@ class Mirror:
 
 @asynccontextmanager
 async def open_mirror(platforms: Sequence[Platform] | None = None) -> AsyncIterator[Mirror]:
-    library = MemoryLibrary()
-    routes = mirror_routes(library, **({} if platforms is None else {"platforms": platforms}))
+    backend = MemoryBackend()
+    routes = mirror_routes(backend, **({} if platforms is None else {"platforms": platforms}))
     async with serve(routes, door="mirror") as served:
-        yield Mirror(library, served)
+        yield Mirror(backend, served)
 
 
 class MirrorThread:
     """A mirror in a thread of its own, for tests that block."""
 
     def __init__(self) -> None:
-        self.library = MemoryLibrary()
+        self.backend = MemoryBackend()
         self._ports: SimpleQueue[int] = SimpleQueue()
         self._thread = threading.Thread(target=trio.run, args=(self._run,))
         self._scope = trio.CancelScope()
@@ -314,7 +308,7 @@ class MirrorThread:
     async def _run(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         with self._scope:
-            async with serve(mirror_routes(self.library), door="mirror") as served:
+            async with serve(mirror_routes(self.backend), door="mirror") as served:
                 self._ports.put(served.port)
                 await trio.sleep_forever()
 

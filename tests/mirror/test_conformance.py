@@ -32,9 +32,9 @@ class Case(Struct):
 
 
 def config_and_layers(mirror: Mirror, *layers: bytes) -> dict[str, Any]:
-    mirror.library.add_blob(NAME, EMPTY)
+    mirror.backend.add_blob(NAME, EMPTY)
     for layer in layers:
-        mirror.library.add_blob(NAME, layer)
+        mirror.backend.add_blob(NAME, layer)
     layer_type = "application/vnd.oci.image.layer.v1.tar+gzip"
     return {
         "config": descriptor("application/vnd.oci.image.config.v1+json", EMPTY),
@@ -44,12 +44,12 @@ def config_and_layers(mirror: Mirror, *layers: bytes) -> dict[str, Any]:
 
 def image(mirror: Mirror) -> Case:
     document = config_and_layers(mirror, BLOB, blob(77))
-    return Case([mirror.library.add_manifest(NAME, OCI_MANIFEST, document, "it")], OCI_MANIFEST)
+    return Case([mirror.backend.add_manifest(NAME, OCI_MANIFEST, document, "it")], OCI_MANIFEST)
 
 
 def image_without_layers(mirror: Mirror) -> Case:
     document = config_and_layers(mirror)
-    return Case([mirror.library.add_manifest(NAME, OCI_MANIFEST, document, "it")], OCI_MANIFEST)
+    return Case([mirror.backend.add_manifest(NAME, OCI_MANIFEST, document, "it")], OCI_MANIFEST)
 
 
 def image_with_a_foreign_layer(mirror: Mirror) -> Case:
@@ -58,11 +58,11 @@ def image_with_a_foreign_layer(mirror: Mirror) -> Case:
         descriptor("application/vnd.oci.image.layer.nondistributable.v1.tar", b"elsewhere")
         | {"urls": ["https://elsewhere.example/layer"]}
     )
-    return Case([mirror.library.add_manifest(NAME, OCI_MANIFEST, document, "it")], OCI_MANIFEST)
+    return Case([mirror.backend.add_manifest(NAME, OCI_MANIFEST, document, "it")], OCI_MANIFEST)
 
 
 def artifact(mirror: Mirror) -> Case:
-    mirror.library.add_blob(NAME, EMPTY)
+    mirror.backend.add_blob(NAME, EMPTY)
     document = {
         "artifactType": "application/vnd.example.thing",
         "config": descriptor(EMPTY_TYPE, EMPTY),
@@ -70,34 +70,34 @@ def artifact(mirror: Mirror) -> Case:
         "subject": descriptor(OCI_MANIFEST, b"something that is not there"),
         "annotations": {"org.example.key": "value"},
     }
-    return Case([mirror.library.add_manifest(NAME, OCI_MANIFEST, document, "it")], OCI_MANIFEST)
+    return Case([mirror.backend.add_manifest(NAME, OCI_MANIFEST, document, "it")], OCI_MANIFEST)
 
 
 def fields_nobody_knows(mirror: Mirror) -> Case:
     document = config_and_layers(mirror, BLOB) | {"org.example": {"unknown": [1, None, "ü"]}}
-    return Case([mirror.library.add_manifest(NAME, OCI_MANIFEST, document, "it")], OCI_MANIFEST)
+    return Case([mirror.backend.add_manifest(NAME, OCI_MANIFEST, document, "it")], OCI_MANIFEST)
 
 
 def index(mirror: Mirror) -> Case:
     platforms = [Platform(os="linux", architecture=name) for name in ("amd64", "arm64")]
-    mirror.library.add_index(NAME, "it", *platforms)
-    return Case([*mirror.library.repository(NAME).manifests], OCI_INDEX)
+    mirror.backend.add_index(NAME, "it", *platforms)
+    return Case([*mirror.backend.repository(NAME).manifests], OCI_INDEX)
 
 
 def index_in_an_index(mirror: Mirror) -> Case:
     inner = index(mirror).digests[-1]
-    entry = descriptor(OCI_INDEX, mirror.library.data(NAME, inner))
-    digest = mirror.library.add_manifest(NAME, OCI_INDEX, {"manifests": [entry]}, "it")
+    entry = descriptor(OCI_INDEX, mirror.backend.data(NAME, inner))
+    digest = mirror.backend.add_manifest(NAME, OCI_INDEX, {"manifests": [entry]}, "it")
     return Case([inner, digest], OCI_INDEX)
 
 
 def empty_index(mirror: Mirror) -> Case:
-    return Case([mirror.library.add_manifest(NAME, OCI_INDEX, {"manifests": []}, "it")], OCI_INDEX)
+    return Case([mirror.backend.add_manifest(NAME, OCI_INDEX, {"manifests": []}, "it")], OCI_INDEX)
 
 
 def index_of_what_is_not_there(mirror: Mirror) -> Case:
     entry = descriptor(OCI_MANIFEST, b"not there") | {"platform": {"os": "linux"}}
-    digest = mirror.library.add_manifest(NAME, OCI_INDEX, {"manifests": [entry]}, "it")
+    digest = mirror.backend.add_manifest(NAME, OCI_INDEX, {"manifests": [entry]}, "it")
     return Case([digest], OCI_INDEX)
 
 
@@ -135,23 +135,23 @@ async def test_ping(mirror: Mirror) -> None:
 
 async def test_an_empty_repository_has_no_tags_or_is_not_found(mirror: Mirror) -> None:
     assert (await mirror.ask(f"{PATH}/tags/list")).status == 404
-    mirror.library.repository(NAME)
+    mirror.backend.repository(NAME)
     assert (await mirror.ask(f"{PATH}/tags/list")).json == {"name": "conformance/repo", "tags": []}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 async def test_head_and_pull_by_tag_and_by_digest(mirror: Mirror, case: Any) -> None:
     found: Case = case(mirror)
-    repository = mirror.library.repository(NAME)
+    repository = mirror.backend.repository(NAME)
     tagged = repository.tags["it"]
     for head in (True, False):
         ask = mirror.head if head else mirror.ask
         reply = await ask(f"{PATH}/manifests/it", *ACCEPT)
-        assert is_whole(reply, mirror.library.data(NAME, tagged), tagged, head=head)
+        assert is_whole(reply, mirror.backend.data(NAME, tagged), tagged, head=head)
         assert reply.headers["content-type"] == found.media_type
         for digest in found.digests:
             reply = await ask(f"{PATH}/manifests/{digest_text(digest)}", *ACCEPT)
-            assert is_whole(reply, mirror.library.data(NAME, digest), digest, head=head)
+            assert is_whole(reply, mirror.backend.data(NAME, digest), digest, head=head)
             assert reply.headers["content-type"] == repository.manifests[digest][0]
         for digest, data in repository.blobs.items():
             reply = await ask(f"{PATH}/blobs/{digest_text(digest)}")
@@ -167,7 +167,7 @@ async def test_what_is_missing_is_404(mirror: Mirror) -> None:
 
 
 async def test_an_empty_blob(mirror: Mirror) -> None:
-    digest = mirror.library.add_blob(NAME, b"")
+    digest = mirror.backend.add_blob(NAME, b"")
     for head in (True, False):
         ask = mirror.head if head else mirror.ask
         assert is_whole(await ask(f"{PATH}/blobs/{digest_text(digest)}"), b"", digest, head=head)
@@ -186,7 +186,7 @@ async def test_an_empty_blob(mirror: Mirror) -> None:
 async def test_range_requests(
     mirror: Mirror, asked: str, status: int, start: int, end: int
 ) -> None:
-    digest = mirror.library.add_blob(NAME, BLOB)
+    digest = mirror.backend.add_blob(NAME, BLOB)
     reply = await mirror.ask(f"{PATH}/blobs/{digest_text(digest)}", ("Range", asked))
     assert reply.status == status
     if status == 206:
@@ -197,7 +197,7 @@ async def test_range_requests(
 
 async def test_tag_list_with_last_and_n(mirror: Mirror) -> None:
     for number in range(6):
-        mirror.library.add_image(NAME, f"tag{number}")
+        mirror.backend.add_image(NAME, f"tag{number}")
     whole = (await mirror.ask(f"{PATH}/tags/list")).json["tags"]
     assert whole == sorted(whole)
     after = (await mirror.ask(f"{PATH}/tags/list?last={whole[2]}")).json["tags"]

@@ -9,15 +9,15 @@ import trio
 
 from beiran.ids import digest_text
 from beiran.mirror import routes as mirror_module
-from beiran.mirror.backend import (
+from beiran.mirror.backend import RepositoryName
+from beiran.mirror.errors import (
     BlobUnknown,
     Denied,
     Late,
-    LibraryError,
+    MirrorError,
     NameUnknown,
     OriginBroken,
     OriginLimited,
-    RepositoryName,
     Unavailable,
 )
 from beiran.mirror.routes import FIRST_BYTE_S_MAX, VIA
@@ -53,7 +53,7 @@ async def mirror() -> AsyncIterator[Mirror]:
 
 
 def blob_path(mirror: Mirror, data: bytes = DATA) -> str:
-    return f"/v2/library/app/blobs/{digest_text(mirror.library.add_blob(APP, data))}"
+    return f"/v2/library/app/blobs/{digest_text(mirror.backend.add_blob(APP, data))}"
 
 
 @pytest.mark.parametrize("path", ["/v2/", "/v2"])
@@ -72,12 +72,12 @@ async def test_it_answers_at_its_own_door_only() -> None:
 
 
 async def test_a_manifest_comes_by_tag_and_by_digest(mirror: Mirror) -> None:
-    digest = mirror.library.add_image(APP, "1")
+    digest = mirror.backend.add_image(APP, "1")
     text = digest_text(digest)
     for reference in ("1", text):
         path = f"/v2/library/app/manifests/{reference}"
         reply = await mirror.ask(path, *DOCKERS_ACCEPT)
-        assert (reply.status, reply.body) == (200, mirror.library.data(APP, digest))
+        assert (reply.status, reply.body) == (200, mirror.backend.data(APP, digest))
         assert reply.headers["content-type"] == OCI_MANIFEST
         assert reply.headers["docker-content-digest"] == text
         assert reply.headers["etag"] == f'"{text}"'
@@ -89,20 +89,34 @@ async def test_a_manifest_comes_by_tag_and_by_digest(mirror: Mirror) -> None:
             assert head.headers[name] == reply.headers[name]
 
 
-async def test_the_library_is_told_who_asks_and_for_what(mirror: Mirror) -> None:
-    digest = mirror.library.add_image(APP, "1")
-    await mirror.head("/v2/library/app/manifests/1", ("User-Agent", "docker/26.1"), *DOCKERS_ACCEPT)
+async def test_the_backend_learns_what_is_asked_for_and_what_the_client_takes(
+    mirror: Mirror,
+) -> None:
+    digest = mirror.backend.add_image(APP, "1")
+    await mirror.head("/v2/library/app/manifests/1", *DOCKERS_ACCEPT)
     await mirror.ask(f"/v2/library/app/manifests/{digest_text(digest)}")
-    first, second = mirror.library.questions
-    assert (first.reference, first.head, first.client) == ("1", True, "docker/26.1")
+    first, second = mirror.backend.questions
+    assert (first.reference, second.reference) == ("1", digest)
     assert first.accept.names(DOCKER_INDEX)
     assert first.accept.names("application/json")
-    assert (second.reference, second.head, second.client) == (digest, False, "")
     assert second.accept.anything
 
 
+@pytest.mark.parametrize(
+    ("client", "is_engine"),
+    [("docker/26.1 go/1", True), ("containerd/2.0", True), ("skopeo/1", False), (None, False)],
+)
+async def test_an_engine_is_recognised_by_its_user_agent(
+    mirror: Mirror, client: str | None, is_engine: bool
+) -> None:
+    mirror.backend.add_image(APP, "1")
+    headers = [] if client is None else [("User-Agent", client)]
+    await mirror.ask("/v2/library/app/manifests/1", *headers)
+    assert [asked.for_engine for asked in mirror.backend.questions] == [is_engine]
+
+
 async def test_a_manifest_that_is_known_already_is_not_sent_again(mirror: Mirror) -> None:
-    text = digest_text(mirror.library.add_image(APP, "1"))
+    text = digest_text(mirror.backend.add_image(APP, "1"))
     for known in (f'"{text}"', text, f'W/"{text}"', f'"other", "{text}"', "*"):
         for method in ("GET", "HEAD"):
             reply = await mirror.ask(
@@ -118,26 +132,25 @@ async def test_a_manifest_that_is_known_already_is_not_sent_again(mirror: Mirror
 async def test_who_takes_no_index_is_given_the_manifest_for_linux_amd64(
     mirror: Mirror, index_type: str
 ) -> None:
-    index = mirror.library.add_index(APP, "1", ARM64, AMD64, media_type=index_type)
-    repository = mirror.library.repository(APP)
+    index = mirror.backend.add_index(APP, "1", ARM64, AMD64, media_type=index_type)
+    repository = mirror.backend.repository(APP)
     (wanted,) = (
         digest for digest, (_, data) in repository.manifests.items() if _is_amd64(mirror, data)
     )
-    for mirror.library.heads_without_data in (False, True):
-        for method in ("GET", "HEAD"):
-            reply = await mirror.ask(
-                "/v2/library/app/manifests/1", ("Accept", OCI_MANIFEST), method=method
-            )
-            assert reply.status == 200
-            assert reply.headers["content-type"] == OCI_MANIFEST
-            assert reply.headers["docker-content-digest"] == digest_text(wanted)
+    for method in ("GET", "HEAD"):
+        reply = await mirror.ask(
+            "/v2/library/app/manifests/1", ("Accept", OCI_MANIFEST), method=method
+        )
+        assert reply.status == 200
+        assert reply.headers["content-type"] == OCI_MANIFEST
+        assert reply.headers["docker-content-digest"] == digest_text(wanted)
     for accept in ((), (("Accept", "*/*"),), DOCKERS_ACCEPT):
         reply = await mirror.ask("/v2/library/app/manifests/1", *accept)
         assert reply.headers["docker-content-digest"] == digest_text(index)
 
 
 def _is_amd64(mirror: Mirror, data: bytes) -> bool:
-    blobs = mirror.library.repository(APP).blobs
+    blobs = mirror.backend.repository(APP).blobs
     return any(
         b'"amd64"' in content and digest_text(digest).encode() in data
         for digest, content in blobs.items()
@@ -146,11 +159,11 @@ def _is_amd64(mirror: Mirror, data: bytes) -> bool:
 
 async def test_the_hosts_own_platform_is_chosen() -> None:
     async with open_mirror([Platform(os="linux", architecture="arm64", variant="v8"), ARM64]) as it:
-        it.library.add_index(APP, "1", AMD64, ARM64)
+        it.backend.add_index(APP, "1", AMD64, ARM64)
         reply = await it.ask("/v2/library/app/manifests/1", ("Accept", OCI_MANIFEST))
         assert reply.status == 200
         assert not _is_amd64(it, reply.body)
-        it.library.add_index(APP, "2", AMD64)
+        it.backend.add_index(APP, "2", AMD64)
         reply = await it.ask("/v2/library/app/manifests/2", ("Accept", OCI_MANIFEST))
         assert reply.error == (404, "MANIFEST_UNKNOWN")
         assert "linux/arm64" in reply.json["errors"][0]["message"]
@@ -159,8 +172,8 @@ async def test_the_hosts_own_platform_is_chosen() -> None:
 async def test_what_the_client_does_not_take_is_unknown_by_tag_and_sent_by_digest(
     mirror: Mirror,
 ) -> None:
-    index = mirror.library.add_index(APP, "index", AMD64)
-    image = mirror.library.add_image(APP, "image")
+    index = mirror.backend.add_index(APP, "index", AMD64)
+    image = mirror.backend.add_image(APP, "image")
     for tag, accept in (
         ("image", DOCKER_MANIFEST),
         ("image", f"{OCI_MANIFEST};q=0, */*;q=0"),
@@ -176,9 +189,9 @@ async def test_what_the_client_does_not_take_is_unknown_by_tag_and_sent_by_diges
 
 
 async def test_an_index_that_is_none_is_unknown_to_who_takes_none(mirror: Mirror) -> None:
-    mirror.library.add_manifest(APP, OCI_INDEX, {"manifests": 5}, "odd")
-    digest = mirror.library.add_image(APP, "lies")
-    mirror.library.repository(APP).manifests[digest] = (OCI_INDEX, mirror.library.data(APP, digest))
+    mirror.backend.add_manifest(APP, OCI_INDEX, {"manifests": 5}, "odd")
+    digest = mirror.backend.add_image(APP, "lies")
+    mirror.backend.repository(APP).manifests[digest] = (OCI_INDEX, mirror.backend.data(APP, digest))
     for tag in ("odd", "lies"):
         reply = await mirror.ask(f"/v2/library/app/manifests/{tag}", ("Accept", OCI_MANIFEST))
         assert reply.error == (404, "MANIFEST_UNKNOWN")
@@ -186,7 +199,7 @@ async def test_an_index_that_is_none_is_unknown_to_who_takes_none(mirror: Mirror
 
 async def test_a_blob_comes_whole_from_a_file_and_as_it_arrives(mirror: Mirror) -> None:
     path = blob_path(mirror)
-    for mirror.library.in_files in (False, True):
+    for mirror.backend.in_files in (False, True):
         reply = await mirror.ask(path)
         assert (reply.status, reply.body) == (200, DATA)
         assert reply.headers["docker-content-digest"] == digest_text(sha256(DATA))
@@ -197,12 +210,12 @@ async def test_a_blob_comes_whole_from_a_file_and_as_it_arrives(mirror: Mirror) 
         assert (head.status, head.body) == (200, b"")
         assert head.headers["content-length"] == str(len(DATA))
         assert head.headers["docker-content-digest"] == digest_text(sha256(DATA))
-        await eventually(lambda: not mirror.library.open_blobs)
+        await eventually(lambda: not mirror.backend.open_blobs)
 
 
 async def test_an_empty_blob_is_a_blob(mirror: Mirror) -> None:
     path = blob_path(mirror, b"")
-    for mirror.library.in_files in (False, True):
+    for mirror.backend.in_files in (False, True):
         reply = await mirror.ask(path)
         assert (reply.status, reply.body, reply.headers["content-length"]) == (200, b"", "0")
 
@@ -220,7 +233,7 @@ async def test_an_empty_blob_is_a_blob(mirror: Mirror) -> None:
 )
 async def test_a_part_of_a_blob(mirror: Mirror, asked: str, start: int, end: int) -> None:
     path = blob_path(mirror)
-    for mirror.library.in_files in (False, True):
+    for mirror.backend.in_files in (False, True):
         reply = await mirror.ask(path, ("Range", asked))
         assert (reply.status, reply.body) == (206, DATA[start:end])
         assert reply.headers["content-range"] == f"bytes {start}-{end - 1}/10000"
@@ -236,7 +249,7 @@ async def test_ranges_that_lie_outside_and_ranges_that_do_not_count(mirror: Mirr
     for whole in ("bytes=1-2,4-5", "lines=1-2", "bytes=5-2", "bytes=x"):
         reply = await mirror.ask(path, ("Range", whole))
         assert (reply.status, reply.body) == (200, DATA)
-    await eventually(lambda: not mirror.library.open_blobs)
+    await eventually(lambda: not mirror.backend.open_blobs)
 
 
 async def test_a_part_only_if_the_blob_is_the_one_that_the_client_began(mirror: Mirror) -> None:
@@ -263,14 +276,14 @@ async def test_the_head_of_a_blob_on_its_way_is_sent_at_once_and_its_bytes_as_th
     mirror: Mirror,
 ) -> None:
     path = blob_path(mirror)
-    mirror.library.trouble_at = 3000
+    mirror.backend.trouble_at = 3000
     async with await mirror.served.connect() as raw:
         await raw.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         head = await raw.until(b"\r\n\r\n")
         assert b"content-length: 10000" in head.lower()
         assert await raw.until(DATA[2992:3000]) == DATA[:3000]
-        assert mirror.library.open_blobs == 1
-    await eventually(lambda: not mirror.library.open_blobs)
+        assert mirror.backend.open_blobs == 1
+    await eventually(lambda: not mirror.backend.open_blobs)
 
 
 async def test_a_blob_that_is_slow_to_come_has_its_head_sent_before(
@@ -278,12 +291,12 @@ async def test_a_blob_that_is_slow_to_come_has_its_head_sent_before(
 ) -> None:
     monkeypatch.setattr(mirror_module, "BLOB_HEAD_S_MAX", 0.05)
     path = blob_path(mirror)
-    mirror.library.trouble_at = 0
+    mirror.backend.trouble_at = 0
     async with await mirror.served.connect() as raw:
         await raw.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         assert b"content-length: 10000" in (await raw.until(b"\r\n\r\n")).lower()
-        mirror.library.trouble_at = 2**63
-    await eventually(lambda: not mirror.library.open_blobs)
+        mirror.backend.trouble_at = 2**63
+    await eventually(lambda: not mirror.backend.open_blobs)
 
 
 @pytest.mark.parametrize(
@@ -302,33 +315,33 @@ async def test_a_blob_that_cannot_be_had_is_unknown_to_who_can_ask_elsewhere(
 ) -> None:
     """Docker's graph driver asks 75 s for what is anything but 404."""
     for repository in (APP, RepositoryName("quay.io", "some/app")):
-        digest = digest_text(mirror.library.add_blob(repository, DATA))
+        digest = digest_text(mirror.backend.add_blob(repository, DATA))
     name, _, query = name.partition("?")
     path = f"/v2/{name}/blobs/{digest}?{query}"
-    mirror.library.trouble_at = 0
-    mirror.library.trouble_error = Unavailable("every peer and the origin went away")
+    mirror.backend.trouble_at = 0
+    mirror.backend.trouble_error = Unavailable("every peer and the origin went away")
     assert (await mirror.ask(path)).error == (status, code)
     assert (await mirror.ask(path, ("Range", "bytes=5-"))).error == (status, code)
-    mirror.library.trouble_at = 2**63
-    mirror.library.blob_error = Unavailable("every peer and the origin went away")
+    mirror.backend.trouble_at = 2**63
+    mirror.backend.blob_error = Unavailable("every peer and the origin went away")
     assert (await mirror.ask(path)).error == (status, code)
     assert caplog.text.count("every peer and the origin went away") == 3
-    await eventually(lambda: not mirror.library.open_blobs)
+    await eventually(lambda: not mirror.backend.open_blobs)
 
 
 async def test_a_blob_that_fails_half_way_breaks_off(
     mirror: Mirror, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = blob_path(mirror)
-    mirror.library.trouble_at = 3000
-    mirror.library.trouble_error = Unavailable("every peer and the origin went away")
+    mirror.backend.trouble_at = 3000
+    mirror.backend.trouble_error = Unavailable("every peer and the origin went away")
     got = await mirror.served.exchange(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     assert got.partition(b"\r\n\r\n")[2] == DATA[:3000]
     assert "every peer and the origin went away" in caplog.text
     assert "Traceback" not in caplog.text
     reply = await mirror.ask(path, ("Range", "bytes=2000-2999"))
     assert (reply.status, reply.body) == (206, DATA[2000:3000])
-    await eventually(lambda: not mirror.library.open_blobs)
+    await eventually(lambda: not mirror.backend.open_blobs)
 
 
 async def test_a_blob_of_which_nothing_more_comes_breaks_off(
@@ -336,11 +349,11 @@ async def test_a_blob_of_which_nothing_more_comes_breaks_off(
 ) -> None:
     monkeypatch.setattr(mirror_module, "CHUNK_S_MAX", 0.05)
     path = blob_path(mirror)
-    mirror.library.trouble_at = 3000
+    mirror.backend.trouble_at = 3000
     got = await mirror.served.exchange(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     assert got.partition(b"\r\n\r\n")[2] == DATA[:3000]
-    assert "nothing came for 0.05 s" in caplog.text
-    await eventually(lambda: not mirror.library.open_blobs)
+    assert "no byte came for 0.05 s" in caplog.text
+    await eventually(lambda: not mirror.backend.open_blobs)
 
 
 @pytest.mark.parametrize(
@@ -357,7 +370,7 @@ async def test_what_is_not_answered_in_time_is_told_so(
 ) -> None:
     assert FIRST_BYTE_S_MAX < 10
     monkeypatch.setattr(mirror_module, "FIRST_BYTE_S_MAX", 0.05)
-    mirror.library.hanging = True
+    mirror.backend.hanging = True
     reply = await mirror.ask(path)
     assert reply.error == (503, "UNAVAILABLE")
     assert int(reply.headers["retry-after"]) > 0
@@ -380,13 +393,13 @@ async def test_what_is_not_answered_in_time_is_told_so(
 )
 async def test_what_the_library_says_is_what_the_client_is_told(
     mirror: Mirror,
-    error: LibraryError,
+    error: MirrorError,
     status: int,
     code: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.WARNING)
-    mirror.library.error = error
+    mirror.backend.error = error
     for path in ("manifests/1", f"manifests/{NOBODYS}", f"blobs/{NOBODYS}", "tags/list"):
         reply = await mirror.ask(f"/v2/quay.io/some/app/{path}")
         assert reply.error == (status, code)
@@ -404,19 +417,19 @@ async def test_what_the_library_says_is_what_the_client_is_told(
 async def test_a_bug_is_a_500_that_ends_nothing(
     mirror: Mirror, caplog: pytest.LogCaptureFixture
 ) -> None:
-    mirror.library.error = RuntimeError("a bug")
+    mirror.backend.error = RuntimeError("a bug")
     assert (await mirror.ask("/v2/library/app/manifests/1")).error == (500, "INTERNAL")
     assert "a bug" in caplog.text
     assert (await mirror.ask("/v2/")).status == 200
 
 
 async def test_an_answer_of_the_peers_says_so(mirror: Mirror) -> None:
-    mirror.library.add_image(APP, "1")
+    mirror.backend.add_image(APP, "1")
     reply = await mirror.ask("/v2/library/app/manifests/1")
     assert reply.headers["beiran-source"] == "origin"
     assert "warning" not in reply.headers
-    mirror.library.source = "peers"
-    mirror.library.warning = 'docker.io is away; "1" as of 10:00\x07 – or \\ so'
+    mirror.backend.source = "peers"
+    mirror.backend.warning = 'docker.io is away; "1" as of 10:00\x07 – or \\ so'
     for reply in (
         await mirror.ask("/v2/library/app/manifests/1"),
         await mirror.head("/v2/library/app/manifests/1"),
@@ -427,14 +440,14 @@ async def test_an_answer_of_the_peers_says_so(mirror: Mirror) -> None:
         )
     tags = await mirror.ask("/v2/library/app/tags/list")
     assert tags.headers["beiran-source"] == "peers"
-    mirror.library.warning = "x" * 9999
+    mirror.backend.warning = "x" * 9999
     reply = await mirror.ask("/v2/library/app/manifests/1")
     assert len(reply.headers["warning"]) < 4096
 
 
 async def test_tags_come_in_pages(mirror: Mirror) -> None:
     for tag in ("b", "a", "c", "d", "A"):
-        mirror.library.add_image(APP, tag)
+        mirror.backend.add_image(APP, tag)
     listing = "/v2/library/app/tags/list"
     reply = await mirror.ask(listing)
     assert reply.json == {"name": "library/app", "tags": ["A", "a", "b", "c", "d"]}
@@ -461,7 +474,7 @@ async def test_tags_come_in_pages(mirror: Mirror) -> None:
 
 @pytest.mark.parametrize("query", ["n=-1", "n=x", "n=", "n=1.5", "n=1&n=2", "last=a&last=b"])
 async def test_a_page_that_cannot_be_is_refused(mirror: Mirror, query: str) -> None:
-    mirror.library.add_image(APP, "1")
+    mirror.backend.add_image(APP, "1")
     reply = await mirror.ask(f"/v2/library/app/tags/list?{query}")
     assert reply.error == (400, "PAGINATION_NUMBER_INVALID")
 
@@ -570,13 +583,13 @@ async def test_repositories_of_any_registry(
 ) -> None:
     name = RepositoryName(registry, repository)
     assert str(name) == f"{registry}/{repository}"
-    digest = mirror.library.add_image(name, "1")
-    mirror.library.add_image(name, "2")
+    digest = mirror.backend.add_image(name, "1")
+    mirror.backend.add_image(name, "2")
     path, _, query = path.partition("?")
     reply = await mirror.ask(f"/v2/{path}/manifests/1?{query}")
     assert reply.headers["docker-content-digest"] == digest_text(digest)
     assert reply.headers.get("oci-namespace") == (query.removeprefix("ns=") or None)
-    for content in mirror.library.repository(name).blobs:
+    for content in mirror.backend.repository(name).blobs:
         assert (await mirror.ask(f"/v2/{path}/blobs/{digest_text(content)}?{query}")).status == 200
     tags = await mirror.ask(f"/v2/{path}/tags/list?n=1&{query}")
     assert tags.json == {"name": path, "tags": ["1"]}
@@ -585,17 +598,17 @@ async def test_repositories_of_any_registry(
 
 
 async def test_a_mirror_that_is_asked_by_an_agent_says_no(mirror: Mirror) -> None:
-    mirror.library.add_image(APP, "1")
+    mirror.backend.add_image(APP, "1")
     for path in ("manifests/1", f"blobs/{NOBODYS}", "tags/list"):
         for via in (VIA, f"1.1 proxy, {VIA}"):
             reply = await mirror.ask(f"/v2/library/app/{path}", ("Via", via))
             assert reply.error == (403, "DENIED")
     assert (await mirror.ask("/v2/library/app/manifests/1", ("Via", "1.1 proxy"))).status == 200
-    assert len(mirror.library.questions) == 1
+    assert len(mirror.backend.questions) == 1
 
 
 async def test_credentials_of_a_client_change_nothing(mirror: Mirror) -> None:
-    mirror.library.add_image(APP, "1")
+    mirror.backend.add_image(APP, "1")
     login = ("Authorization", "Basic dXNlcjpwYXNz")
     assert (await mirror.ask("/v2/", login)).status == 200
     assert (await mirror.ask("/v2/library/app/manifests/1", login)).status == 200
@@ -606,9 +619,9 @@ async def test_skopeo_reads_and_copies_through_it(mirror: Mirror, tmp_path: Path
 
     if shutil.which("skopeo") is None:
         pytest.skip("needs the program skopeo (Debian: skopeo)")
-    mirror.library.add_index(APP, "multi", ARM64, AMD64)
-    image = mirror.library.add_image(RepositoryName("quay.io", "some/app"), "1")
-    mirror.library.add_image(RepositoryName("quay.io", "some/app"), "2", media_type=DOCKER_MANIFEST)
+    mirror.backend.add_index(APP, "multi", ARM64, AMD64)
+    image = mirror.backend.add_image(RepositoryName("quay.io", "some/app"), "1")
+    mirror.backend.add_image(RepositoryName("quay.io", "some/app"), "2", media_type=DOCKER_MANIFEST)
 
     async def skopeo(*arguments: str) -> str:
         done = await trio.run_process(
@@ -625,8 +638,8 @@ async def test_skopeo_reads_and_copies_through_it(mirror: Mirror, tmp_path: Path
     inspected = await skopeo("inspect", plain, f"{here}/quay.io/some/app:1")
     assert digest_text(image) in inspected
     for number, source in enumerate(("library/app:multi", "quay.io/some/app:2")):
-        for mirror.library.in_files in (False, True):
-            target = tmp_path / f"{number}{mirror.library.in_files}"
+        for mirror.backend.in_files in (False, True):
+            target = tmp_path / f"{number}{mirror.backend.in_files}"
             await skopeo(
                 "copy", "--insecure-policy", "--src-tls-verify=false", f"{here}/{source}",
                 f"dir:{target}",

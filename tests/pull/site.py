@@ -1,4 +1,4 @@
-"""One agent's sharing, put together as an agent does it, with a real origin for docker.io."""
+"""One agent's pull stack, opened as an agent does it, with a real origin for docker.io."""
 
 import gzip
 import json
@@ -11,9 +11,8 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from beiran.agent.pull_stack import Sharing, host_platforms
+from beiran.agent.pull_stack import PullStack, host_platforms, open_pull_stack
 from beiran.api.models import EngineInfo
-from beiran.cache.blob_cache import BlobCache
 from beiran.clock import now_text
 from beiran.engine.interface import ImageToLoad
 from beiran.engine.no_engine import NoEngine
@@ -146,28 +145,34 @@ class TakingEngine(NoEngine):
 
 
 class Site:
-    """One agent's sharing, with an origin for docker.io, which notes what it was asked."""
+    """One agent's pull stack, with an origin for docker.io, which notes what it was asked."""
 
     def __init__(
         self,
-        sharing: Sharing,
+        stack: PullStack,
         registry: Registry,
         members: Membership,
         store: Store,
         asked: list[Asked],
     ) -> None:
-        self.sharing = sharing
+        self.stack = stack
         self.registry = registry
         self.members = members
         self.store = store
         self.asked = asked
-        self.cache = sharing.cache
-        self.library = sharing.library
+        self.cache = stack.transfer.cache
+        self.driver = stack.transfer.driver
+        self.downloads = stack.transfer.downloads
+        self.uploads = stack.transfer.uploads
+        self.backend = stack.backend
+        self.pulls = stack.pulls
+        self.transfers = stack.transfers
+        self.routes = stack.routes
 
     def put_member(self, node: NodeId, host: str, port: int = 1, *, incarnation: int = 1) -> None:
         """Have a member online, or elsewhere than it was."""
         self.members.put(member_at(node, host, port, incarnation), now=0.0)
-        self.sharing.members_changed()
+        self.stack.members_changed()
 
     def put_image(
         self, node: NodeId, image: Digest, tag: str, manifest: Digest | None = None
@@ -207,7 +212,7 @@ async def open_pair(
 
         def send(data: bytes, to: Address) -> None:
             source = Address("127.0.0.1", ports[node])
-            token.run_sync_soon(lambda: sites[other].sharing.driver.receive(data, source))
+            token.run_sync_soon(lambda: sites[other].driver.receive(data, source))
 
         return send
 
@@ -217,7 +222,7 @@ async def open_pair(
             home.mkdir()
             opening = open_site(home, own=node, send=sending_from(node), **settings)
             sites[node] = await stack.enter_async_context(opening)
-            served = await stack.enter_async_context(serve(sites[node].sharing.routes()))
+            served = await stack.enter_async_context(serve(sites[node].routes))
             ports[node] = served.port
         sites[OWN].put_member(PEER, "127.0.0.1", ports[PEER])
         for number, node in enumerate(beside):
@@ -243,30 +248,28 @@ async def open_site(
         server.answer = registry
         store = Store.open(str(folder / "beiran.db"), node=own, cluster="default")
         stack.callback(store.close)
-        cache = await BlobCache.open(folder / "blobs", cache_bytes)
         members = Membership(member_at(own, "10.0.0.1"), Random(1))
         if own == OWN:
             members.put(member_at(PEER, PEER_HOST), now=0.0)
-        sharing = Sharing(
-            Settings(
-                name="one",
-                engine=EngineSpec("none"),
-                origins={"docker.io": OriginSettings(url=server.url)},
-                **settings,
-            ),
-            store,
-            engine or NoEngine(),
-            members,
-            PeerClient(),
-            cache,
-            random=Random(1),
-            send=send,
+        opened = await stack.enter_async_context(
+            open_pull_stack(
+                Settings(
+                    name="one",
+                    engine=EngineSpec("none"),
+                    origins={"docker.io": OriginSettings(url=server.url)},
+                    data_dir=folder,
+                    cache_bytes=cache_bytes,
+                    **settings,
+                ),
+                store,
+                engine or NoEngine(),
+                members,
+                PeerClient(),
+                random=Random(1),
+                send=send,
+            )
         )
-        nursery = await stack.enter_async_context(trio.open_nursery())
-        await nursery.start(sharing.serve)
-        yield Site(sharing, registry, members, store, server.asked)
-        nursery.cancel_scope.cancel()
-        await cache.settle()
+        yield Site(opened, registry, members, store, server.asked)
 
 
 def member_at(node: NodeId, host: str, port: int = 1, incarnation: int = 0) -> Member:

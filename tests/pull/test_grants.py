@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from beiran.ids import Digest, digest_text
 from beiran.mirror.backend import RepositoryName
 from beiran.oci.manifests import OCI_MANIFEST, Descriptor, ImageManifest, Index
-from beiran.pull.grants import Grants, granted_with
+from beiran.pull.authorization import Grants, granted_with
 
 APP = RepositoryName("docker.io", "library/app")
 SAME_ELSEWHERE = RepositoryName("quay.io", "library/app")
@@ -23,40 +23,67 @@ def named(number: int) -> Descriptor:
     return Descriptor(media_type=OCI_MANIFEST, size=1, digest=digest_text(digest(number)))
 
 
-def test_a_grant_is_of_one_repository_and_ends() -> None:
-    grants = Grants(ttl_s=10)
-    grants.grant(APP, [digest(1)], now=100)
-    assert grants.granted(APP, digest(1), now=109.9)
-    assert not grants.granted(APP, digest(1), now=110)
-    assert not grants.granted(APP, digest(2), now=100)
-    assert not grants.granted(SAME_ELSEWHERE, digest(1), now=100)
+class Clock:
+    """Seconds that the test sets."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
 
 
-def test_a_grant_again_lasts_longer_and_takes_no_room() -> None:
-    grants = Grants(ttl_s=10, grants_max=2)
-    grants.grant(APP, [digest(1), digest(2)], now=0)
-    grants.grant(APP, [digest(1)], now=5)
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_a_grant_is_of_one_repository_and_ends(clock: Clock) -> None:
+    grants = Grants(ttl_s=10, clock=clock)
+    grants.grant(APP, [digest(1)])
+    assert not grants.granted(APP, digest(2))
+    assert not grants.granted(SAME_ELSEWHERE, digest(1))
+    clock.now = 9.9
+    assert grants.granted(APP, digest(1))
+    clock.now = 10
+    assert not grants.granted(APP, digest(1))
+
+
+def test_a_grant_again_lasts_longer_and_takes_no_room(clock: Clock) -> None:
+    grants = Grants(ttl_s=10, grants_max=2, clock=clock)
+    grants.grant(APP, [digest(1), digest(2)])
+    clock.now = 5
+    grants.grant(APP, [digest(1)])
     assert len(grants) == 2
-    assert grants.granted(APP, digest(1), now=12)
-    grants.grant(APP, [digest(3)], now=5)
-    assert not grants.granted(APP, digest(2), now=5)
-    assert grants.granted(APP, digest(1), now=5)
+    clock.now = 12
+    assert grants.granted(APP, digest(1))
 
 
-def test_grants_that_have_ended_are_forgotten() -> None:
-    grants = Grants(ttl_s=10)
-    grants.grant(APP, map(digest, range(100)), now=0)
-    grants.grant(APP, [digest(200)], now=10)
+def test_the_oldest_grant_makes_room(clock: Clock) -> None:
+    grants = Grants(ttl_s=10, grants_max=2, clock=clock)
+    grants.grant(APP, [digest(1), digest(2)])
+    clock.now = 5
+    grants.grant(APP, [digest(1)])
+    grants.grant(APP, [digest(3)])
+    assert not grants.granted(APP, digest(2))
+    assert grants.granted(APP, digest(1))
+
+
+def test_grants_that_have_ended_are_forgotten(clock: Clock) -> None:
+    grants = Grants(ttl_s=10, clock=clock)
+    grants.grant(APP, map(digest, range(100)))
+    clock.now = 10
+    grants.grant(APP, [digest(200)])
     assert len(grants) == 1
 
 
-def test_what_is_denied_revokes_all_of_that_repository() -> None:
-    grants = Grants()
-    grants.grant(APP, [digest(1), digest(2)], now=0)
-    grants.grant(SAME_ELSEWHERE, [digest(1)], now=0)
+def test_a_denial_revokes_all_grants_of_that_repository(clock: Clock) -> None:
+    grants = Grants(clock=clock)
+    grants.grant(APP, [digest(1), digest(2)])
+    grants.grant(SAME_ELSEWHERE, [digest(1)])
     grants.revoke(APP)
-    assert not grants.granted(APP, digest(1), now=0)
-    assert grants.granted(SAME_ELSEWHERE, digest(1), now=0)
+    assert not grants.granted(APP, digest(1))
+    assert grants.granted(SAME_ELSEWHERE, digest(1))
 
 
 def test_with_a_manifest_everything_it_names_is_granted() -> None:
@@ -67,7 +94,7 @@ def test_with_a_manifest_everything_it_names_is_granted() -> None:
 
 @pytest.mark.parametrize(("ttl_s", "grants_max"), [(0, 1), (-1, 1), (1, 0)])
 def test_grants_that_cannot_be_are_refused(ttl_s: float, grants_max: int) -> None:
-    with pytest.raises(ValueError, match="grants last"):
+    with pytest.raises(ValueError, match="grants need"):
         Grants(ttl_s=ttl_s, grants_max=grants_max)
 
 
@@ -75,15 +102,15 @@ def test_grants_that_cannot_be_are_refused(ttl_s: float, grants_max: int) -> Non
 def test_no_order_of_grants_keeps_too_many_or_any_too_long(
     steps: Sequence[tuple[int, int]],
 ) -> None:
-    grants = Grants(ttl_s=20, grants_max=4)
-    last_granted: dict[int, int] = {}
-    now = 0
+    clock = Clock()
+    grants = Grants(ttl_s=20, grants_max=4, clock=clock)
+    last_granted: dict[int, float] = {}
     for number, pause in steps:
-        now += pause
-        grants.grant(APP, [digest(number)], now=now)
-        last_granted[number] = now
+        clock.now += pause
+        grants.grant(APP, [digest(number)])
+        last_granted[number] = clock.now
         assert len(grants) <= 4
-        assert grants.granted(APP, digest(number), now=now)
+        assert grants.granted(APP, digest(number))
         for other, at in last_granted.items():
-            if grants.granted(APP, digest(other), now=now):
-                assert now - at < 20
+            if grants.granted(APP, digest(other)):
+                assert clock.now - at < 20

@@ -20,10 +20,10 @@ from beiran.http.connection import HttpConnection
 from beiran.http.token_bucket import TokenBucket
 from beiran.ids import digest_text
 from beiran.oci.manifests import DOCKER_CONFIG, digest_of
-from beiran.pull import jobs as pulls
+from beiran.pull import jobs
 from beiran.settings.settings import Limit
-from beiran.transfer import downloads as transfers
-from beiran.transfer.downloads import Wanted
+from beiran.transfer import downloads
+from beiran.transfer.blob_download import BlobRequest
 from beiran_cli.demo_images import make_layout
 from tests.cache.contents import content
 from tests.http import serving
@@ -105,7 +105,7 @@ async def test_a_second_pull_of_the_same_joins_the_first(
     ended: list[PullDone] = []
 
     async def pull(reference: str) -> None:
-        ended.append(await site.sharing.pulls.pull(reference))
+        ended.append(await site.pulls.pull(reference))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pull, "team/app:1")
@@ -143,7 +143,7 @@ class LeavingRegistry(Registry):
 async def test_a_pull_that_has_begun_waits_for_who_is_away_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(pulls, "GO_ON_S", 0.1)
+    monkeypatch.setattr(jobs, "RETRY_INTERVAL_S", 0.1)
     monkeypatch.setattr(serving, "PATIENCE_S", 50.0)  # an origin is given up after some 15 s
     caplog.set_level("INFO")
     registry, engine = LeavingRegistry(), TakingEngine()
@@ -151,7 +151,7 @@ async def test_a_pull_that_has_begun_waits_for_who_is_away_for_a_while(
     async with open_site(tmp_path, engine=engine, registry=registry) as site:
 
         async def pull() -> None:
-            ended.append(await site.sharing.pulls.pull("team/app:1"))
+            ended.append(await site.pulls.pull("team/app:1"))
 
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
@@ -168,7 +168,7 @@ async def test_who_joins_late_is_told_all_that_went_before(
     rows: list[Any] = []
 
     async def follow(into: list[Any]) -> None:
-        async with site.sharing.pulls.following("team/app:1", node=None, platform=None) as told:
+        async with site.pulls.following("team/app:1", node=None, platform=None) as told:
             async for row in told:
                 into.append(row)
 
@@ -191,12 +191,12 @@ async def test_a_pull_goes_on_for_who_still_waits_when_another_gives_it_up(
 
     async def pull_and_give_up() -> None:
         with gives_up:
-            await site.sharing.pulls.pull("team/app:1")
+            await site.pulls.pull("team/app:1")
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pull_and_give_up)
         await registry.reached.wait()
-        nursery.start_soon(site.sharing.pulls.pull, "team/app:1")
+        nursery.start_soon(site.pulls.pull, "team/app:1")
         await trio.testing.wait_all_tasks_blocked()
         gives_up.cancel()
         await trio.testing.wait_all_tasks_blocked()
@@ -213,7 +213,7 @@ def files_of(folder: Path) -> set[Path]:
 async def test_a_pull_that_is_given_up_leaves_nothing_half_done_and_others_go_on(
     tmp_path: Path, registry: SlowRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfers, "LINGER_S", 0.01)
+    monkeypatch.setattr(downloads, "LINGER_S", 0.01)
     images = tmp_path / "images"
     make_layout(images)
     before = files_of(images)
@@ -223,10 +223,10 @@ async def test_a_pull_that_is_given_up_leaves_nothing_half_done_and_others_go_on
 
     async def give_up_in_the_middle(site: Site) -> None:
         with gives_up:
-            await site.sharing.pulls.pull("team/app:1")
+            await site.pulls.pull("team/app:1")
 
     async def pull_other(site: Site) -> None:
-        done.append(await site.sharing.pulls.pull("team/app:2"))
+        done.append(await site.pulls.pull("team/app:2"))
 
     async with trio.open_nursery() as nursery:
         send, receive = trio.open_memory_channel[Any](100)
@@ -236,19 +236,19 @@ async def test_a_pull_that_is_given_up_leaves_nothing_half_done_and_others_go_on
             async with trio.open_nursery() as pulls:
                 pulls.start_soon(give_up_in_the_middle, site)
                 await registry.reached.wait()
-                assert site.sharing.traffic.rows() == []  # nothing has come yet
-                assert site.sharing.transfers.is_under_way(digest_of(LAYER))
+                assert site.transfers.rows() == []  # nothing has come yet
+                assert site.downloads.is_under_way(digest_of(LAYER))
                 gives_up.cancel()
                 await trio.testing.wait_all_tasks_blocked()
                 assert files_of(images) == before
                 pulls.start_soon(pull_other, site)
-            await eventually(lambda: not site.sharing.transfers.going)
+            await eventually(lambda: not site.downloads.in_flight)
             assert site.cache.in_flight(digest_of(LAYER)) is None
             assert done[0].image == digest_text(digest_of(OTHER_CONFIG))
             assert NAME.repository + ":2" in (images / "index.json").read_text()
             assert NAME.repository + ":1" not in (images / "index.json").read_text()
             registry.opened.set()
-            again = await site.sharing.pulls.pull("team/app:1")
+            again = await site.pulls.pull("team/app:1")
             assert again.image == digest_text(digest_of(CONFIG))
             assert NAME.repository + ":1" in (images / "index.json").read_text()
         nursery.cancel_scope.cancel()
@@ -260,24 +260,25 @@ async def test_transfers_are_followed_from_their_beginning_to_their_end(tmp_path
     slowly = {"download_limit": Limit(1, None)}
     async with (
         open_pair(tmp_path, taker=slowly) as (giver, taker),
-        serve(taker.sharing.routes()) as asked,
+        serve(taker.routes) as asked,
     ):
         await giver.cache.put(digest, data)
-        assert await giver.sharing.uploads.having([digest]) == {digest: len(data)}
+        assert await giver.uploads.having([digest]) == {digest: len(data)}
         follow: Follow[dict[str, Any]] = Follow(
             parse_endpoint(url=f"http://127.0.0.1:{asked.port}"),
             "/transfers?follow=true",
             msgspec.json.decode,
             lambda _: None,
         )
-        wanted = Wanted(digest=digest, size_bytes=len(data), name=NAME, sources=(PEER,))
+        wanted = BlobRequest(digest=digest, size_bytes=len(data), name=NAME, sources=(PEER,))
         with trio.fail_after(30):
             async with follow as changes:
                 assert await anext(changes) == {"change": "listed"}
-                async with taker.sharing.transfers.fetching(wanted) as transfer:
+                async with taker.downloads.fetching(wanted) as download:
+                    assert download is not None
                     begun = await anext(changes)
-                    taker.sharing.driver._peer_bytes.bytes_per_s = None
-                    await transfer.whole()
+                    taker.driver._peer_bytes.bytes_per_s = None
+                    await download.whole()
                 told = [begun]
                 while told[-1]["change"] != "removed":
                     told.append(await anext(changes))
@@ -307,24 +308,25 @@ async def test_what_goes_between_nodes_is_held_back_by_the_limits(
     limits: dict[str, Any] = {"giver" if limited == "upload" else "taker": slowly}
     async with open_pair(tmp_path, **limits) as (giver, taker):
         await giver.cache.put(digest, data)
-        assert await giver.sharing.uploads.having([digest]) == {digest: len(data)}
-        limiter = taker.sharing.driver._peer_bytes
+        assert await giver.uploads.having([digest]) == {digest: len(data)}
+        limiter = taker.driver._peer_bytes
         if limited == "upload":
-            limiter = giver.sharing.uploads._limiter
-        wanted = Wanted(digest=digest, size_bytes=len(data), name=NAME, sources=(PEER,))
-        async with taker.sharing.transfers.fetching(wanted) as transfer:
+            limiter = giver.uploads._limiter
+        wanted = BlobRequest(digest=digest, size_bytes=len(data), name=NAME, sources=(PEER,))
+        async with taker.downloads.fetching(wanted) as download:
+            assert download is not None
             await eventually(lambda: holds_back(limiter))
-            came = taker.sharing.traffic.counters()["blob_bytes_from_peers"]
+            came = taker.transfers.counters()["blob_bytes_from_peers"]
             assert came <= limiter.burst_bytes + CHUNK_BYTES_MAX
-            assert not transfer.ended
+            assert not download.ended
             limiter.bytes_per_s = None
-            await transfer.whole()
-        assert taker.sharing.traffic.counters()["blob_bytes_from_peers"] >= len(data)
-        assert giver.sharing.uploads.bytes_served >= len(data)
+            await download.whole()
+        assert taker.transfers.counters()["blob_bytes_from_peers"] >= len(data)
+        assert giver.uploads.bytes_served >= len(data)
 
 
 async def test_who_is_no_member_is_told_so_and_given_nothing(site: Site) -> None:
-    await site.library.manifest(NAME, "1", client="skopeo/1")
+    await site.backend.manifest(NAME, "1")
     await site.cache.put(digest_of(LAYER), LAYER)
     questions = [
         ("GET", f"/blobs/{LAYER_DIGEST}"),
@@ -336,7 +338,7 @@ async def test_who_is_no_member_is_told_so_and_given_nothing(site: Site) -> None
         ("POST", f"/prefetch/here?reference={NAME}:1"),
     ]
     body = json.dumps({"digests": [LAYER_DIGEST]}).encode()
-    async with serve(site.sharing.routes()) as served:
+    async with serve(site.routes) as served:
         for is_member in (False, True, False):
             site.put_member(
                 PEER,

@@ -16,12 +16,12 @@ from beiran.errors import NotFound
 from beiran.gossip.membership.member import Address
 from beiran.http.messages import Request, Response, Route, json_response
 from beiran.ids import Digest, NodeId, digest_text
-from beiran.mirror.backend import Denied, LibraryError, Unavailable
+from beiran.mirror.errors import Denied, MirrorError, Unavailable
 from beiran.oci.manifests import digest_of
 from beiran.peers.peer_client import PeerClient
-from beiran.pull import resolver as resolution
-from beiran.pull.peer_lookup import HAVE_PATH, Nearby
-from beiran.transfer.downloads import Wanted
+from beiran.pull import delivery
+from beiran.pull.peer_lookup import HAVE_PATH, PeerLookup
+from beiran.transfer.blob_download import BlobRequest
 from tests.cache.contents import content
 from tests.http.serving import serve
 from tests.pull.site import (
@@ -55,21 +55,21 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
 
 async def read_blob(site: Site, digest: Digest) -> bytes:
     """All of a blob, as the mirror reads it."""
-    async with site.library.blob(NAME, digest) as reader:
+    async with site.backend.blob(NAME, digest) as reader:
         return b"".join([chunk async for chunk in reader.chunks(0, reader.size_bytes)])
 
 
 # --- origins -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("client", ["docker/20.10", "skopeo/1"])
+@pytest.mark.parametrize("for_engine", [True, False])
 async def test_a_digest_that_peers_have_waits_no_longer_for_a_silent_origin_than_a_tag(
-    pair: Pair, client: str
+    pair: Pair, for_engine: bool
 ) -> None:
     _, taker = pair
     taker.registry.silent = True
     with trio.fail_after(SOON_S):
-        answer = await taker.library.manifest(NAME, digest_of(MANIFEST), client=client)
+        answer = await taker.backend.manifest(NAME, digest_of(MANIFEST), for_engine=for_engine)
         assert (answer.data, answer.source) == (MANIFEST, "peers")
         assert await read_blob(taker, digest_of(LAYER)) == LAYER
 
@@ -78,7 +78,7 @@ async def test_a_digest_that_peers_have_is_not_given_where_the_origin_says_no(pa
     _, taker = pair
     taker.registry.denies = True
     with pytest.raises(Denied):
-        await taker.library.manifest(NAME, digest_of(MANIFEST))
+        await taker.backend.manifest(NAME, digest_of(MANIFEST))
     assert [asked.method for asked in taker.asked] == ["HEAD"]
 
 
@@ -86,10 +86,10 @@ async def test_what_the_origin_has_granted_is_taken_from_peers_without_asking_it
     pair: Pair,
 ) -> None:
     _, taker = pair
-    await taker.library.manifest(NAME, "1")
+    await taker.backend.manifest(NAME, "1")
     taker.registry.silent = True
     before = len(taker.asked)
-    answer = await taker.library.manifest(NAME, digest_of(MANIFEST))
+    answer = await taker.backend.manifest(NAME, digest_of(MANIFEST))
     assert (answer.data, answer.source) == (MANIFEST, "origin")
     assert await read_blob(taker, digest_of(LAYER)) == LAYER
     assert len(taker.asked) == before
@@ -102,9 +102,9 @@ async def test_a_digest_that_nobody_has_is_not_unknown_while_the_origin_is_away(
     taker.registry.down = True
     nobody = digest_of(b"nobody has it")
     with pytest.raises(Unavailable, match=r"docker\.io does not answer"):
-        await taker.library.manifest(NAME, nobody)
+        await taker.backend.manifest(NAME, nobody)
     with pytest.raises(Unavailable, match=r"docker\.io does not answer"):
-        await taker.library.blob_size(NAME, nobody)
+        await taker.backend.blob_size(NAME, nobody)
 
 
 # --- peers ---------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ async def test_a_peers_wrong_size_of_a_tar_reaches_no_manifest(
 ) -> None:
     engine = PullingEngine()
     async with open_unpacked(tmp_path, tar_bytes, engine) as (_, taker):
-        answer = await taker.library.manifest(NAME, "1", client="docker/20.10")
+        answer = await taker.backend.manifest(NAME, "1", for_engine=True)
         assert answer.data == MANIFEST
         is_right = tar_bytes == len(TAR)
         assert len(engine.loaded) == (1 if is_right else 0)
@@ -187,7 +187,7 @@ async def test_a_manifest_of_an_image_that_was_only_built_says_what_its_holders_
     ):
         taker.put_image(PEER, digest_of(CONFIG), "team/app:built")
         right = diff_id_manifest(digest_of(CONFIG), len(CONFIG), [(digest_of(TAR), len(TAR))])
-        answer = await taker.library.manifest(NAME, "built", client="docker/20.10")
+        answer = await taker.backend.manifest(NAME, "built", for_engine=True)
         assert answer.data == right.data
         assert await read_blob(taker, digest_of(TAR)) == TAR
 
@@ -198,7 +198,7 @@ async def test_a_pull_takes_another_way_where_a_peer_says_a_wrong_size(
 ) -> None:
     engine = TakingEngine()
     async with open_unpacked(tmp_path, tar_bytes, engine) as (_, taker):
-        done = await taker.sharing.pulls.pull("team/app:1")
+        done = await taker.pulls.pull("team/app:1")
         assert len(engine.loaded) == 1
         if tar_bytes == len(TAR):
             assert (done.bytes_from_peers, done.bytes_from_origin) == (len(TAR), 0)
@@ -210,14 +210,14 @@ async def test_a_manifest_with_a_peers_wrong_size_is_made_once_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where too much was to be loaded, nobody knows before the engine asks for the layer."""
-    monkeypatch.setattr(resolution, "LOADED_BYTES_MAX", 0)
+    monkeypatch.setattr(delivery, "LOADED_BYTES_MAX", 0)
     async with open_unpacked(tmp_path, len(TAR) + 1000, PullingEngine()) as (_, taker):
-        answer = await taker.library.manifest(NAME, "1", client="docker/20.10")
+        answer = await taker.backend.manifest(NAME, "1", for_engine=True)
         (layer,) = json.loads(answer.data or b"")["layers"]
         assert (layer["digest"], layer["size"]) == (digest_text(digest_of(TAR)), len(TAR) + 1000)
-        with pytest.raises(LibraryError):  # and then it asks the registry itself
+        with pytest.raises(MirrorError):  # and then it asks the registry itself
             await read_blob(taker, digest_of(TAR))
-        again = await taker.library.manifest(NAME, "1", client="docker/20.10")
+        again = await taker.backend.manifest(NAME, "1", for_engine=True)
         assert again.data == MANIFEST
 
 
@@ -236,13 +236,13 @@ async def test_who_did_not_give_what_it_said_is_not_heard_of_it_again() -> None:
         for node, size in said.items():
             route = Route(method="POST", pattern=HAVE_PATH, handler=saying(size))
             ports[node] = (await stack.enter_async_context(serve([route]))).port
-        nearby = Nearby(PeerClient(), lambda node: Address("127.0.0.1", ports[node]))
-        assert (await nearby.having([wanted], said))[wanted].size_bytes == 7
+        lookup = PeerLookup(PeerClient(), lambda node: Address("127.0.0.1", ports[node]))
+        assert (await lookup.having([wanted], said))[wanted].size_bytes == 7
         liars = list(said)[:2]
-        nearby.doubt(wanted, liars)
-        found = (await nearby.having([wanted], said))[wanted]
+        lookup.suspect(wanted, liars)
+        found = (await lookup.having([wanted], said))[wanted]
         assert (found.size_bytes, found.nodes) == (len(TAR), (NodeId(b"c" * 16),))
-        assert (await nearby.having([wanted], liars)) == {}
+        assert (await lookup.having([wanted], liars)) == {}
 
 
 async def test_of_several_members_at_one_address_the_one_that_asks_is_served(
@@ -253,8 +253,9 @@ async def test_of_several_members_at_one_address_the_one_that_asks_is_served(
     beside = [NodeId(b"a" * 16), NodeId(b"z" * 16)]
     async with open_pair(tmp_path, beside=beside) as (giver, taker):
         await giver.cache.put(digest, data)
-        assert await giver.sharing.uploads.having([digest])
-        wanted = Wanted(digest=digest, size_bytes=len(data), name=NAME, sources=(PEER,))
-        async with taker.sharing.transfers.fetching(wanted) as transfer:
-            await transfer.whole()
-        assert {served.node for served in giver.sharing.uploads.served()} == {OWN}
+        assert await giver.uploads.having([digest])
+        wanted = BlobRequest(digest=digest, size_bytes=len(data), name=NAME, sources=(PEER,))
+        async with taker.downloads.fetching(wanted) as download:
+            assert download is not None
+            await download.whole()
+        assert {served.node for served in giver.uploads.served()} == {OWN}

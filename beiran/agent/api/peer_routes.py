@@ -16,7 +16,7 @@ from beiran.errors import ApiError, BadRequest, DataError, EngineUnavailable, No
 from beiran.http.messages import Request, Response, Route, json_response
 from beiran.ids import digest_text
 from beiran.oci.manifests import BadManifest, media_type_of
-from beiran.pull.manifest_store import Documents
+from beiran.pull.manifest_store import ManifestStore
 from beiran.pull.peer_lookup import HAVE_PATH, TAGS_PATH, HaveAnswer, HaveQuestion
 from beiran.store.async_reads import Reads
 from beiran.transfer.uploads import Uploads
@@ -35,14 +35,14 @@ class Giving:
         self,
         reads: Reads,
         engine: Engine,
-        documents: Documents,
+        manifests: ManifestStore,
         uploads: Uploads,
         *,
         is_member: Callable[[str], bool],
     ) -> None:
         self._reads: Final = reads
         self._engine: Final = engine
-        self._documents: Final = documents
+        self._manifests: Final = manifests
         self._uploads: Final = uploads
         self._is_member: Final = is_member
 
@@ -73,7 +73,7 @@ class Giving:
     async def _manifest(self, request: Request) -> Response:
         self._check(request)
         digest = read_digest(request.path_args["digest"])
-        data = await self._documents.manifest_here(digest)
+        data = await self._manifests.manifest_here(digest)
         if data is None:
             raise NotFound("MANIFEST_UNKNOWN", f"this node has no manifest {digest_text(digest)}")
         return _manifest_response(data)

@@ -19,8 +19,8 @@ from beiran.http.messages import Request, Response, Route, SendMessage, json_res
 from beiran.ids import NodeId, node_id_text
 from beiran.oci.references import Reference
 from beiran.peers.peer_client import PeerClient, PeerDeclined, PeerRefused, PeerUnreachable
-from beiran.pull.jobs import Pulls, read_key
-from beiran.transfer.stats import Traffic
+from beiran.pull.jobs import PullJobs, read_key
+from beiran.transfer.transfer_rows import TransferRows
 
 FOLLOW_S: Final = 0.5
 """How often those who follow the transfers are told."""
@@ -40,34 +40,29 @@ class PullRoutes:
 
     Args:
       is_member: whether an online member of the cluster is at this IP address.
+      nursery: runs what other nodes had this one prefetch.
       allowed: repositories that others may have this node pull, with ``*``; ``all`` is every one.
     """
 
     def __init__(
         self,
-        pulls: Pulls,
-        traffic: Traffic,
+        pulls: PullJobs,
+        transfers: TransferRows,
         peers: PeerClient,
         members: Membership,
+        nursery: trio.Nursery,
         *,
         is_member: Callable[[str], bool],
         allowed: Sequence[str],
     ) -> None:
         self._pulls: Final = pulls
-        self._traffic: Final = traffic
+        self._transfers: Final = transfers
         self._peers: Final = peers
         self._members: Final = members
         self._is_member: Final = is_member
         self._allowed: Final = allowed
         self._prefetching = 0
-        self._nursery: trio.Nursery | None = None
-
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Do what other nodes had this one prefetch, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            task_status.started()
-            await trio.sleep_forever()
+        self._nursery: Final = nursery
 
     def routes(self) -> list[Route]:
         """Pulls are begun on the unix socket only; what moves may be asked anywhere."""
@@ -86,7 +81,7 @@ class PullRoutes:
             Route(
                 method="GET",
                 pattern="/transfers",
-                handler=self._transfers,
+                handler=self._list_transfers,
                 prepare=_check_transfers,
                 stream=self._follow_transfers,
             ),
@@ -177,9 +172,8 @@ class PullRoutes:
         return any(pattern == "all" or fnmatchcase(name, pattern) for pattern in self._allowed)
 
     def _begin(self, reference: str, platform: str | None) -> None:
-        if self._nursery is not None:
-            self._prefetching += 1
-            self._nursery.start_soon(self._do, reference, platform)
+        self._prefetching += 1
+        self._nursery.start_soon(self._do, reference, platform)
 
     async def _do(self, reference: str, platform: str | None) -> None:
         try:
@@ -191,12 +185,12 @@ class PullRoutes:
 
     # --- transfers --------------------------------------------------------------------------
 
-    async def _transfers(self, request: Request) -> Response:
+    async def _list_transfers(self, request: Request) -> Response:
         _check_parameters(request, ())
-        return json_response({"transfers": self._traffic.rows()})
+        return json_response({"transfers": self._transfers.rows()})
 
     async def _follow_transfers(self, request: Request, send: SendMessage) -> None:
-        shown: dict[str, Transfer] = {row.id: row for row in self._traffic.rows()}
+        shown: dict[str, Transfer] = {row.id: row for row in self._transfers.rows()}
         for row in shown.values():
             await send(msgspec.json.encode(row))
         if request.query.get("follow") != ["true"]:
@@ -204,7 +198,7 @@ class PullRoutes:
         await send(msgspec.json.encode(Change(change="listed")))
         while True:
             await trio.sleep(FOLLOW_S)
-            now = {row.id: row for row in self._traffic.rows()}
+            now = {row.id: row for row in self._transfers.rows()}
             for change in _differences(shown, now):
                 await send(msgspec.json.encode(change))
             shown = now

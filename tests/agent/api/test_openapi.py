@@ -31,8 +31,8 @@ from beiran.mirror.backend import RepositoryName
 from beiran.mirror.routes import mirror_routes
 from beiran.oci.manifests import digest_of
 from tests.agent.api.api_server import TAR_DIGEST, ServerThread, SmallAgent
-from tests.mirror.mirror_server import MemoryLibrary, MirrorThread
-from tests.pull.sharing_server import SharingThread
+from tests.mirror.mirror_server import MemoryBackend, MirrorThread
+from tests.pull.pull_stack_server import PullStackThread
 from tests.pull.site import CONFIG, LAYER, MANIFEST, NAME, PEER, TAR, Registry
 from tests.registry.origin_server import Asked, Reply
 from tests.store.pictures import changed, described, held, holding, open_store
@@ -71,7 +71,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
 def mirror() -> Iterator[MirrorThread]:
     with MirrorThread() as mirror:
         for registry in ("docker.io", "quay.io"):
-            mirror.library.add_image(RepositoryName(registry, "library/app"), "1", "2")
+            mirror.backend.add_image(RepositoryName(registry, "library/app"), "1", "2")
         yield mirror
 
 
@@ -104,20 +104,20 @@ def no_other_registries() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def sharing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharingThread]:
+def sharing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PullStackThread]:
     folder = tmp_path_factory.mktemp("sharing")
     with (
         no_other_registries(),
-        SharingThread(folder, registry=ObligingRegistry(), allow_prefetch=("all",)) as sharing,
+        PullStackThread(folder, registry=ObligingRegistry(), allow_prefetch=("all",)) as sharing,
     ):
-        sharing.call(sharing.site.sharing.pulls.pull, f"{NAME}:1")
+        sharing.call(sharing.site.pulls.pull, f"{NAME}:1")
         yield sharing
 
 
 @sharing_schema.parametrize()
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 def test_the_pull_part_answers_as_its_document_says(
-    case: Case[Any], sharing: SharingThread
+    case: Case[Any], sharing: PullStackThread
 ) -> None:
     url = sharing.tcp_url if case.path == "/prefetch/here" else sharing.unix_url
     # 503 is what the document says of registries that cannot be reached.
@@ -146,7 +146,7 @@ PEER_UUID = node_id_text(PEER)
     ],
 )
 def test_what_is_there_is_answered_as_the_document_says(
-    sharing: SharingThread, method: str, path: str, arguments: Any, status: int
+    sharing: PullStackThread, method: str, path: str, arguments: Any, status: int
 ) -> None:
     case = schema[path][method].Case(**arguments)
     url = sharing.tcp_url if path == "/prefetch/here" else sharing.unix_url
@@ -179,7 +179,7 @@ def test_every_route_is_in_the_document_and_in_the_guide_and_no_other_is(tmp_pat
         for route in (
             *api_routes(SmallAgent(), store, Bus()),
             *_sharing_routes(),
-            *mirror_routes(MemoryLibrary()),
+            *mirror_routes(MemoryBackend()),
         )
         if not route.pattern.endswith("{rest:path}")
     }
@@ -209,7 +209,7 @@ def _sharing_routes() -> list[Route]:
     """Those of the pull part; none of them is asked anything."""
     nothing: Any = None
     giving = Giving(nothing, nothing, nothing, nothing, is_member=nothing)
-    pulls = PullRoutes(nothing, nothing, nothing, nothing, is_member=nothing, allowed=())
+    pulls = PullRoutes(nothing, nothing, nothing, nothing, nothing, is_member=nothing, allowed=())
     return [*giving.routes(), *pulls.routes()]
 
 
@@ -274,7 +274,7 @@ def test_every_code_of_an_error_is_in_the_guide() -> None:
 
 
 def test_the_guides_examples_are_what_the_server_answers(
-    api: ServerThread, sharing: SharingThread
+    api: ServerThread, sharing: PullStackThread
 ) -> None:
     """Every ``curl`` of the guide works; its UUIDs and digests stand for those of the test."""
     examples = re.findall(r"^\$ curl (.*)$", GUIDE, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The pull part's two doors on loopback, over one agent's sharing, for tests that block."""
+"""One agent's pull stack behind its two listeners on loopback, for tests that block."""
 
 import threading
 from collections.abc import Callable
@@ -29,7 +29,7 @@ async def _serve_engine(engine: Engine, nursery: trio.Nursery) -> None:
     nursery.start_soon(forget)
 
 
-class SharingThread:
+class PullStackThread:
     """In a thread of its own: a site whose engine is a layout folder, and whose peer is itself.
 
     Attributes:
@@ -59,7 +59,7 @@ class SharingThread:
                     nursery = await stack.enter_async_context(trio.open_nursery())
                     stack.callback(nursery.cancel_scope.cancel)
                     await _serve_engine(engine, nursery)
-                    routes = site.sharing.routes()
+                    routes = site.routes
                     unix = await stack.enter_async_context(serve(routes, door="unix"))
                     tcp = await stack.enter_async_context(serve(routes, door="tcp"))
                     site.put_member(PEER, "127.0.0.1", tcp.port)
