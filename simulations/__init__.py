@@ -1,1 +1,1 @@
-"""Whole clusters of the agent's own core on virtual time. Begin with ``simulations.world``."""
+"""The agent's own cores on virtual time. Begin with ``simulations.gossip.world``."""

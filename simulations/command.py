@@ -12,28 +12,30 @@ from typing import Annotated, Final
 from cyclopts import App, CycloptsError, Parameter
 
 from beiran.errors import BeiranError, SettingsError
-from simulations.catalogue import MAKERS
-from simulations.collector import rare_collections
 from simulations.experiments import EXPERIMENTS, Options, comma_separated
 from simulations.experiments import table as experiment_table
-from simulations.explore import CLUSTERS
+from simulations.experiments.sweep import numbers, read_sweep, run_sweep
+from simulations.explore.clusters import CLUSTERS
+from simulations.explore.crowds import CROWDS
+from simulations.explore.hunt import Found, Hunt, Sought
 from simulations.fidelity.compare import compare, table
 from simulations.fidelity.measured import LAB_RUN, Counts, LabRun
-from simulations.hunt import Found, Hunt, Sought
-from simulations.measure import figure_lines, figures, traffic_lines
-from simulations.pool import in_processes, on_dask
-from simulations.profile import profile_text
-from simulations.progress import bar
-from simulations.report import Chronicle, Record, write_report
-from simulations.scenario import Outcome, Scenario, length_s, play, read_scenario
-from simulations.sizing import FITS, GRID, POINTS, fit, measure_missing, write_fits
-from simulations.swarm.command import crowd
-from simulations.swarm.explore import CROWDS
-from simulations.swarm.record import CrowdRecord
-from simulations.swarm.report import is_crowd, write_crowd_report
-from simulations.sweep import numbers, read_sweep, run_sweep
-from simulations.trace import Trace
-from simulations.world import World
+from simulations.gossip.catalogue import MAKERS
+from simulations.gossip.scenario import Outcome, Scenario, length_s, play, read_scenario
+from simulations.gossip.world import World
+from simulations.kernel.trace import Trace
+from simulations.report.gossip.chronicle import Chronicle
+from simulations.report.gossip.page import write_report
+from simulations.report.gossip.record import Record
+from simulations.report.gossip.row import figure_lines, figures, traffic_lines
+from simulations.report.swarm.page import is_crowd, write_crowd_report
+from simulations.report.swarm.record import CrowdRecord
+from simulations.running.collector import rare_collections
+from simulations.running.pool import in_processes, on_dask
+from simulations.running.profile import profile_text
+from simulations.running.progress import bar
+from simulations.sizing.fit import FITS, GRID, POINTS, fit, measure_missing, write_fits
+from simulations.swarm_command import crowd
 
 DONE: Final = 0
 VIOLATED: Final = 1

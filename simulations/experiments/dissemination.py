@@ -12,7 +12,6 @@ from typing import Final
 from beiran.gossip.config import GossipConfig
 from beiran.gossip.effects import Effect, HoldingsChanged
 from beiran.oci.images import Holding, RepoDigest
-from simulations.chance import stream
 from simulations.experiments.configs import MEMBERLIST, OURS
 from simulations.experiments.table import (
     Experiment,
@@ -24,10 +23,11 @@ from simulations.experiments.table import (
     percentile,
     run_trials,
 )
-from simulations.host import Host
-from simulations.images import digest
-from simulations.network import Link, Uniform
-from simulations.world import World
+from simulations.gossip.host import Host
+from simulations.gossip.images import digest
+from simulations.gossip.world import World
+from simulations.kernel.chance import stream
+from simulations.kernel.network import Link, Uniform
 
 LINK: Final = Link(latency=Uniform(0.0005, 0.0015))
 WARM_S: Final = 3.0

@@ -21,7 +21,7 @@ from simulations.experiments.table import (
     run_trials,
     silent,
 )
-from simulations.world import World
+from simulations.gossip.world import World
 
 WARM_S: Final = 5.0
 MEASURED_S: Final = 30.0

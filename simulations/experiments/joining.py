@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from beiran.gossip.membership.member import Status
-from simulations.chance import stream
 from simulations.experiments.table import Experiment, Options, Progress, Row, run_trials
-from simulations.world import World
+from simulations.gossip.world import World
+from simulations.kernel.chance import stream
 
 IMAGES: Final = 17  # that a node holds: 17 of 11 layers are 187
 LAYERS: Final = 11

@@ -26,7 +26,6 @@ from beiran.gossip.config import GossipConfig
 from beiran.gossip.effects import Effect, MemberChanged
 from beiran.gossip.membership.member import Status
 from beiran.ids import NodeId
-from simulations.chance import stream
 from simulations.experiments.configs import OURS, SWIM, lifeguard
 from simulations.experiments.table import (
     Experiment,
@@ -37,9 +36,10 @@ from simulations.experiments.table import (
     percentile,
     run_trials,
 )
-from simulations.host import Host
-from simulations.network import Link, Uniform
-from simulations.world import World
+from simulations.gossip.host import Host
+from simulations.gossip.world import World
+from simulations.kernel.chance import stream
+from simulations.kernel.network import Link, Uniform
 
 MEMBERS: Final = 128
 BLOCKED: Final = (1, 4, 8, 12, 16, 20, 24, 28, 32)

@@ -12,7 +12,6 @@ from typing import Final
 from beiran.gossip.config import GossipConfig
 from beiran.gossip.effects import Effect, MemberChanged
 from beiran.gossip.membership.member import Status
-from simulations.chance import stream
 from simulations.experiments.configs import OURS, SERF
 from simulations.experiments.table import (
     Experiment,
@@ -24,9 +23,10 @@ from simulations.experiments.table import (
     percentile,
     run_trials,
 )
-from simulations.host import Host
-from simulations.network import Link
-from simulations.world import World
+from simulations.gossip.host import Host
+from simulations.gossip.world import World
+from simulations.kernel.chance import stream
+from simulations.kernel.network import Link
 
 WARM_S: Final = 3.0  # until the probes of a cluster that was made at once have lost their step
 WITHIN_S: Final = 60.0

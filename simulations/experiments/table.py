@@ -90,7 +90,7 @@ def run_trials(
 
 def _tidily(action: Callable[[Trial], Result], trial: Trial) -> Result:
     """Run a trial, and leave nothing of its world: worlds hold each other's parts in cycles, and
-    the collector looks rarely (``simulations.collector``)."""
+    the collector looks rarely (``simulations.running.collector``)."""
     result = action(trial)
     gc.collect()
     return result

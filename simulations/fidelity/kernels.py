@@ -5,9 +5,9 @@ from typing import Final
 from beiran.gossip.effects import Effect, SendDatagram
 from simulations.fidelity.kinds import KEEPALIVE
 from simulations.fidelity.neighbours import Neighbours
-from simulations.host import Host
-from simulations.network import TCP_PACKET_BYTES, Link
-from simulations.world import World
+from simulations.gossip.host import Host
+from simulations.gossip.world import World
+from simulations.kernel.network import TCP_PACKET_BYTES, Link
 
 KEEPALIVE_S: Final = 120.0  # beiran/http/listeners.py
 

@@ -1,6 +1,6 @@
 """Packets that kernels send by themselves, counted beside those of the agents.
 
-The numbers are tags that no message of ours has (``simulations.host.KINDS``).
+The numbers are tags that no message of ours has (``simulations.gossip.host.KINDS``).
 """
 
 from typing import Final

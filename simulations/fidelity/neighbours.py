@@ -10,10 +10,10 @@ neighbour is asked by one unicast frame, and answers with another. A datagram se
 
 from typing import Final
 
-from simulations.chance import stream
 from simulations.fidelity.kinds import ARP
-from simulations.host import Host
-from simulations.world import World
+from simulations.gossip.host import Host
+from simulations.gossip.world import World
+from simulations.kernel.chance import stream
 
 ARP_BYTES: Final = 42  # the frame, as sent to a veth link: nothing pads it
 REACHABLE_S: Final = (15.0, 45.0)  # base_reachable_time, times 0.5 to 1.5

@@ -17,12 +17,12 @@ import msgspec
 
 from beiran.gossip.effects import Effect, HoldingsChanged, MemberChanged
 from beiran.gossip.membership.member import Status
-from simulations.chance import stream
 from simulations.fidelity.kernels import KernelWorld
 from simulations.fidelity.measured import Costs, Counts, LabRun, Measured
-from simulations.host import Host
-from simulations.network import Link, Uniform
-from simulations.world import Action
+from simulations.gossip.host import Host
+from simulations.gossip.world import Action
+from simulations.kernel.chance import stream
+from simulations.kernel.network import Link, Uniform
 
 BATCH_MAX: Final = 64  # beiran/net/udp.py takes as many datagrams at once
 TRAFFIC_SETTLE_S: Final = 60.0

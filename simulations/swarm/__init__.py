@@ -1,1 +1,1 @@
-"""Crowds of hosts that pull one image, with the agent's own swarm core, on virtual time."""
+"""The swarm workload: crowds of ``beiran.swarm`` cores that pull one image."""

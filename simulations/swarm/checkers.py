@@ -9,9 +9,9 @@ import math
 from typing import Final
 
 from beiran.swarm.config import PIECE_BYTES
-from simulations.checkers import Violation
+from simulations.gossip.checkers import Violation
+from simulations.swarm.crowd import Stage
 from simulations.swarm.host import Host
-from simulations.swarm.stage import Stage
 from simulations.swarm.world import STARTED_AT_S
 
 CALM_EGRESS_MAX: Final = 1.1

@@ -6,7 +6,7 @@ from typing import Final
 from msgspec import Struct
 
 from beiran.errors import SettingsError
-from simulations.chance import stream
+from simulations.kernel.chance import stream
 from simulations.swarm.operations import At, Come, Flip, Forge, Kill, Leave, Operation, Slow
 from simulations.swarm.scenario import Crowd
 

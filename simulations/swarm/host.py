@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from beiran.gossip.membership.member import Address
 from beiran.ids import Digest, NodeId
 from beiran.swarm.node import SwarmNode
-from simulations.swarm.links import Flow, Link
+from simulations.kernel.fluid import Flow, Link
 
 
 @dataclass

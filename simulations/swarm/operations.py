@@ -9,8 +9,8 @@ does not run) does nothing, so that a list of operations stays valid whatever is
 from dataclasses import dataclass
 from typing import ClassVar
 
-from simulations.notation import call_text
-from simulations.swarm.stage import Stage
+from simulations.kernel.notation import call_text
+from simulations.swarm.crowd import Stage
 
 
 class Operation:

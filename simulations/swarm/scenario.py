@@ -13,13 +13,14 @@ from typing import Final
 
 from beiran.swarm.config import SwarmConfig
 from beiran.swarm.pieces import cut
-from simulations.checkers import Violation
-from simulations.notation import read, scenario_text
-from simulations.scenario import where
+from simulations.gossip.checkers import Violation
+from simulations.gossip.scenario import where
+from simulations.kernel.notation import read, scenario_text
 from simulations.swarm import operations as operations_module
+from simulations.swarm.blobs import image
 from simulations.swarm.bound import fluid_bound_s, whole_pieces_bound_s
 from simulations.swarm.checkers import REST_S, Checkers
-from simulations.swarm.image import image
+from simulations.swarm.crowd import Stage
 from simulations.swarm.operations import (
     At,
     Come,
@@ -31,7 +32,6 @@ from simulations.swarm.operations import (
     OriginRate,
     Slow,
 )
-from simulations.swarm.stage import Stage
 from simulations.swarm.world import MBIT, STARTED_AT_S, World
 
 PATIENCE_S: Final = 150.0

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 from beiran.ids import Digest
 from beiran.swarm.effects import FetchFailure, FetchFromOrigin, FetchFromPeer
 from beiran.swarm.pieces import cut
+from simulations.kernel.fluid import Flow, Link
+from simulations.swarm.blobs import true_hash
 from simulations.swarm.host import Host, Transfer
-from simulations.swarm.image import true_hash
-from simulations.swarm.links import Flow, Link
 
 if TYPE_CHECKING:
     from simulations.swarm.world import World

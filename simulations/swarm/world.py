@@ -22,10 +22,10 @@ from beiran.swarm.effects import (
 )
 from beiran.swarm.node import BlobWanted, SwarmNode
 from beiran.swarm.pieces import cut
-from simulations.swarm.heap import Heap
+from simulations.kernel.fluid import UPDATES_MAX, Link, Network
+from simulations.kernel.time import Heap
+from simulations.swarm.blobs import Blob, true_hash
 from simulations.swarm.host import Host, Origin
-from simulations.swarm.image import Blob, true_hash
-from simulations.swarm.links import UPDATES_MAX, Link, Network
 from simulations.swarm.transfers import Transfers
 
 MBIT: Final = 125_000.0  # bytes per second

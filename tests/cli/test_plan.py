@@ -9,7 +9,7 @@ import pytest
 
 from beiran_cli.plan import FITS, forecast
 from beiran_cli.plan_terms import TERMS, Fleet, value
-from simulations.sizing import FIGURES, POINTS, Point, fit, measure, read_points, write_points
+from simulations.sizing.fit import FIGURES, POINTS, Point, fit, measure, read_points, write_points
 
 BEIRAN = Path(sys.executable).with_name("beiran")
 TOLERANCE = 0.35

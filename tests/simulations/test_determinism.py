@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from simulations.explore import generate
-from simulations.scenario import play
-from simulations.trace import Trace
-from simulations.world import World
+from simulations.explore.clusters import generate
+from simulations.gossip.scenario import play
+from simulations.gossip.world import World
+from simulations.kernel.trace import Trace
 
 ROOT = Path(__file__).parent.parent.parent
 SEED = 26

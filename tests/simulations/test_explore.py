@@ -11,10 +11,10 @@ from beiran.errors import SettingsError
 from beiran.gossip.effects import HoldingsChanged, MemberChanged
 from beiran.gossip.membership.member import Member, Status
 from beiran.gossip.membership.suspicion_protocol import Verdicts
-from simulations.catalogue import MAKERS
-from simulations.checkers import SICK_AFTER_S, Checkers
-from simulations.explore import generate, shrink
-from simulations.operations import (
+from simulations.explore.clusters import generate, shrink
+from simulations.gossip.catalogue import MAKERS
+from simulations.gossip.checkers import SICK_AFTER_S, Checkers
+from simulations.gossip.operations import (
     At,
     Clone,
     Crash,
@@ -26,8 +26,8 @@ from simulations.operations import (
     Split,
     Stop,
 )
-from simulations.scenario import Scenario, play, read_scenario
-from simulations.world import World
+from simulations.gossip.scenario import Scenario, play, read_scenario
+from simulations.gossip.world import World
 
 ROOT = Path(__file__).parent.parent.parent
 

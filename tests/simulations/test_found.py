@@ -6,8 +6,8 @@ the checkers.
 
 import pytest
 
-from simulations.operations import At, Clone, Hold, Leave, Restart
-from simulations.scenario import Scenario, play
+from simulations.gossip.operations import At, Clone, Hold, Leave, Restart
+from simulations.gossip.scenario import Scenario, play
 
 FOUND = {
     # Two that use one UUID outgrow each other's versions. Both went past by one, so that one

@@ -17,7 +17,7 @@ from beiran.gossip.possession.owner_log import Change, OwnerLog, Possession
 from beiran.gossip.possession.push_pull import AntiEntropy
 from beiran.ids import Digest, NodeId
 from beiran.oci.images import Holding
-from simulations.explore import explore_one
+from simulations.explore.clusters import explore_one
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 SEEDS_MAX = 300

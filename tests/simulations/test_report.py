@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from beiran.errors import SettingsError
-from simulations.network import Link
-from simulations.report import Chronicle, Record, write_report
-from simulations.report.summary import figures, times_to
-from simulations.world import World
+from simulations.gossip.world import World
+from simulations.kernel.network import Link
+from simulations.report.gossip.chronicle import Chronicle
+from simulations.report.gossip.page import write_report
+from simulations.report.gossip.record import Record
+from simulations.report.gossip.summary import figures, times_to
 
 ROOT = Path(__file__).parents[2]
 TABLES = ("summary", "news", "failures", "false-verdicts", "traffic", "states")

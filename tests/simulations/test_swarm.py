@@ -17,9 +17,13 @@ from beiran.swarm.inventory import Blobs
 from beiran.swarm.node import SwarmNode
 from beiran.swarm.rendezvous.leases import Lease, Leases
 from beiran.swarm.upload_slots import Upload, Uploads
+from simulations.explore.crowds import explore_one, generate, shrink
+from simulations.kernel.trace import Trace
+from simulations.report.swarm.page import write_crowd_report
+from simulations.report.swarm.record import Chronicle, CrowdRecord
 from simulations.swarm.bound import fluid_bound_s, whole_pieces_bound_s
 from simulations.swarm.checkers import Checkers
-from simulations.swarm.explore import explore_one, generate, shrink
+from simulations.swarm.crowd import Stage
 from simulations.swarm.flash import Shares, flash_crowd
 from simulations.swarm.operations import (
     At,
@@ -38,11 +42,7 @@ from simulations.swarm.operations import (
     Slow,
     Unplug,
 )
-from simulations.swarm.record import Chronicle, CrowdRecord
-from simulations.swarm.report import write_crowd_report
 from simulations.swarm.scenario import Crowd, Outcome, play, read_crowd
-from simulations.swarm.stage import Stage
-from simulations.trace import Trace
 
 ROOT = Path(__file__).parent.parent.parent
 MB = 1_000_000

@@ -5,8 +5,8 @@ from random import Random
 
 import pytest
 
-from simulations.swarm.heap import Heap
-from simulations.swarm.links import Flow, Link, Network
+from simulations.kernel.fluid import Flow, Link, Network
+from simulations.kernel.time import Heap
 
 
 @pytest.fixture

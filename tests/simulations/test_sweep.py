@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from beiran.errors import SettingsError
-from simulations.pool import in_processes
-from simulations.sweep import Run, read_sweep, run_sweep
+from simulations.experiments.sweep import Run, read_sweep, run_sweep
+from simulations.running.pool import in_processes
 
 ROOT = Path(__file__).parents[2]
 GRID = """

@@ -6,10 +6,10 @@ from beiran.gossip.effects import Effect, MemberChanged
 from beiran.gossip.membership.member import Status
 from beiran.gossip.messages import Delta, Down, Suspect
 from beiran.ids import Digest, NodeId
-from simulations.host import Host
-from simulations.network import Link, LogNormal, Port, Queue, Uniform
-from simulations.old_wire import OldCodec
-from simulations.world import CLUSTER, NotReached, Storm, World
+from simulations.gossip.host import Host
+from simulations.gossip.old_wire import OldCodec
+from simulations.gossip.world import CLUSTER, NotReached, Storm, World
+from simulations.kernel.network import Link, LogNormal, Port, Queue, Uniform
 
 
 def verdicts(world: World) -> list[tuple[float, str, str]]:

@@ -4,9 +4,9 @@ import argparse
 import time
 
 from beiran.swarm.config import SwarmConfig
+from simulations.swarm.blobs import image
 from simulations.swarm.bound import fluid_bound_s
 from simulations.swarm.host import Host
-from simulations.swarm.image import image
 from simulations.swarm.world import MBIT, World
 
 IMAGE_BYTES = 200_000_000

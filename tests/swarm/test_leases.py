@@ -20,8 +20,8 @@ from beiran.swarm.messages import (
 from beiran.swarm.node import BlobWanted, SwarmNode
 from beiran.swarm.pieces import cut
 from beiran.swarm.rendezvous.leases import HELD_BACK_S, Lease, Leases, Participant
+from simulations.swarm.blobs import Blob, image
 from simulations.swarm.host import Host, Transfer
-from simulations.swarm.image import Blob, image
 from simulations.swarm.world import World
 
 CODEC = SwarmCodec("default")

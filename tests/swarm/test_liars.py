@@ -24,8 +24,8 @@ from beiran.swarm.effects import (
 from beiran.swarm.integrity.ban_list import DOUBLED_MAX, Distrust
 from beiran.swarm.messages import HashesWanted, Have, PieceHash
 from beiran.swarm.node import BlobWanted, SwarmNode
+from simulations.swarm.blobs import image
 from simulations.swarm.host import Host
-from simulations.swarm.image import image
 from simulations.swarm.world import World
 
 CODEC = SwarmCodec("default")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from simulations.swarm.image import image
+from simulations.swarm.blobs import image
 from simulations.swarm.world import World
 
 MISHAPS = ["kill", "silence", "drop", "late", "slow", "origin", "spoil", "seed"]

@@ -4,8 +4,8 @@ from beiran.swarm.config import SwarmConfig
 from beiran.swarm.effects import CancelFetch, FetchFromPeer, PieceDoubted
 from beiran.swarm.node import BlobWanted
 from beiran.swarm.pieces import cut
+from simulations.swarm.blobs import Blob, image
 from simulations.swarm.host import Host
-from simulations.swarm.image import Blob, image
 from simulations.swarm.world import MBIT, World
 
 IMAGE_BYTES = 24_000_000

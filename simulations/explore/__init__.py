@@ -1,0 +1,1 @@
+"""Random scenarios: draw them from seeds, find one that violates an invariant, shrink it."""

@@ -1,0 +1,1 @@
+"""The gossip workload: clusters of ``beiran.gossip`` cores on the kernel. Begin with ``world``."""

@@ -1,0 +1,1 @@
+"""The report of a simulated cluster: what is recorded, its figures, plots and page."""

@@ -1,0 +1,1 @@
+"""The report of a simulated crowd: what is recorded, its figures, plots and page."""

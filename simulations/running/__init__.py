@@ -1,0 +1,1 @@
+"""How the harness itself runs: processes, progress bars, the garbage collector, profiles."""

@@ -1,0 +1,1 @@
+"""Simulated fleets, and the formulas for ``beiran plan`` that are fitted to them."""
