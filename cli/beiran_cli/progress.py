@@ -1,20 +1,21 @@
-"""How far a pull is: bars on a terminal, redrawn in place, or lines as things get done."""
+"""Shows how far a pull is: bars on a terminal, one line per finished layer elsewhere."""
 
-import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
 from beiran.api.models import PullDone, PullProgress
 from beiran_cli.names import short_digest
-from beiran_cli.table import print_line, printable, terminal_size
+from beiran_cli.table import print_line, terminal_size
 from beiran_cli.units import UNKNOWN, human_duration, human_size
 
-BAR_CHARS: Final = 24
-REDRAW_INTERVAL_S: Final = 0.1
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
+
+BAR_CHARS: Final = 20  # digest, bar, sizes, sources and rate of a layer fit 80 columns
+REDRAW_INTERVAL_S: Final = 0.1  # as rich's own default, 10 times a second
 ENDED: Final = ("done", "there")
-_ERASE_LINE: Final = "\x1b[2K"
-_ERASE_BELOW: Final = "\x1b[J"
 
 WORDS: Final = {
     "waiting": "waiting",
@@ -26,129 +27,132 @@ WORDS: Final = {
 
 
 class Lines:
-    """A line for each layer that is done, for what is no terminal."""
+    """Prints a line for each layer that is done. For output that is no terminal."""
 
     def __init__(self) -> None:
-        self._told: set[str] = set()
+        self._printed: set[str] = set()
 
     def show(self, row: PullProgress) -> None:
-        """Take in how far a layer is."""
-        if row.state in ENDED and row.digest not in self._told:
-            self._told.add(row.digest)
-            print_line(layer_line(row))
+        """Take the newest state of a layer."""
+        if row.state in ENDED and row.digest not in self._printed:
+            self._printed.add(row.digest)
+            print_line(f"{short_digest(row.digest)}  {state_words(row)}")
 
     def close(self) -> None:
-        """Nothing is left to do."""
+        """Print nothing more: each line stands by itself."""
 
 
 class Bars:
-    """A line for each layer, with a bar, kept up to date in place.
+    """Draws a bar for each layer, in place, and one for the pull as a whole.
 
-    Where the terminal has too few lines those that are done are left out first.
+    A terminal with fewer lines than the pull has layers shows the unfinished ones.
 
     Args:
-      columns, lines: of the terminal.
-      clock: seconds that only grow.
+      console: rich's terminal; the one at standard output unless a test says otherwise.
+      clock: monotonic seconds.
     """
 
     def __init__(
-        self, columns: int, lines: int, *, clock: Callable[[], float] = time.monotonic
+        self, console: "Console | None" = None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._columns = columns
-        self._lines = lines
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
+
+        def text(field: str) -> TextColumn:
+            cut = Column(no_wrap=True, overflow="ellipsis")
+            return TextColumn(field, style="none", markup=False, table_column=cut)
+
+        self._progress = Progress(
+            text("{task.description}"),
+            BarColumn(bar_width=BAR_CHARS),
+            text("{task.fields[words]}"),
+            console=console,
+            auto_refresh=False,  # rows arrive several times a second; no thread of rich's
+        )
         self._clock = clock
         self._rows: dict[str, PullProgress] = {}
-        self._drawn = 0
+        self._tasks: dict[str, TaskID] = {}
+        self._whole = self._progress.add_task("layers", total=None, words="")
         self._drawn_at = float("-inf")
+        self._progress.start()
 
     def show(self, row: PullProgress) -> None:
-        """Take in how far a layer is, and draw if that was not done just now."""
+        """Take the newest state of a layer. Redraws at most every ``REDRAW_INTERVAL_S``."""
         self._rows[row.digest] = row
+        if row.digest not in self._tasks:
+            head = short_digest(row.digest)
+            self._tasks[row.digest] = self._progress.add_task(head, total=None, words="")
         if self._clock() - self._drawn_at >= REDRAW_INTERVAL_S:
             self._draw()
 
     def close(self) -> None:
-        """Draw the last state, and leave the terminal below it."""
+        """Draw the last state, and leave the cursor below it."""
         self._draw()
+        self._progress.stop()
 
     def _draw(self) -> None:
-        lines = bar_lines(self._rows.values(), columns=self._columns, room=self._lines - 1)
-        up = f"\x1b[{self._drawn}A" if self._drawn else ""
-        text = "".join(f"\r{_ERASE_LINE}{line}\n" for line in lines)
-        sys.stdout.write(up + text + (_ERASE_BELOW if len(lines) < self._drawn else ""))
-        sys.stdout.flush()
-        self._drawn = len(lines)
+        room = self._progress.console.height - 1  # a line for the pull as a whole
+        ended = [digest for digest, row in self._rows.items() if row.state in ENDED]
+        hidden = set(ended[: max(0, len(self._rows) - room + 1)])
+        for digest, row in self._rows.items():
+            whole = 1 if row.state in ENDED else row.size_bytes
+            self._progress.update(
+                self._tasks[digest],
+                total=whole,
+                completed=1 if row.state in ENDED else row.bytes_done,
+                visible=digest not in hidden,
+                words=state_words(row),
+            )
+        self._progress.update(
+            self._whole,
+            total=len(self._rows),
+            completed=len(ended),
+            words=f"{len(ended)} of {len(self._rows)} done",
+        )
+        self._progress.refresh()
         self._drawn_at = self._clock()
 
 
 def open_progress() -> Lines | Bars:
-    """What suits where our output goes."""
-    size = terminal_size()
-    return Lines() if size is None else Bars(size.columns, size.lines)
+    """Make the display that suits standard output."""
+    return Lines() if terminal_size() is None else Bars()
 
 
-def bar_lines(rows: Iterable[PullProgress], *, columns: int, room: int) -> list[str]:
-    """A line for each layer, at most ``room`` of them and as many characters each as fit."""
-    all_rows = list(rows)
-    shown: Sequence[PullProgress] = all_rows
-    if len(all_rows) > room:
-        ended = [row for row in all_rows if row.state in ENDED]
-        going = [row for row in all_rows if row.state not in ENDED]
-        places = max(0, room - 1)
-        left = max(0, places - len(going))
-        kept = {row.digest for row in [*going[:places], *ended[len(ended) - left :]]}
-        shown = [row for row in all_rows if row.digest in kept]
-    lines = [bar_line(row) for row in shown]
-    if len(shown) < len(all_rows):
-        done = sum(row.state in ENDED for row in all_rows)
-        lines.append(f"{len(all_rows)} layers, {done} of them done")
-    return [printable(line)[: columns - 1] for line in lines][: max(0, room)]
+def state_words(row: PullProgress) -> str:
+    """A layer's state in words.
 
-
-def bar_line(row: PullProgress) -> str:
-    """``a1b2c3d4e5f6  [=====>      ]  3MB/7MB  2MB from peers, 1MB from the registry  35MB/s``."""
+    ``3MB/7MB  2MB peers, 1MB registry  35MB/s`` while it is fetched,
+    ``done  7MB, 6MB peers, 1MB registry`` after that.
+    """
+    source = _source(row.bytes_from_peers, row.bytes_from_origin)
     if row.state in ENDED:
-        return layer_line(row)
-    size = row.size_bytes
-    fraction = min(1.0, row.bytes_done / size) if size else 0.0
-    filled = int(fraction * BAR_CHARS)
-    tip = ">" if 0 < fraction < 1 else ""
-    bar = ("=" * filled + tip)[:BAR_CHARS].ljust(BAR_CHARS)
-    total = UNKNOWN if size is None else human_size(size)
-    parts = [short_digest(row.digest), f"[{bar}]", f"{human_size(row.bytes_done)}/{total}"]
+        size = "" if row.size_bytes is None else human_size(row.size_bytes)
+        rest = ", ".join(part for part in (size, source) if part)
+        return f"{WORDS[row.state]}  {rest}" if rest else WORDS[row.state]
+    total = UNKNOWN if row.size_bytes is None else human_size(row.size_bytes)
+    parts = [f"{human_size(row.bytes_done)}/{total}"]
     if row.state == "fetching":
-        parts += [_from(row.bytes_from_peers, row.bytes_from_origin)]
-        parts += [f"{human_size(int(row.rate_bytes_per_s))}/s"]
+        parts += [source, f"{human_size(int(row.rate_bytes_per_s))}/s"]
     else:
         parts += [WORDS[row.state]]
     return "  ".join(part for part in parts if part)
 
 
-def layer_line(row: PullProgress) -> str:
-    """``a1b2c3d4e5f6  done  7MB, 6MB from peers, 1MB from the registry``."""
-    parts = [
-        "" if row.size_bytes is None else human_size(row.size_bytes),
-        _from(row.bytes_from_peers, row.bytes_from_origin),
-    ]
-    rest = ", ".join(part for part in parts if part)
-    head = f"{short_digest(row.digest)}  {WORDS[row.state]}"
-    return f"{head}  {rest}" if rest else head
-
-
 def done_line(done: PullDone) -> str:
-    """What a pull was, in a line."""
-    image = f"{done.reference} is image {short_digest(done.image)}"
-    fetched = _from(done.bytes_from_peers, done.bytes_from_origin) or "nothing had to be fetched"
-    return f"{image}: {fetched}, in {_seconds(done.duration_s)}"
-
-
-def _from(peers: int, origin: int) -> str:
+    """A finished pull in a line: the image, its sources, the seconds."""
     parts = [
-        f"{human_size(peers)} from peers" if peers else "",
-        f"{human_size(origin)} from the registry" if origin else "",
+        f"{human_size(done.bytes_from_peers)} from peers" if done.bytes_from_peers else "",
+        f"{human_size(done.bytes_from_origin)} from the registry" if done.bytes_from_origin else "",
+    ]
+    source = ", ".join(part for part in parts if part) or "nothing had to be fetched"
+    seconds = done.duration_s
+    time_words = f"{seconds:.1f} s" if seconds < 60 else human_duration(seconds).lower()
+    return f"{done.reference} is image {short_digest(done.image)}: {source}, in {time_words}"
+
+
+def _source(peers: int, origin: int) -> str:
+    parts = [
+        f"{human_size(peers)} peers" if peers else "",
+        f"{human_size(origin)} registry" if origin else "",
     ]
     return ", ".join(part for part in parts if part)
-
-
-def _seconds(duration_s: float) -> str:
-    return f"{duration_s:.1f} s" if duration_s < 60 else human_duration(duration_s).lower()

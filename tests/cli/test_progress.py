@@ -1,62 +1,91 @@
-"""Bars and lines of a pull."""
+"""How far a pull is, on terminals of several sizes and in plain lines."""
+
+import io
 
 import pytest
+from rich.console import Console
 
-from beiran_cli.progress import Bars, Lines, bar_line, bar_lines, done_line
+from beiran_cli.progress import Bars, Lines, done_line, state_words
 from tests.cli.rows import PULL, PULLED, progress
 
 
-def test_a_bar_says_how_far_it_is_and_where_from() -> None:
-    assert bar_line(progress("a", "waiting")) == f"aaaaaaaaaaaa  [{' ' * 24}]  0B/N/A  waiting"
-    assert bar_line(progress("a", "fetching", 1_500_000, 3_000_000)) == (
-        f"aaaaaaaaaaaa  [{'=' * 12}>{' ' * 11}]  1.5MB/3MB  "
-        "1MB from peers, 500kB from the registry  35MB/s"
-    )
-    assert bar_line(progress("a", "verifying", 9, 9)) == (
-        f"aaaaaaaaaaaa  [{'=' * 24}]  9B/9B  verifying"
-    )
-    assert bar_line(progress("a", "fetching", 20, 10)).count("=") == 24
-    assert bar_line(progress("a", "there")) == "aaaaaaaaaaaa  already there"
-    assert "fetching" not in bar_line(progress("a", "fetching", 0, 0))
+class Screen:
+    """A terminal of ``columns`` × ``lines`` that remembers all that was written to it."""
+
+    def __init__(self, columns: int, lines: int) -> None:
+        self.file = io.StringIO()
+        self.console = Console(
+            file=self.file,
+            width=columns,
+            height=lines,
+            force_terminal=True,
+            color_system=None,
+            legacy_windows=False,
+        )
+
+    def last_frame(self) -> list[str]:
+        """The lines of the last drawing, without control sequences."""
+        frame = self.file.getvalue().rpartition("\x1b[2K")[2]
+        return [line for line in frame.split("\x1b[?25h")[0].split("\n") if line.strip()]
 
 
-def test_where_there_is_little_room_what_is_done_is_left_out_first() -> None:
-    rows = [progress(letter, "done", 1, 1) for letter in "0123"]
-    rows += [progress(letter, "waiting") for letter in "4567"]
-    assert len(bar_lines(rows, columns=80, room=8)) == 8
-    some = bar_lines(rows, columns=80, room=7)
-    assert [line[0] for line in some[:-1]] == ["2", "3", "4", "5", "6", "7"]
-    assert some[-1] == "8 layers, 4 of them done"
-    few = bar_lines(rows, columns=80, room=3)
-    assert [line[0] for line in few[:-1]] == ["4", "5"]
-    for room in (-1, 0, 1, 2):
-        assert len(bar_lines(rows, columns=80, room=room)) == max(0, room)
-
-
-def test_no_line_is_longer_than_the_terminal() -> None:
-    rows = [progress("a", "fetching", 1_500_000, 3_000_000)]
-    assert {len(line) for line in bar_lines(rows, columns=40, room=9)} == {39}
-
-
-def test_bars_are_drawn_over_the_last_ones_now_and_then(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    now = 0.0
-    bars = Bars(80, 24, clock=lambda: now)
-    bars.show(PULL[0])
-    assert capsys.readouterr().out.count("\n") == 1
-    bars.show(PULL[1])
-    assert capsys.readouterr().out == ""
-    now = 1.0
-    bars.show(PULL[2])
-    again = capsys.readouterr().out
-    assert again.startswith("\x1b[1A\r\x1b[2K")
-    assert again.count("\n") == 2
+def drawn(columns: int, lines: int, *letters_and_states: tuple[str, str]) -> list[str]:
+    """What a terminal shows at the end of a pull that stopped at these states."""
+    screen = Screen(columns, lines)
+    now = iter(range(10_000))
+    bars = Bars(screen.console, clock=lambda: float(next(now)))
+    for letter, state in letters_and_states:
+        bars.show(progress(letter, state, 1_500_000, 3_000_000))
     bars.close()
-    assert capsys.readouterr().out.startswith("\x1b[2A")
+    return screen.last_frame()
 
 
-def test_lines_are_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_layer_says_how_far_it_is_and_where_from() -> None:
+    assert state_words(progress("a", "waiting")) == "0B/N/A  waiting"
+    assert state_words(progress("a", "fetching", 1_500_000, 3_000_000)) == (
+        "1.5MB/3MB  1MB peers, 500kB registry  35MB/s"
+    )
+    assert state_words(progress("a", "verifying", 9, 9)) == "9B/9B  verifying"
+    assert state_words(progress("a", "there")) == "already there"
+
+
+def test_all_of_a_layer_fits_a_terminal_of_80_columns() -> None:
+    lines = drawn(80, 24, ("a", "fetching"))
+    assert any(
+        line.startswith("aaaaaaaaaaaa") and line.rstrip().endswith("35MB/s") for line in lines
+    )
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("columns", [20, 40, 60])
+def test_no_line_is_longer_than_the_terminal(columns: int) -> None:
+    assert max(map(len, drawn(columns, 24, ("a", "fetching"), ("b", "done")))) <= columns
+
+
+def test_a_terminal_with_few_lines_shows_the_layers_that_are_not_done() -> None:
+    states = [(letter, "done") for letter in "0123"] + [(letter, "waiting") for letter in "4567"]
+    lines = drawn(80, 7, *states)
+    assert len(lines) <= 7
+    assert [line[0] for line in lines if line[0].isdigit()] == ["3", "4", "5", "6", "7"]
+    assert any(line.startswith("layers") and "4 of 8 done" in line for line in lines)
+
+
+def test_bars_are_redrawn_ten_times_a_second_at_most() -> None:
+    screen = Screen(80, 24)
+    now = 0.0
+    bars = Bars(screen.console, clock=lambda: now)
+    for row in PULL[:2]:  # a new layer is drawn at once
+        bars.show(row)
+    before = screen.file.getvalue()
+    bars.show(PULL[2])
+    assert screen.file.getvalue() == before
+    now = 1.0
+    bars.show(PULL[3])
+    assert screen.file.getvalue() != before
+    bars.close()
+
+
+def test_each_finished_layer_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
     lines = Lines()
     for row in PULL:
         lines.show(row)
@@ -67,7 +96,7 @@ def test_lines_are_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-def test_what_a_pull_was() -> None:
+def test_a_finished_pull_says_where_its_bytes_came_from() -> None:
     assert done_line(PULLED).endswith("2MB from peers, 1MB from the registry, in 2.1 s")
     nothing = type(PULLED)(reference="a", image=PULLED.image, duration_s=90)
     assert done_line(nothing) == (

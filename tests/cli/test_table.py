@@ -20,6 +20,36 @@ def test_wide_and_combining_characters_keep_the_columns_aligned() -> None:
     assert lines == ["A      B\n", "日本   x\n", "e\u0301      y\n"]
 
 
+def test_a_long_cell_does_not_widen_the_other_rows_beyond_the_terminal() -> None:
+    tag = "registry.example/" + "t" * 300 + ":1"
+    nodes = Names([f"build-{number}" for number in range(9)])
+    lines = table_lines(
+        ("IMAGE", "ID", "CREATED", "SIZE", "NODES"),
+        [(tag, "a" * 12, "2 weeks ago", "4.98MB", nodes), ("b:1", "c" * 12, "now", "1B", nodes)],
+        room=80,
+    )
+    assert max(len(line.rstrip("\n")) for line in lines) <= 80
+    assert "…" in lines[1]
+    assert "a" * 12 in lines[1]
+    assert lines[2].startswith("b:1 ")
+    assert all("build-0" in line and "(+" in line for line in lines[1:])
+
+
+def test_a_table_of_nodes_fits_80_columns() -> None:
+    row = ("7c6181e5", "build-1", "10.77.0.1:8888", "online (suspect)", "2 minutes ago")
+    lines = table_lines(tuple("ABCDEF"), [(*row, "docker 20.10.24+dfsg1 overlay2")], room=80)
+    assert max(len(line.rstrip("\n")) for line in lines) <= 80
+    assert lines[1].endswith("…\n")
+
+
+@pytest.mark.parametrize("room", [1, 30, 61, 62])
+def test_no_column_is_cut_below_a_short_digest(room: int) -> None:
+    digest = "0123456789ab"
+    (_, line) = table_lines(("A", "B"), [(digest, "日" * 40)], room=room)
+    assert line.startswith(digest)
+    assert "日" in line
+
+
 def test_control_characters_from_other_hosts_are_shown_as_question_marks(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
