@@ -69,3 +69,7 @@ class BadRequest(ApiError):
 
 class AgentUnreachable(BeiranError):
     """No agent answers at the socket or the URL a client was given."""
+
+
+class AgentForbidden(AgentUnreachable):
+    """This user may not open the agent's socket. An agent may well be there."""

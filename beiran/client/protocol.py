@@ -27,7 +27,14 @@ from beiran.api.models import (
     PullProgress,
     Transfer,
 )
-from beiran.errors import AgentUnreachable, ApiError, BadRequest, NotFound, RemoteProtocolError
+from beiran.errors import (
+    AgentForbidden,
+    AgentUnreachable,
+    ApiError,
+    BadRequest,
+    NotFound,
+    RemoteProtocolError,
+)
 
 SOCKET_PATH_DEFAULT: Final = "/run/beiran/beiran.sock"
 RESPONSE_BYTES_MAX: Final = 256 * 1024 * 1024  # 500,000 layers with their holders, and room
@@ -254,7 +261,7 @@ def api_error(status: int, code: str, message: str) -> ApiError:
 def unreachable(endpoint: Endpoint, error: OSError | str) -> AgentUnreachable:
     """What to tell when nobody answers at ``endpoint``, and what to do about it."""
     if isinstance(error, PermissionError):
-        return AgentUnreachable(
+        return AgentForbidden(
             f"no permission to use {endpoint}: run this as root or as a member of its group"
         )
     if isinstance(error, OSError):  # a number below 0 is the resolver's

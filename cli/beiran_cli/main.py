@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from cyclopts import App, CycloptsError
 
 import beiran
-from beiran.errors import AgentUnreachable, BeiranError, SettingsError
+from beiran.errors import AgentForbidden, AgentUnreachable, BeiranError, SettingsError
 from beiran_cli.exits import FAILED, INTERRUPTED, NO_AGENT, OK, USAGE, Unfound, WrongUsage
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ HELP: Final = (
     "Every command that asks the agent takes --socket PATH, --url URL and --output table|json, "
     "before or after it; in the environment they are BEIRAN_SOCKET, BEIRAN_URL and BEIRAN_OUTPUT."
 )
-EXIT_CODES: Final = "Exit codes: 0 done, 1 not found or failed, 2 wrong usage, 3 no agent answers."
+EXIT_CODES: Final = (
+    "Exit codes: 0 done, 1 not found, not permitted or failed, 2 wrong usage, 3 no agent answers."
+)
 
 
 def make_app() -> App:
@@ -136,6 +138,8 @@ def _end(program: str, error: BaseException) -> int:
             return _fail(program, f"{_one_line(error)} ({command} --help tells more)", USAGE)
         case SettingsError() | WrongUsage():
             return _fail(program, _one_line(error), USAGE)
+        case AgentForbidden():
+            return _fail(program, _one_line(error), FAILED)
         case AgentUnreachable():
             return _fail(program, _one_line(error), NO_AGENT)
         case Unfound():

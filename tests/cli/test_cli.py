@@ -241,6 +241,26 @@ async def test_without_an_agent_one_line_says_how_to_start_it(
     assert text.rstrip().endswith("start one with: beirand")
 
 
+async def test_a_socket_without_permission_is_not_taken_for_an_agent_that_is_away(
+    api: Api,
+) -> None:
+    Path(api.socket).chmod(0)
+    # Root may open every socket, so root becomes another user once all is imported.
+    as_another_user = (
+        "import os, sys, beiran_cli.main, beiran_cli.info, beiran.client.blocking_client\n"
+        "if os.geteuid() == 0: os.seteuid(65534)\n"
+        "beiran_cli.main.main()"
+    )
+    done = await trio.run_process(
+        [sys.executable, "-c", as_another_user, "--socket", api.socket, "info"],
+        check=False,
+        capture_stderr=True,
+    )
+    assert done.returncode == 1
+    assert b"no permission to use" in done.stderr
+    assert b"root" in done.stderr
+
+
 @pytest.mark.parametrize("command", [[], *COMMANDS, ["node"], ["agent"], ["demo"]], ids=" ".join)
 async def test_every_command_has_help(command: list[str]) -> None:
     done = await beiran(*command, "--help")
