@@ -1,8 +1,13 @@
-"""What an operator can set: ``beirand``'s options, from the command line, the environment, a file.
+"""The agent's settings, from the command line, the environment and ``{config_dir}/beiran.toml``.
 
-Every option has one name, spelled ``--data-dir`` on the command line, ``BEIRAN_DATA_DIR`` in the
-environment and ``data_dir`` in ``{config_dir}/beiran.toml``. The first of the three that has it
-wins. Whatever cannot be used is told in one line that names where it came from.
+An option has one name, spelled ``--data-dir`` on the command line, ``BEIRAN_DATA_DIR`` in the
+environment and ``data_dir`` in the file. The command line wins over the environment, and the
+environment over the file. An error is one line that names the value, its place and the mend.
+
+The layering is our own. Tried instead: cyclopts 5.4 with ``config=[Env, Toml]``. It names a file's
+key without its file where a converter refuses the value, suggests nothing for an unknown key, turns
+``name = 3`` into a string and ``join = "a,b"`` into one address, and raises TypeError where the
+file is a folder. A secret in ``[origins.NAME]`` would also become an option on the command line.
 """
 
 import difflib
@@ -18,6 +23,7 @@ from msgspec import Struct, field, structs
 from beiran.errors import SettingsError
 from beiran.oci.references import registry_name
 from beiran.settings.values import (
+    ARRAY_OPTIONS,
     ORIGIN_PARSERS,
     PARSERS,
     EngineSpec,
@@ -54,7 +60,7 @@ CONFIG_FILE_BYTES_MAX: Final = 1024 * 1024
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """Everything an agent is told; checked, and complete.
+    """The settings of an agent, checked and complete.
 
     Attributes:
       config_dir: holds ``beiran.toml`` and ``node.uuid``.
@@ -63,25 +69,25 @@ class Settings(Struct, frozen=True, kw_only=True):
       cluster: agents of other clusters are ignored.
       name: what listings call this node.
       bind: the IP address to listen on, TCP and UDP.
-      advertise: the IP address that others are told; None finds it out.
+      advertise: the IP address that other nodes use; None takes that of the default route.
       port: HTTP and WebSocket on TCP, gossip on UDP.
       beacon_port: UDP; the same on all hosts of a LAN.
-      join: agents to look for.
-      dns: names whose A, AAAA or SRV records are agents to look for.
-      beacon: whether to find agents by broadcast, and be found.
-      mirror_port: TCP on loopback, where the engine pulls; 0 for no mirror.
-      origin: where registries really are, as ``NAME=URL`` gave it; ``origins`` has them too.
+      join: addresses of agents to look for.
+      dns: names whose A, AAAA or SRV records lead to agents.
+      beacon: whether to send and hear broadcasts.
+      mirror_port: TCP port on loopback at which the engine pulls; 0 for no mirror.
+      origin: other addresses of registries, as ``NAME=URL``; ``origins`` has them too.
       docker_config: Docker's ``config.json`` with the credentials for registries.
-      cache_bytes: how much the blob cache may take; None leaves it to the disk's size.
-      tag_ttl: seconds for which what a tag means is believed without asking its origin.
-      offline_tags: whether other nodes may tell what a tag means while its origin is away.
-      upload_limit: what is sent to other nodes.
-      download_limit: what is taken from other nodes.
-      origin_limit: what is taken from origins: bytes from all together, transfers from each.
-      allow_prefetch: repositories that other nodes may have this one pull ahead of need; names
-        in full (``docker.io/library/*``), with ``*`` for any characters.
-      origins: all that is set of registries, by their names (``docker.io``); from the file's
-        tables ``[origins.NAME]`` and ``origin``.
+      cache_bytes: the blob cache's largest size; None takes a tenth of the disk, 20 GB at most.
+      tag_ttl: seconds for which a resolved tag is used without asking its origin again.
+      offline_tags: whether other nodes may resolve a tag while its origin does not answer.
+      upload_limit: of bytes sent to other nodes.
+      download_limit: of bytes received from other nodes.
+      origin_limit: of bytes received from all origins together, and of transfers from each.
+      allow_prefetch: repositories that other nodes may ask this one to pull; names in full
+        (``docker.io/library/*``), with ``*`` for any characters.
+      origins: settings of registries by name (``docker.io``), from the file's tables
+        ``[origins.NAME]`` and from ``origin``.
     """
 
     config_dir: Path = Path(CONFIG_DIR)
@@ -113,23 +119,23 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 FILE_TABLES: Final = ("origins",)
-"""Only in the file: secrets have no place on a command line."""
+"""Keys of the file only: every user of the host can read a command line, and these hold secrets."""
 OPTION_NAMES: Final = tuple(name for name in Settings.__struct_fields__ if name not in FILE_TABLES)
 FILE_KEYS: Final = tuple(name for name in OPTION_NAMES if name != "config_dir")
 
 
 def option_flag(option: str) -> str:
-    """How an option is spelled on the command line: ``--data-dir``."""
+    """The option on the command line: ``--data-dir``."""
     return "--" + option.replace("_", "-")
 
 
 def option_variable(option: str) -> str:
-    """How an option is spelled in the environment: ``BEIRAN_DATA_DIR``."""
+    """The option's variable in the environment: ``BEIRAN_DATA_DIR``."""
     return "BEIRAN_" + option.upper()
 
 
 class _Given(NamedTuple):
-    """A value as somebody wrote it, and where, in the words for an error."""
+    """A value before it is parsed, and its place in the words of an error."""
 
     value: object
     where: str
@@ -141,14 +147,14 @@ def load_settings(
     *,
     docker_socket: str = DOCKER_SOCKET,
 ) -> Settings:
-    """Put the settings together: ``cli`` over ``environ`` over ``{config_dir}/beiran.toml``.
+    """Merge the settings: ``cli`` over ``environ`` over ``{config_dir}/beiran.toml``.
 
     Args:
-      cli: what the command line gave, by option name (``data_dir``); None is not given.
-      environ: environment variables; an empty one is not given.
-      docker_socket: the engine when none is given and this is a socket; else there is none.
+      cli: values of the command line by option name (``data_dir``); None counts as absent.
+      environ: environment variables; an empty one counts as absent.
+      docker_socket: the default engine, if a socket is there; without one the default is none.
 
-    Raises: SettingsError, one line, for anything that cannot be used.
+    Raises: SettingsError, one line, for the first value that cannot be used.
     """
     given = {
         name: _Given(value, option_flag(name)) for name, value in cli.items() if value is not None
@@ -194,7 +200,7 @@ def _default_engine(docker_socket: str) -> EngineSpec:
 
 
 def _default_docker_config(environ: Mapping[str, str]) -> Path | None:
-    """Where ``docker login`` of this user writes. Source: docker CLI, ``config.Dir``."""
+    """The file that ``docker login`` of this user writes. Source: docker CLI, ``config.Dir``."""
     folder = environ.get("DOCKER_CONFIG")
     if folder:
         return Path(folder).absolute() / "config.json"
@@ -205,7 +211,7 @@ def _default_docker_config(environ: Mapping[str, str]) -> Path | None:
 
 
 def _tables(value: object, given: Mapping[str, _Given]) -> dict[str, OriginSettings]:
-    """``[origins.NAME]``, by their registries' canonical names."""
+    """Read the tables ``[origins.NAME]``, by the canonical names of their registries."""
     where = given["origins"].where if "origins" in given else ""
     if not isinstance(value, dict):
         raise SettingsError(f"{where}: {value!r} is not a table ([origins.NAME])")
@@ -260,6 +266,9 @@ def _read_file(path: Path) -> dict[str, _Given]:
         if key not in FILE_KEYS + FILE_TABLES:
             near = _nearest(key, FILE_KEYS + FILE_TABLES)
             raise SettingsError(f"{path}: unknown key {key!r}{near}")
+    for key in ARRAY_OPTIONS & table.keys():
+        if isinstance(table[key], str):
+            raise SettingsError(f"{path}: {key}: takes an array: {key} = [{table[key]!r}]")
     return {key: _Given(value, f"{path}: {key}") for key, value in table.items()}
 
 

@@ -1,10 +1,10 @@
-"""The values of settings: what they are, and how each is read from a text or from TOML's types."""
+"""The types of settings, and the parser of each from a string or from TOML's types."""
 
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, TypeVar, get_args
+from typing import Final, Generic, Literal, NamedTuple, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -15,11 +15,11 @@ NAME_BYTES_MAX: Final = 255  # a name is one length byte on the wire
 SOCKET_PATH_BYTES_MAX: Final = 107  # sun_path of unix(7) has 108, the last a NUL
 DNS_LABEL_CHARS_MAX: Final = 63  # RFC 1035 §2.3.4
 DNS_NAME_CHARS_MAX: Final = 253
-SOURCES_MAX: Final = 1000  # addresses and names to join by; more is a mistake
-TAG_TTL_S_MAX: Final = 7 * 24 * 3600
-SIZE_BYTES_MAX: Final = 2**60
-AT_ONCE_MAX: Final = 10_000
-CREDENTIAL_CHARS_MAX: Final = 64 * 1024  # tokens of cloud registries have some thousands
+SOURCES_MAX: Final = 1000  # entries of an array; as many as there may be hosts
+TAG_TTL_S_MAX: Final = 7 * 24 * 3600  # a week; a tag that is older misleads
+SIZE_BYTES_MAX: Final = 2**60  # 1 EiB; fits SQLite's and the kernel's signed 64 bits
+AT_ONCE_MAX: Final = 10_000  # more transfers than file descriptors is a slip of the pen
+CREDENTIAL_CHARS_MAX: Final = 64 * 1024  # tokens of cloud registries have 2,000 to 5,000
 
 _T = TypeVar("_T")
 
@@ -37,7 +37,7 @@ _REPOSITORY_PATTERN: Final = re.compile(r"[a-zA-Z0-9._:/*-]{1,255}")
 
 
 class HostPort(NamedTuple):
-    """Where to look for an agent: an IP address in its canonical form, and its port."""
+    """An agent's IP address in canonical form, and its port."""
 
     host: str
     port: int
@@ -59,14 +59,14 @@ class EngineSpec(Struct, frozen=True):
 
 
 class OriginSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a registry is reached, where that is not what its name says.
+    """How to reach a registry, where its name alone does not say it.
 
     Attributes:
-      url: ``https://HOST[:PORT]``, with a path if its repositories have something in front there
-        (``https://cache.example/hub`` has ``library/busybox`` as ``hub/library/busybox``); empty:
-        as the name says.
-      username: with ``password``, instead of what Docker's configuration has for it.
-      ca: file of the certificates (PEM) that its own is checked against, besides the system's.
+      url: ``https://HOST[:PORT]``, with a path where the repositories have a prefix there
+        (``https://cache.example/hub`` has ``library/busybox`` as ``hub/library/busybox``); empty
+        for the host in the registry's name.
+      username: with ``password``, in place of Docker's configuration.
+      ca: file of further certificates (PEM) that may sign the registry's, besides the system's.
       plain_http: no TLS; only where ``url`` is empty.
     """
 
@@ -82,7 +82,7 @@ class OriginSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Limit(Struct, frozen=True):
-    """How much at most: bytes per second, transfers at once. None: as much as there is."""
+    """The most bytes per second and transfers at once. None is no limit."""
 
     bytes_per_s: int | None = None
     at_once: int | None = None
@@ -96,13 +96,13 @@ class Limit(Struct, frozen=True):
         return ",".join(parts) or "none"
 
 
-# Each parser takes what the command line or the environment (text) or the file (TOML's
-# types) gave and raises ValueError with the rest of a sentence that began with where it stood.
+# A parser takes a value of the command line or the environment (a string) or of the file (TOML's
+# types). It raises ValueError with the rest of a sentence that begins with the value's place.
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not a text")
+        raise ValueError(f"{value!r} is not a string")
     return value
 
 
@@ -152,7 +152,7 @@ def _ip(value: object) -> str:
     except ValueError:
         raise ValueError(f"{text!r} is not an IP address") from None
     if "%" in text:
-        raise ValueError(f"{text!r} has a zone, which other hosts cannot use")
+        raise ValueError(f"{text!r} has a zone, which means nothing on other hosts")
     return str(address)
 
 
@@ -160,7 +160,7 @@ def _reachable_ip(value: object) -> str:
     text = _ip(value)
     address = ipaddress.ip_address(text)
     if address.is_unspecified or address.is_multicast or text == "255.255.255.255":
-        raise ValueError(f"{text} is not an address of one host")
+        raise ValueError(f"{text} is not the address of one host")
     return text
 
 
@@ -199,19 +199,22 @@ def _dns_name(value: object) -> str:
     return text.removesuffix(".").lower()
 
 
-def _many(parse: Callable[[object], _T]) -> Callable[[object], tuple[_T, ...]]:
-    def parse_many(value: object) -> tuple[_T, ...]:
+class _Many(Generic[_T]):
+    """Parses an array, or a comma-separated string of the environment. Duplicates are dropped."""
+
+    def __init__(self, parse: Callable[[object], _T]) -> None:
+        self._parse = parse
+
+    def __call__(self, value: object) -> tuple[_T, ...]:
         if isinstance(value, str):
             items: list[object] = [item.strip() for item in value.split(",") if item.strip()]
         elif isinstance(value, list | tuple):
             items = list(value)
         else:
-            raise ValueError(f"{shown(value)} is not a list of texts")
+            raise ValueError(f"{shown(value)} is not an array of strings")
         if len(items) > SOURCES_MAX:
             raise ValueError(f"has {len(items)} entries, at most {SOURCES_MAX} are allowed")
-        return tuple(dict.fromkeys(parse(item) for item in items))
-
-    return parse_many
+        return tuple(dict.fromkeys(self._parse(item) for item in items))
 
 
 def _switch(value: object) -> bool:
@@ -246,9 +249,9 @@ def _http_url(value: object) -> str:
     if not usable or not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError(f"{text!r} is not a URL (https://HOST or http://HOST:PORT)")
     if parts.username is not None:
-        raise ValueError("a URL has no credentials; there is [origins.NAME] for them")
+        raise ValueError("a URL has no credentials; they go into [origins.NAME]")
     if parts.query or parts.fragment:
-        raise ValueError(f"{text!r} has a query, which registries have no use for")
+        raise ValueError(f"{text!r} has a query; a registry's address has none")
     return text
 
 
@@ -320,7 +323,7 @@ def _repository_pattern(value: object) -> str:
 def _credential(value: object) -> str:
     text = _text(value)
     if not text or len(text) > CREDENTIAL_CHARS_MAX or "\0" in text or "\n" in text:
-        raise ValueError("is empty, has several lines or is far too long")
+        raise ValueError(f"is empty, has several lines or over {CREDENTIAL_CHARS_MAX} characters")
     return text
 
 
@@ -339,7 +342,7 @@ def _one_of(words: tuple[str, ...]) -> Callable[[object], str]:
 
 
 def shown(value: object) -> str:
-    """``value`` in an error; quoted unless it is a word or a number."""
+    """``value`` as errors show it: in quotes unless it is a word or a number."""
     return value if isinstance(value, str) and value.isalnum() else repr(value)
 
 
@@ -353,12 +356,12 @@ PARSERS: Final[Mapping[str, Callable[[object], object]]] = {
     "advertise": _reachable_ip,
     "port": _port,
     "beacon_port": _port,
-    "join": _many(_join_address),
-    "dns": _many(_dns_name),
+    "join": _Many(_join_address),
+    "dns": _Many(_dns_name),
     "beacon": _switch,
     "engine": _engine,
     "mirror_port": _port_or_none,
-    "origin": _many(_origin),
+    "origin": _Many(_origin),
     "docker_config": _path,
     "cache_bytes": _size,
     "tag_ttl": _seconds,
@@ -366,11 +369,15 @@ PARSERS: Final[Mapping[str, Callable[[object], object]]] = {
     "upload_limit": _limit,
     "download_limit": _limit,
     "origin_limit": _limit,
-    "allow_prefetch": _many(_repository_pattern),
+    "allow_prefetch": _Many(_repository_pattern),
     "log_level": _one_of(get_args(LogLevel)),
     "log_format": _one_of(get_args(LogFormat)),
-    "origins": _as_it_is,  # read when the name of each is known, by _tables
+    "origins": _as_it_is,  # settings._tables parses it, with the name of each registry
 }
+ARRAY_OPTIONS: Final = frozenset(
+    name for name, parse in PARSERS.items() if isinstance(parse, _Many)
+)
+"""Options that are arrays in the file, and comma-separated in the environment."""
 
 ORIGIN_PARSERS: Final[Mapping[str, Callable[[object], object]]] = {
     "url": _http_url,

@@ -203,9 +203,9 @@ BAD_VALUES = [
     ("beacon_port", "123456", "not a port"),
     ("bind", "localhost", "not an IP address"),
     ("bind", "fe80::1%eth0", "zone"),
-    ("advertise", "0.0.0.0", "not an address of one host"),
-    ("advertise", "224.0.0.1", "not an address of one host"),
-    ("advertise", "::", "not an address of one host"),
+    ("advertise", "0.0.0.0", "not the address of one host"),
+    ("advertise", "224.0.0.1", "not the address of one host"),
+    ("advertise", "::", "not the address of one host"),
     ("advertise", "fd00::1", "IPv4 only"),
     ("name", "a b", "not a name"),
     ("name", "a\x1b[31m", "not a name"),
@@ -277,17 +277,23 @@ def test_a_value_that_cannot_be_used_is_named_with_its_source(
     assert from_environment.startswith(option_variable(option) + ": ")
 
 
+@pytest.mark.parametrize("option", ["join", "dns", "origin", "allow_prefetch"])
+def test_a_bare_string_in_the_file_is_no_array(tmp_path: Path, option: str) -> None:
+    text = fault(tmp_path, file=f'{option} = "10.0.0.1"')
+    assert text.endswith(f"beiran.toml: {option}: takes an array: {option} = ['10.0.0.1']")
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
         ("port = true", "True is not a port"),
         ("port = 1.5", "1.5 is not a port"),
-        ("name = 7", "7 is not a text"),
-        ("join = 7", "7 is not a list"),
-        ("join = [7]", "7 is not a text"),
+        ("name = 7", "7 is not a string"),
+        ("join = 7", "7 is not an array"),
+        ("join = [7]", "7 is not a string"),
         ("beacon = 1", "neither true nor false"),
         ("log_level = 1", "1 is none of"),
-        ("engine = {}", "{} is not a text"),
+        ("engine = {}", "{} is not a string"),
         ("mirror_port = false", "False is not a port"),
         ("cache_bytes = true", "True is not a size"),
         ("cache_bytes = 1.5", "1.5 is not a size"),
@@ -436,7 +442,7 @@ def test_tables_of_origins_have_canonical_names_and_the_short_form_wins(tmp_path
         ("[origins.r]\nurl = 'r'", "origins.r: url: 'r' is not a URL"),
         ("[origins.r]\nplain_http = 1", "origins.r: plain_http: 1 is neither"),
         ("[origins.r]\nurl = 'https://r'\nplain_http = true", "registries without a url"),
-        ("[origin.r]\nurl = 'https://r'", "is not a list of texts"),
+        ("[origin.r]\nurl = 'https://r'", "is not an array of strings"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_named(tmp_path: Path, lines: str, said: str) -> None:
