@@ -1,4 +1,4 @@
-"""``beiran agent``, the same as ``beirand``: runs this host's agent in the foreground."""
+"""``beiran agent``, the same as ``beirand``: run this host's agent in the foreground."""
 
 import os
 from typing import Annotated
@@ -6,10 +6,10 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 HELP_AFTER = (
-    "Every option is also a variable in the environment (--data-dir is BEIRAN_DATA_DIR) and a key "
-    "of beiran.toml in the configuration folder (data_dir). The command line wins over the "
-    "environment, and the environment over the file. Options that can be repeated are "
-    "comma-separated in the environment and arrays in the file."
+    "Every option is also an environment variable (--data-dir is BEIRAN_DATA_DIR) and a key of "
+    "beiran.toml in the configuration folder (data_dir). The command line wins over the "
+    "environment, and the environment over the file. Repeatable options are comma-separated in the "
+    "environment and arrays in the file."
 )
 
 _Dir = Annotated[str | None, Parameter(metavar="DIR")]
@@ -59,47 +59,47 @@ def run(
     data_dir
         Folder of the database (/var/lib/beiran).
     socket
-        Unix socket that the other commands talk to (/run/beiran/beiran.sock).
+        Unix socket at which the agent answers the other commands (/run/beiran/beiran.sock).
     cluster
-        Agents of other clusters are ignored (default).
+        Name of the cluster; the agent ignores agents of other clusters (default).
     name
-        What listings call this node (the host's name).
+        This node's name in listings (the host's name).
     bind
         IP address to listen on (0.0.0.0).
     advertise
-        IP address that the other nodes are told (found out).
+        IP address at which other nodes reach this one (that of the default route).
     port
-        HTTP and WebSocket on TCP, gossip on UDP (8888).
+        TCP port of HTTP and WebSocket, and UDP port of gossip (8888).
     beacon_port
-        UDP port of the broadcasts by which agents on one LAN find each other (8887).
+        UDP port of the broadcasts by which agents of a LAN find each other (8887).
     join
-        An agent to look for, by address; can be repeated.
+        Address of an agent to join; repeatable.
     dns
-        A name whose A, AAAA or SRV records are agents to look for; can be repeated.
+        DNS name whose A, AAAA or SRV records lead to agents; repeatable.
     beacon
-        Find agents by broadcast and be found (on).
+        Send and hear broadcasts (on).
     engine
-        Whose images: docker:///PATH, oci:DIR or none (Docker's socket if it is there).
+        Engine to watch: docker:///PATH, oci:DIR or none (Docker's socket if it exists).
     mirror_port
-        Loopback port at which the engine pulls through the agent; 0 for none (8880).
+        Loopback port of the mirror, at which the engine pulls; 0 for no mirror (8880).
     origin
-        Where a registry really is, docker.io=https://cache.example; can be repeated.
+        Other address of a registry, docker.io=https://cache.example; repeatable.
     docker_config
-        Docker's config.json with the credentials for registries (that of the agent's user).
+        Docker's config.json with credentials for registries (that of the agent's user).
     cache_bytes
-        How much the blob cache may take, 20GB (a tenth of the disk, at most 20 GB).
+        Largest size of the blob cache, such as 20GB (a tenth of the disk, at most 20 GB).
     tag_ttl
-        Seconds for which what a tag means is believed without asking its registry (0).
+        Seconds for which a resolved tag is used without asking its registry again (0).
     offline_tags
-        Whether other nodes may tell what a tag means while its registry is away (allow).
+        Whether other nodes may resolve a tag while its registry does not answer (allow).
     upload_limit
-        What is sent to other nodes: 50MB a second, 8x at once, 50MB,8x (none).
+        Limit of what other nodes receive: 50MB a second, 8x at once, 50MB,8x (none).
     download_limit
-        What is taken from other nodes (none).
+        Limit of what this node receives from other nodes (none).
     origin_limit
-        What is taken from registries: bytes from all together, transfers from each (none).
+        Limit of what this node takes from registries: bytes of all, transfers of each (none).
     allow_prefetch
-        Repositories that other nodes may have this one pull, with *, or all; can be repeated
+        Repositories that other nodes may ask this one to pull, with *, or all; repeatable
         (none).
     log_level
         debug, info, warning or error (info).

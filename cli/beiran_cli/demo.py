@@ -1,8 +1,8 @@
-"""``beiran demo``: three agents on this machine find each other, and share an image.
+"""``beiran demo``: three agents on this machine find each other and share an image.
 
-They are real agents, each a process with folders, ports and a socket of its own, on loopback. One
-of them watches this machine's Docker where there is one (and only reads); the others watch folders
-of small images. Whatever happens, the processes are ended and the folders removed.
+The agents are real: each is a process with its own folders, ports and socket, on loopback. One
+reads this machine's Docker Engine where there is one; the others watch folders of small images. The
+demo ends its processes and removes its folders, also when it fails.
 """
 
 import os
@@ -35,29 +35,29 @@ from beiran_cli.table import Columns, Rows, table_lines, terminal_columns
 
 LOOPBACK: Final = "127.0.0.1"
 PORTS: Final = range(20_000, 32_000)  # below those that Linux hands out by itself
-PORT_TRIES: Final = 1000
-TIMEOUT_S: Final = 50.0  # for all but stopping
-INTRODUCTION_S: Final = 2.0
+PORT_TRIES: Final = 1000  # of 12,000: enough on a machine whose ports are half taken
+TIMEOUT_S: Final = 50.0  # for all but stopping; 1.3 s on an idle machine
+INTRODUCTION_S: Final = 2.0  # a node without its engine in the table is no failure
 STOP_TIMEOUT_S: Final = 5.0  # an agent leaves and ends within this; then it is killed
-ASK_AGAIN_S: Final = 0.02
-DOCKER_TIMEOUT_S: Final = 1.0
+ASK_AGAIN_S: Final = 0.02  # below what the printed milliseconds would hide
+DOCKER_TIMEOUT_S: Final = 1.0  # a local engine answers in milliseconds
 ROWS_MAX: Final = 12  # of a table; a Docker Engine may hold hundreds of images
 LOG_CHARS_MAX: Final = 300
 INDENT: Final = "    "
 
 BASE: Final = demo_layer("base", 400_000)
-"""What all images of the demo begin with."""
+"""The first layer of every image of the demo."""
 
 app = App(name="demo")
 
 
 class DemoFailed(BeiranError):
-    """The demo did not come to its end. One line."""
+    """The demo could not finish. One line."""
 
 
 @dataclass(frozen=True)
 class DemoHost:
-    """What one agent of the demo is given."""
+    """One agent of the demo: its name, folder, port, engine and images."""
 
     name: str
     folder: Path
@@ -67,7 +67,7 @@ class DemoHost:
 
     @property
     def layout(self) -> Path:
-        """Its OCI layout folder; not there where it watches Docker."""
+        """Its OCI layout folder; absent if it watches Docker."""
         return self.folder / "images"
 
     @property
@@ -77,7 +77,7 @@ class DemoHost:
 
     @property
     def log(self) -> Path:
-        """What it prints."""
+        """The file of its output."""
         return self.folder / "log"
 
 
@@ -95,14 +95,14 @@ def demo(
     *,
     docker: Annotated[bool, Parameter(negative="--no-docker", show_default=False)] = True,
 ) -> None:
-    """See three agents on this machine find each other and tell what they hold (a few seconds).
+    """Run three agents on this machine that find each other and share an image (a few seconds).
 
     Needs neither root nor Docker, changes nothing, and leaves nothing behind.
 
     Parameters
     ----------
     docker
-        One of the agents watches this machine's Docker Engine, if there is one (read only).
+        Let one agent watch this machine's Docker Engine, if there is one (read only).
     """
     try:
         trio.run(_run, docker and docker_answers(DOCKER_SOCKET))
@@ -111,7 +111,7 @@ def demo(
 
 
 def docker_answers(path: str) -> bool:
-    """Whether a Docker Engine answers at this unix socket, and may be asked by us."""
+    """Whether a Docker Engine answers this user at a unix socket."""
     with socket.socket(socket.AF_UNIX) as connection, suppress(OSError):
         connection.settimeout(DOCKER_TIMEOUT_S)
         connection.connect(path)
@@ -120,17 +120,17 @@ def docker_answers(path: str) -> bool:
     return False
 
 
-class Teller:
-    """Prints lines that begin with the seconds since the demo began, and knows what is to come."""
+class Narrator:
+    """Prints lines with the seconds since the demo began, and keeps what it still waits for."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
         self.missing: dict[str, None] = {}
-        """What is waited for, in the words for when it does not come; the oldest first."""
+        """Failures to report if the time runs out, the oldest first."""
 
     @contextmanager
     def expecting(self, failure: str) -> Iterator[None]:
-        """While in here, and when it is left by an exception, ``failure`` is missing."""
+        """Count ``failure`` as missing until the block ends without an exception."""
         self.missing[failure] = None
         yield
         del self.missing[failure]
@@ -162,7 +162,7 @@ async def _run(with_docker: bool) -> None:
 
 
 async def _end_on_signal(*, task_status: trio.TaskStatus[None]) -> None:
-    """End as Ctrl-C does, which trio sees to, when asked to by another signal."""
+    """End on SIGTERM and SIGHUP as on Ctrl-C."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
         task_status.started()
         async for _ in signals:
@@ -170,24 +170,24 @@ async def _end_on_signal(*, task_status: trio.TaskStatus[None]) -> None:
 
 
 async def _show(folder: Path, with_docker: bool) -> None:
-    teller = Teller()
+    narrator = Narrator()
     *ports, beacon_port = free_ports(4)
     hosts = demo_hosts(folder, ports, with_docker=with_docker)
-    teller.say(f"starting {len(hosts)} agents on {LOOPBACK}, beacon port {beacon_port}")
+    narrator.say(f"starting {len(hosts)} agents on {LOOPBACK}, beacon port {beacon_port}")
     async with running(hosts, beacon_port, cluster=folder.name) as agents:
         with trio.move_on_after(TIMEOUT_S) as patience:
-            await _start(agents, teller)
-            await _meet(agents, teller)
-            await _agree(agents, teller)
-            image = await _add(agents, teller)
-            await _pull(agents, image, teller)
+            await _start(agents, narrator)
+            await _meet(agents, narrator)
+            await _agree(agents, narrator)
+            image = await _add(agents, narrator)
+            await _pull(agents, image, narrator)
         if patience.cancelled_caught:
-            raise DemoFailed(f"after {TIMEOUT_S:.0f} s {', '.join(teller.missing)}")
-        teller.say("stopping the agents")
-    teller.say("done; nothing is left behind")
+            raise DemoFailed(f"after {TIMEOUT_S:.0f} s {', '.join(narrator.missing)}")
+        narrator.say("stopping the agents")
+    narrator.say("done; nothing is left behind")
 
 
-async def _start(agents: Sequence[DemoAgent], teller: Teller) -> None:
+async def _start(agents: Sequence[DemoAgent], narrator: Narrator) -> None:
     async def say_when_up(agent: DemoAgent) -> None:
         async def up() -> bool:
             with suppress(AgentUnreachable):
@@ -195,15 +195,15 @@ async def _start(agents: Sequence[DemoAgent], teller: Teller) -> None:
                 return True
             return False
 
-        with teller.expecting(f"{agent.host.name} has not started"):
+        with narrator.expecting(f"{agent.host.name} has not started"):
             await _until(agents, up)
         whose = "a folder of images" if agent.host.images else "Docker's images"
-        teller.say(f"{agent.host.name} is up at {LOOPBACK}:{agent.host.port}, with {whose}")
+        narrator.say(f"{agent.host.name} is up at {LOOPBACK}:{agent.host.port}, with {whose}")
 
     await _each(agents, say_when_up)
 
 
-async def _meet(agents: Sequence[DemoAgent], teller: Teller) -> None:
+async def _meet(agents: Sequence[DemoAgent], narrator: Narrator) -> None:
     names = sorted(agent.host.name for agent in agents)
 
     async def say_when_all_are_known(agent: DemoAgent) -> None:
@@ -211,9 +211,9 @@ async def _meet(agents: Sequence[DemoAgent], teller: Teller) -> None:
             nodes = await agent.client.get_online_nodes()
             return sorted(node.name for node in nodes) == names
 
-        with teller.expecting(f"{agent.host.name} does not see all {len(names)} nodes"):
+        with narrator.expecting(f"{agent.host.name} does not see all {len(names)} nodes"):
             await _until(agents, all_known)
-        teller.say(f"{agent.host.name} sees {', '.join(names)}")
+        narrator.say(f"{agent.host.name} sees {', '.join(names)}")
 
         async def all_introduced() -> bool:
             nodes = await agent.client.get_online_nodes()
@@ -224,14 +224,14 @@ async def _meet(agents: Sequence[DemoAgent], teller: Teller) -> None:
 
     await _each(agents, say_when_all_are_known)
     nodes = await agents[0].client.get_online_nodes()
-    teller.show(*node_table(nodes))
+    narrator.show(*node_table(nodes))
 
 
-async def _agree(agents: Sequence[DemoAgent], teller: Teller) -> None:
+async def _agree(agents: Sequence[DemoAgent], narrator: Narrator) -> None:
     owners = {node.name: node for node in await agents[0].client.get_online_nodes()}
 
     async def held_by(agent: DemoAgent) -> set[str]:
-        """What an agent must hold: what it was given, or what its Docker lists."""
+        """The images of an agent: those of its folder, or those that its Docker lists."""
         if agent.host.images:
             return {image.id for image in agent.host.images}
         return {image.id for image in await agent.client.get_images()}
@@ -247,27 +247,27 @@ async def _agree(agents: Sequence[DemoAgent], teller: Teller) -> None:
                     return False
             return (await agent.client.get_info()).engine.up
 
-        with teller.expecting(f"{agent.host.name} does not know what all hold"):
+        with narrator.expecting(f"{agent.host.name} does not know what all hold"):
             await _until(agents, knows_all)
-        teller.say(f"{agent.host.name} knows what all hold")
+        narrator.say(f"{agent.host.name} knows what all hold")
 
     await _each(agents, say_when_it_knows)
     last = agents[-1]
-    teller.say(f"who holds what, asked of {last.host.name}:")
+    narrator.say(f"who holds what, asked of {last.host.name}:")
     images = await last.client.get_images(all=True)
     columns, rows = image_table(images, NodeNames(owners.values()))
-    teller.show(columns, sorted(rows, key=lambda row: not str(row[0]).startswith("demo/")))
+    narrator.show(columns, sorted(rows, key=lambda row: not str(row[0]).startswith("demo/")))
 
 
-async def _add(agents: Sequence[DemoAgent], teller: Teller) -> DemoImage:
-    """Put a new image into the folder of the last agent and wait until the others hear of it."""
+async def _add(agents: Sequence[DemoAgent], narrator: Narrator) -> DemoImage:
+    """Put a new image into the last agent's folder, and wait until the others list it."""
     image = DemoImage("demo/fresh:1.0", (BASE, demo_layer("fresh", 30_000)))
     owner, others = agents[-1], agents[:-1]
     uuid = (await owner.client.get_info()).uuid
     added_at = 0.0
 
     async def wait_for(agent: DemoAgent, *, task_status: trio.TaskStatus[None]) -> None:
-        with teller.expecting(f"{agent.host.name} does not know {image.tag}"):
+        with narrator.expecting(f"{agent.host.name} does not know {image.tag}"):
             async with agent.client.follow_images(all=True) as changes:
                 async for change in changes:
                     if _is_end_of_list(change):
@@ -275,24 +275,24 @@ async def _add(agents: Sequence[DemoAgent], teller: Teller) -> DemoImage:
                     elif change.image and change.image.id == image.id and _held(change.image, uuid):
                         break
         took_ms = 1000 * (time.monotonic() - added_at)
-        teller.say(f"{agent.host.name} knows it after {took_ms:.0f} ms")
+        narrator.say(f"{agent.host.name} knows it after {took_ms:.0f} ms")
 
     async with trio.open_nursery() as nursery:
         for agent in others:
             await nursery.start(wait_for, agent)
-        teller.say(f"putting {image.tag} into the folder of {owner.host.name}")
+        narrator.say(f"putting {image.tag} into the folder of {owner.host.name}")
         added_at = time.monotonic()
         await trio.to_thread.run_sync(add_image, owner.host.layout, image)
     return image
 
 
-async def _pull(agents: Sequence[DemoAgent], image: DemoImage, teller: Teller) -> None:
-    """Have the last agent but one pull the image from the last: only what it lacks moves."""
+async def _pull(agents: Sequence[DemoAgent], image: DemoImage, narrator: Narrator) -> None:
+    """Let the last agent but one pull the image from the last: only missing layers move."""
     puller, owner = agents[-2], agents[-1]
     nodes = await puller.client.get_online_nodes()
     own, other = (_uuid_of(nodes, agent) for agent in (puller, owner))
-    teller.say(f"{puller.host.name}: beiran image pull {image.tag} --from {owner.host.name}")
-    with teller.expecting(f"{puller.host.name} has not pulled {image.tag}"):
+    narrator.say(f"{puller.host.name}: beiran image pull {image.tag} --from {owner.host.name}")
+    with narrator.expecting(f"{puller.host.name} has not pulled {image.tag}"):
         done = await puller.client.pull(image.tag, node=other)
 
         async def listed() -> bool:
@@ -300,12 +300,12 @@ async def _pull(agents: Sequence[DemoAgent], image: DemoImage, teller: Teller) -
             return image.id in {one.id for one in images}
 
         await _until(agents, listed)
-    teller.say(
+    narrator.say(
         f"{puller.host.name} has it: {done.bytes_from_peers} bytes from {owner.host.name}, "
         f"{done.bytes_from_origin} from a registry"
     )
     images = [one for one in await owner.client.get_images(all=True) if one.id == image.id]
-    teller.show(*image_table(images, NodeNames(nodes)))
+    narrator.show(*image_table(images, NodeNames(nodes)))
 
 
 def _uuid_of(nodes: Sequence[Node], agent: DemoAgent) -> str:
@@ -314,7 +314,7 @@ def _uuid_of(nodes: Sequence[Node], agent: DemoAgent) -> str:
 
 
 def demo_hosts(folder: Path, ports: Sequence[int], *, with_docker: bool) -> list[DemoHost]:
-    """Three hosts in ``folder``; what the layout folders hold is written."""
+    """Make three hosts in ``folder``, and write the images of their layouts."""
     web = DemoImage("demo/web:1.0", (BASE, demo_layer("web", 60_000)))
     shop = DemoImage("demo/shop:1.0", (*web.layers, demo_layer("shop", 90_000)))
     queue = DemoImage("demo/queue:1.0", (BASE, demo_layer("queue", 20_000)))
@@ -335,7 +335,7 @@ def demo_hosts(folder: Path, ports: Sequence[int], *, with_docker: bool) -> list
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nobody uses, neither on TCP nor on UDP."""
+    """Find ports of this machine that are free on TCP and UDP."""
     found: list[int] = []
     for port in random.sample(PORTS, PORT_TRIES):
         with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
@@ -354,7 +354,7 @@ def free_ports(count: int) -> list[int]:
 async def running(
     hosts: Sequence[DemoHost], beacon_port: int, *, cluster: str
 ) -> AsyncIterator[list[DemoAgent]]:
-    """Run an agent for each host; all are ended at the end, whatever happened."""
+    """Run an agent for each host, and end all of them on the way out."""
     agents: list[DemoAgent] = []
     async with AsyncExitStack() as clients:
         try:
@@ -374,7 +374,7 @@ async def _start_process(host: DemoHost, beacon_port: int, cluster: str) -> trio
     command += ["--data-dir", str(host.folder / "data"), "--engine", host.engine]
     command += ["--cluster", cluster, "--bind", LOOPBACK, "--port", str(host.port)]
     command += ["--beacon-port", str(beacon_port), "--mirror-port", "0"]
-    # What an operator set for the agent of this machine is not for these.
+    # The settings of this machine's own agent must not reach the demo's.
     environ = {name: text for name, text in os.environ.items() if not name.startswith("BEIRAN_")}
     with host.log.open("wb") as log:
         return await trio.lowlevel.open_process(
@@ -383,7 +383,7 @@ async def _start_process(host: DemoHost, beacon_port: int, cluster: str) -> trio
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environ,
-            start_new_session=True,  # Ctrl-C is for us; we end them in order
+            start_new_session=True,  # Ctrl-C reaches the demo alone, which ends them in order
         )
 
 
@@ -406,10 +406,7 @@ async def _each(agents: Iterable[DemoAgent], act: Callable[[DemoAgent], Awaitabl
 
 
 async def _until(agents: Iterable[DemoAgent], is_so: Callable[[], Awaitable[bool]]) -> None:
-    """Ask again and again until it is so.
-
-    Raises: DemoFailed when an agent has ended.
-    """
+    """Poll until a condition holds. Raises: DemoFailed when an agent has ended."""
     while not await is_so():
         for agent in agents:
             if agent.process.poll() is not None:
@@ -418,10 +415,10 @@ async def _until(agents: Iterable[DemoAgent], is_so: Callable[[], Awaitable[bool
 
 
 def _last_words(agent: DemoAgent) -> str:
-    """The last line of an agent's log that says something."""
+    """The last line of an agent's log that has words in it."""
     lines = agent.host.log.read_text(errors="replace").splitlines()
-    telling = [line.strip(" |") for line in lines if any(char.isalpha() for char in line)]
-    return telling[-1][:LOG_CHARS_MAX] if telling else f"exit code {agent.process.returncode}"
+    worded = [line.strip(" |") for line in lines if any(char.isalpha() for char in line)]
+    return worded[-1][:LOG_CHARS_MAX] if worded else f"exit code {agent.process.returncode}"
 
 
 def _is_end_of_list(change: Change) -> bool:

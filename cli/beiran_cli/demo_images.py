@@ -1,4 +1,4 @@
-"""Small images in an OCI layout folder, made without Docker: what the demo's agents hold.
+"""Writes the demo's small images into OCI layout folders, without Docker.
 
 The same names give the same bytes each time, so two folders hold the same image when they are
 given the same one. Source: OCI image specification, image-layout.md, config.md, manifest.md.
@@ -24,7 +24,7 @@ INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
 
 @dataclass(frozen=True)
 class DemoLayer:
-    """A layer that is still to be written: paths and the bytes of the files there."""
+    """A layer before it is written: paths, and the bytes of their files."""
 
     files: tuple[tuple[str, bytes], ...]
 
@@ -42,7 +42,7 @@ class DemoLayer:
 
 @dataclass(frozen=True)
 class DemoImage:
-    """An image that is still to be written. The base layer comes first."""
+    """An image before it is written. The base layer comes first."""
 
     tag: str
     layers: tuple[DemoLayer, ...]
@@ -73,20 +73,20 @@ class DemoImage:
 
 
 def demo_layer(name: str, size_bytes: int) -> DemoLayer:
-    """A layer with one file of ``size_bytes`` that does not compress, and one that says whose."""
+    """Make a layer of two files: its name, and ``size_bytes`` that do not compress."""
     data = hashlib.shake_256(name.encode()).digest(size_bytes)
     return DemoLayer(((f"opt/{name}/data", data), (f"opt/{name}/README", f"{name}\n".encode())))
 
 
 def make_layout(folder: Path) -> None:
-    """Make an empty layout in ``folder``, which may be there."""
+    """Make an empty layout in ``folder``, which may exist."""
     (folder / "blobs" / "sha256").mkdir(parents=True)
     _replace(folder / "oci-layout", _json({"imageLayoutVersion": "1.0.0"}))
     _write_index(folder, [])
 
 
 def add_image(folder: Path, image: DemoImage) -> None:
-    """Write ``image`` into the layout: its blobs first, so that the index never promises more."""
+    """Write ``image`` into the layout: blobs before the index that names them."""
     layers = [
         _put(folder, LAYER_TYPE, gzip.compress(layer.tar(), compresslevel=1, mtime=0))
         for layer in image.layers
@@ -122,7 +122,7 @@ def _write_index(folder: Path, manifests: list[Mapping[str, object]]) -> None:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Write a file so that nobody ever reads half of it."""
+    """Write a file in one step, so that no reader sees half of it."""
     draft = path.with_name(path.name + ".part")
     draft.write_bytes(data)
     os.replace(draft, path)

@@ -1,4 +1,4 @@
-"""``beiran events``: what happened, and what happens."""
+"""``beiran events``: recent events, and events as they occur."""
 
 from datetime import datetime
 from typing import Annotated
@@ -21,12 +21,12 @@ def events(
     follow: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
     common: Common = DEFAULTS,
 ) -> None:
-    """Tell what the agent has seen happen lately, or with --follow what happens from now on.
+    """Print the agent's recent events, or with --follow each event as it occurs.
 
     Parameters
     ----------
     follow
-        Tell each event as it happens, until Ctrl-C; as JSON, one object on a line.
+        Print each event as it occurs, until Ctrl-C; as JSON, an object a line.
     """
     if follow:
         print_each(common, lambda client: client.follow_events(), event_line)
@@ -41,7 +41,7 @@ def events(
 
 
 def event_line(event: Event) -> str:
-    """An event in a line: when (local time), what, where, and to what."""
+    """An event in a line: local time, name, node, image or layer, tags, reason."""
     about = event.image or event.layer
     parts = [
         _local_time(event.at),

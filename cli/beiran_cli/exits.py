@@ -1,4 +1,4 @@
-"""What the exit codes mean."""
+"""The exit codes, and the errors of the command line itself."""
 
 from typing import Final
 
@@ -6,7 +6,7 @@ from beiran.errors import BeiranError
 
 OK: Final = 0
 FAILED: Final = 1
-"""It could not be done: no such node or image, a port in use, an agent that answers nonsense."""
+"""The command failed: no such node or image, no permission, a port in use, a broken answer."""
 USAGE: Final = 2
 """The command line or a setting cannot be used."""
 NO_AGENT: Final = 3
@@ -16,8 +16,8 @@ INTERRUPTED: Final = 130
 
 
 class WrongUsage(BeiranError):
-    """The command line or a variable cannot be used. One line; exit code 2."""
+    """The command line or an environment variable cannot be used. One line; exit code 2."""
 
 
 class Unfound(BeiranError):
-    """What was asked for is not there, or is not one. Exit code 1, and may have more lines."""
+    """No node or image matches, or several do. Several lines at most; exit code 1."""

@@ -1,4 +1,4 @@
-"""What ``--follow`` does: each thing as it is told, a line each, until Ctrl-C."""
+"""Print a stream of the agent, an item a line, until Ctrl-C (``events``, ``transfer list``)."""
 
 from collections.abc import AsyncIterable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -15,25 +15,25 @@ T = TypeVar("T")
 
 def print_each(
     common: Common,
-    told_by: "Callable[[Client], AbstractAsyncContextManager[AsyncIterable[T]]]",
+    follow: "Callable[[Client], AbstractAsyncContextManager[AsyncIterable[T]]]",
     line: Callable[[T], str],
 ) -> None:
-    """Print what the agent tells.
+    """Print each item of a stream.
 
     Args:
-      told_by: which of the client's streams.
-      line: one of them as a line; nothing is printed where it is empty.
+      follow: opens one of the client's streams.
+      line: an item as text; an empty text is not printed.
     """
     import trio
 
     client, as_json = common.follow(), common.as_json
 
-    async def tell() -> None:
-        async with client, told_by(client) as stream:
-            async for told in stream:
+    async def print_all() -> None:
+        async with client, follow(client) as stream:
+            async for item in stream:
                 if as_json:
-                    print_json_line(told)
-                elif text := line(told):
+                    print_json_line(item)
+                elif text := line(item):
                     print_line(text)
 
-    trio.run(tell)
+    trio.run(print_all)

@@ -1,4 +1,4 @@
-"""``beiran image``: list and show images and which nodes hold them; pull and prefetch them."""
+"""``beiran image``: list, show, pull and prefetch images."""
 
 from collections.abc import Iterable
 from typing import Annotated, Final
@@ -14,10 +14,8 @@ from beiran_cli.units import UNKNOWN, human_age, human_size
 
 app = App(name="image")
 
-PULL_HELP: Final = (
-    "Pull an image into this host's engine, from the other nodes as far as they have it."
-)
-PREFETCH_HELP: Final = "Have other nodes pull an image."
+PULL_HELP: Final = "Pull an image into this host's engine, from other nodes where they hold it."
+PREFETCH_HELP: Final = "Ask other nodes to pull an image."
 
 
 @app.command(name="list")
@@ -102,7 +100,7 @@ def image_table(images: Iterable[Image], names: NodeNames) -> tuple[Columns, Row
 
 
 def size(image: Image) -> str:
-    """An image's size in words, as far as it is known."""
+    """An image's size in words; ``N/A`` where it is unknown."""
     return UNKNOWN if image.size_bytes is None else human_size(image.size_bytes)
 
 

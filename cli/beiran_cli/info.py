@@ -12,7 +12,7 @@ app = App(name="info")
 
 @app.default
 def info(*, common: Common = DEFAULTS) -> None:
-    """Show the agent: who it is and how it is doing."""
+    """Show this host's agent: its identity, state, problems and counters."""
     with common.connect() as client:
         answer = client.get_info()
     if common.as_json:
@@ -49,7 +49,7 @@ def engine_words(engine: EngineInfo | None) -> str:
 
 
 def address(host: str, port: int) -> str:
-    """Host and port in one, IPv6 in brackets."""
+    """``HOST:PORT``, an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

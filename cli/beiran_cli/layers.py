@@ -1,4 +1,4 @@
-"""``beiran layer``: list layers, and which nodes hold them."""
+"""``beiran layer``: list layers and the nodes that hold them."""
 
 from typing import Annotated
 

@@ -1,7 +1,7 @@
-"""The entry points. Commands are loaded when they are used: a listing must come at once.
+"""The entry points ``beiran`` and ``beirand``, and how errors become exit codes.
 
-Starting Python takes 30 ms, cyclopts 50 and the client 30; trio, rich or docker would each take
-as long again, so nothing that a listing does without is imported before it is needed.
+Python starts in 30 ms, cyclopts in 50 and the client in 30; trio, rich or docker would each take as
+long again. So a command's module is imported when the command runs, and trio only where it follows.
 """
 
 import os
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 COMMON_OPTIONS: Final = ("--socket", "--url", "--output")
 HELP: Final = (
-    "Docker hosts that find each other, and know what each one holds.\n\n"
+    "Docker hosts that find each other, know what each one holds, and share the bytes.\n\n"
     "Every command that asks the agent takes --socket PATH, --url URL and --output table|json, "
-    "before or after it; in the environment they are BEIRAN_SOCKET, BEIRAN_URL and BEIRAN_OUTPUT."
+    "before or after it. BEIRAN_SOCKET, BEIRAN_URL and BEIRAN_OUTPUT set them in the environment."
 )
 EXIT_CODES: Final = (
     "Exit codes: 0 done, 1 not found, not permitted or failed, 2 wrong usage, 3 no agent answers."
@@ -30,7 +30,7 @@ EXIT_CODES: Final = (
 
 
 def make_app() -> App:
-    """The command tree of ``beiran``."""
+    """Make the command tree of ``beiran``."""
     app = App(
         name="beiran",
         help=HELP,
@@ -39,15 +39,19 @@ def make_app() -> App:
         suppress_keyboard_interrupt=False,
     )
     commands = (
-        ("info", "beiran_cli.info:app", "Show the agent: who it is and how it is doing."),
+        (
+            "info",
+            "beiran_cli.info:app",
+            "Show this host's agent: its identity, state, problems and counters.",
+        ),
         ("node", "beiran_cli.nodes:app", "List and show nodes."),
         ("image", "beiran_cli.images:app", "List, show, pull and prefetch images."),
-        ("layer", "beiran_cli.layers:app", "List layers, and which nodes hold them."),
-        ("transfer", "beiran_cli.transfers:app", "List the blobs that are on their way."),
+        ("layer", "beiran_cli.layers:app", "List layers and the nodes that hold them."),
+        ("transfer", "beiran_cli.transfers:app", "List the blobs in transfer."),
         (
             "events",
             "beiran_cli.events:app",
-            "Tell what happened lately, or what happens from now on.",
+            "Print recent events, or events as they occur.",
         ),
         (
             "agent",
@@ -57,9 +61,9 @@ def make_app() -> App:
         (
             "plan",
             "beiran_cli.plan:app",
-            "Tell what a fleet of hosts will cost, before there is one.",
+            "Estimate what a fleet of hosts will cost.",
         ),
-        ("demo", "beiran_cli.demo:app", "See three agents on this machine find each other."),
+        ("demo", "beiran_cli.demo:app", "Run three agents on this machine for a few seconds."),
     )
     for place, (name, where, help_) in enumerate(commands):
         app.command(where, name=name, help=help_, sort_key=place)
@@ -67,7 +71,7 @@ def make_app() -> App:
 
 
 def make_agent_app() -> App:
-    """``beirand``: the one command ``agent`` under a name of its own."""
+    """Make ``beirand``: the command ``agent`` as a program of its own."""
     from beiran_cli.agent import HELP_AFTER, run
 
     app = App(
@@ -81,17 +85,17 @@ def make_agent_app() -> App:
 
 
 def main() -> NoReturn:
-    """``beiran``."""
+    """Run ``beiran``, and exit with its code."""
     _exit(_run(make_app, common_options_last(sys.argv[1:]), program="beiran"))
 
 
 def main_agent() -> NoReturn:
-    """``beirand``."""
+    """Run ``beirand``, and exit with its code."""
     _exit(_run(make_agent_app, sys.argv[1:], program="beirand"))
 
 
 def common_options_last(arguments: Sequence[str]) -> list[str]:
-    """Move the options that every command has behind it, where the command will find them.
+    """Move the common options behind the command, where cyclopts looks for them.
 
     >>> common_options_last(["--output", "json", "node", "list", "--all"])
     ['node', 'list', '--all', '--output', 'json']
@@ -125,17 +129,17 @@ def _run(make: "Callable[[], App]", arguments: Sequence[str], *, program: str) -
 
 
 def _end(program: str, error: BaseException) -> int:
-    """Tell what went wrong, in one line, and which exit code that is."""
+    """Print an error as one line. Returns: the exit code."""
     match error:
         case KeyboardInterrupt():
             return INTERRUPTED
         case BrokenPipeError():
-            # Who read our output has seen enough (| head); what is left goes nowhere.
+            # The reader has closed the pipe (| head): Python's last flush must not fail.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return OK
         case CycloptsError():
             command = " ".join([program, *(error.command_chain or ())])
-            return _fail(program, f"{_one_line(error)} ({command} --help tells more)", USAGE)
+            return _fail(program, f"{_one_line(error)} (see {command} --help)", USAGE)
         case SettingsError() | WrongUsage():
             return _fail(program, _one_line(error), USAGE)
         case AgentForbidden():

@@ -17,17 +17,17 @@ _DOCKER_HUB: Final = ("docker.io/library/", "index.docker.io/library/", "docker.
 
 
 def short_uuid(uuid: str) -> str:
-    """The first digits of a node's UUID."""
+    """The first 8 digits of a node's UUID."""
     return uuid[:SHORT_UUID_CHARS]
 
 
 def short_digest(digest: str) -> str:
-    """The first digits of ``sha256:…``, without what they all begin with."""
+    """The first 12 digits of a digest, without ``sha256:``."""
     return digest.removeprefix("sha256:")[:SHORT_DIGEST_CHARS]
 
 
 class NodeNames:
-    """What nodes are called: by their names, and by their UUID as well where two share one."""
+    """The names of nodes; with the beginning of the UUID where two nodes share a name."""
 
     def __init__(self, nodes: Iterable[Node]) -> None:
         known = list(nodes)
@@ -46,10 +46,10 @@ class NodeNames:
 
 
 def find_node(wanted: str, nodes: Sequence[Node]) -> Node:
-    """The node with this UUID, this name, or a UUID that begins so; whichever fits first.
+    """Find a node by its UUID, its name, or the beginning of its UUID, in this order.
 
-    Of several with one name the one that is online is meant (a host that was set up anew).
-    Raises: Unfound when there is none or it could be several, which are listed.
+    Of several nodes with the name, the one that is online counts (a host that was set up anew).
+    Raises: Unfound if no node matches, or several do; the error lists them.
     """
     text = wanted.removeprefix(NODE_URI_SCHEME)
     named = [node for node in nodes if node.name == text]
@@ -66,9 +66,9 @@ def find_node(wanted: str, nodes: Sequence[Node]) -> Node:
 
 
 def find_image(wanted: str, images: Sequence[Image], names: NodeNames) -> Image:
-    """The image with this ID, the beginning of one, this tag or this digest.
+    """Find an image by a tag, a repository digest, its ID, or the beginning of its ID.
 
-    Raises: Unfound when there is none or it could be several, which are listed.
+    Raises: Unfound if no image matches, or several do; the error lists them.
     """
     names_of_it = _full_names(wanted)
     found = [image for image in images if names_of_it & {*image.tags, *image.digests}]
@@ -88,7 +88,7 @@ def find_image(wanted: str, images: Sequence[Image], names: NodeNames) -> Image:
 
 
 def _full_names(wanted: str) -> set[str]:
-    """The forms in which engines may list what was asked for: ``busybox`` is busybox:latest."""
+    """The forms in which engines list a name: ``busybox`` is ``busybox:latest``."""
     forms = {wanted, *(wanted.removeprefix(hub) for hub in _DOCKER_HUB if wanted.startswith(hub))}
     return forms | {
         f"{form}:latest" for form in forms if "@" not in form and ":" not in form.rpartition("/")[2]

@@ -21,12 +21,12 @@ def list_nodes(
     all: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
     common: Common = DEFAULTS,
 ) -> None:
-    """List the nodes that are online, or all that are known.
+    """List the nodes that are online, or all known ones.
 
     Parameters
     ----------
     all
-        The offline ones as well.
+        Offline nodes as well.
     """
     with common.connect() as client:
         nodes = client.get_known_nodes() if all else client.get_online_nodes()
@@ -47,7 +47,7 @@ def show_node(node: str, /, *, common: Common = DEFAULTS) -> None:
     """
     with common.connect() as client:
         found = find_node(node, client.get_known_nodes())
-        # The listing has said it all; asking for the one says it as the API does.
+        # One node in the API's own form, which --output json prints.
         answer = client.get_node(found.uuid)
     if common.as_json:
         print_json(answer)
@@ -87,18 +87,18 @@ def node_table(nodes: Iterable[Node]) -> tuple[Columns, Rows]:
 
 
 def _seen(node: Node) -> str:
-    """Whoever is alive answers probes all the time; only of the others it matters since when."""
+    """When a node last answered. A living one answers probes all the time: ``now``."""
     return "now" if node.state == "alive" else human_age(node.last_seen_at)
 
 
 def _engine(engine: EngineInfo | None) -> str:
-    """Without the folder of a layout, which would push the table off the screen."""
+    """An engine in a table: without the folder of a layout, which may be long."""
     if engine is not None and engine.kind == "oci":
         return "oci" if engine.up else "oci (down)"
     return engine_words(engine)
 
 
 def _state(node: Node) -> str:
-    """``online`` or ``offline``, and what the membership protocol knows beyond that."""
+    """``online`` or ``offline``, with the member's state where that says more."""
     state = "online" if node.online else "offline"
     return f"{state} ({node.state})" if node.state in ("suspect", "left") else state

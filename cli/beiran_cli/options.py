@@ -1,4 +1,4 @@
-"""The options that every command has: where the agent is, and what the answer looks like."""
+"""The common options: ``--socket``, ``--url``, ``--output``, and the clients they lead to."""
 
 import os
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ COMMON_GROUP: Final = Group("Common options", sort_key=100)
 
 
 class Place(NamedTuple):
-    """Where an agent is, as a client is told; neither is the default socket."""
+    """An agent's socket or URL. Both None is the default socket."""
 
     socket: str | None
     url: str | None
@@ -27,7 +27,7 @@ class Place(NamedTuple):
 @Parameter(name="*", group=COMMON_GROUP)
 @dataclass(frozen=True)
 class Common:
-    """What was given on the command line; the environment fills in what was not."""
+    """The common options of a command line; the environment supplies absent ones."""
 
     socket: Annotated[
         str | None,
@@ -47,15 +47,15 @@ class Common:
 
     @property
     def as_json(self) -> bool:
-        """Whether the answer is wanted as JSON. Raises: WrongUsage."""
+        """Whether to print JSON. Raises: WrongUsage."""
         return self._output() == "json"
 
     @property
     def place(self) -> "Place":
-        """Where the agent is.
+        """The agent's socket or URL.
 
-        A URL in the environment counts for more than a socket there, which the agent's own
-        settings use as well. Raises: WrongUsage.
+        BEIRAN_URL wins over BEIRAN_SOCKET, since the agent's own settings use the latter too.
+        Raises: WrongUsage.
         """
         if self.socket and self.url:
             raise WrongUsage("give --socket or --url, not both")
@@ -65,17 +65,17 @@ class Common:
         return Place(None if url else os.environ.get("BEIRAN_SOCKET") or None, url)
 
     def connect(self) -> "BlockingClient":
-        """A client of the agent that is meant. Raises: WrongUsage."""
+        """Make a blocking client. Raises: WrongUsage."""
         from beiran.client.blocking_client import BlockingClient
 
-        self._output()  # what is wrong with it is told before anybody is asked
+        self._output()  # refuses a bad --output before the agent is asked
         try:
             return BlockingClient(socket=self.place.socket, url=self.place.url)
         except ValueError as error:
             raise WrongUsage(str(error)) from None
 
     def follow(self) -> "Client":
-        """A client on trio of the agent that is meant, which can follow. Raises: WrongUsage."""
+        """Make a trio client, which can follow streams. Raises: WrongUsage."""
         from beiran.client.trio_client import Client
 
         self._output()

@@ -1,4 +1,4 @@
-"""``beiran plan``: what a fleet will cost, from formulas fitted to simulated ones."""
+"""``beiran plan``: the cost of a fleet, from formulas fitted to simulated fleets."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def plan(
     nodes: Annotated[int, Parameter(help="Hosts.")],
     images: Annotated[int, Parameter(help="Images that each host holds.")],
     events_per_hour: Annotated[
-        float, Parameter(help="Images that come to some host, or go, in the whole fleet.")
+        float, Parameter(help="Images added or removed an hour, in the whole fleet.")
     ] = 0.0,
     layers: Annotated[int, Parameter(help="Layers of an image.")] = 10,
     different_images: Annotated[
@@ -38,9 +38,9 @@ def plan(
         Parameter(help="table for people, json for programs (BEIRAN_OUTPUT, or table)."),
     ] = None,
 ) -> None:
-    """Tell what a fleet of hosts will cost, before there is one.
+    """Estimate what a fleet of hosts will cost.
 
-    Asks no agent. The figures are of the membership and the listings, not of the images' bytes.
+    Asks no agent. The figures cover membership and listings, not the bytes of images.
     """
     different = DIFFERENT_OF_IMAGES * images if different_images is None else different_images
     different = min(different, nodes * images)
@@ -55,7 +55,7 @@ def plan(
 
 
 def forecast(fits: dict[str, Any], fleet: Fleet, events_per_hour: float) -> dict[str, Any]:
-    """Everything that is told, as one object; seconds and bytes, per node."""
+    """All figures as one object, per node, in seconds and bytes."""
     figures = {
         name: value(fleet, figure["coefficients"]) for name, figure in fits["figures"].items()
     }
@@ -91,12 +91,12 @@ def _check(fleet: Fleet, events_per_hour: float) -> None:
 
 
 def _beyond(fits: dict[str, Any], fleet: Fleet) -> list[str]:
-    """Where the fleet is outside of what was simulated, a line each."""
+    """The parameters of the fleet outside the simulated range, a line each."""
     lines = []
     for name, (least, most) in fits["simulated"].items():
         if not least <= getattr(fleet, name) <= most:
             word = "different images" if name == "different" else name
-            lines.append(f"{getattr(fleet, name)} {word}: simulated were {least} to {most}")
+            lines.append(f"{getattr(fleet, name)} {word}; the simulations had {least} to {most}")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""What the figures of a plan depend on: shared by ``beiran plan`` and the fits it uses."""
+"""The terms of a plan's formulas. ``beiran plan`` and the fits of the simulations share them."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ class Fleet(NamedTuple):
 
 
 SMALL_NODES: Final = 30
-"""In clusters about as small, each pair speaks often enough for its kernels to need no ARP."""
+"""Below about 30 nodes each pair exchanges packets often enough that ARP entries stay fresh."""
 
 TERMS: Final[Mapping[str, Callable[[Fleet], float]]] = {
     "one": lambda fleet: 1.0,
@@ -37,5 +37,5 @@ TERMS: Final[Mapping[str, Callable[[Fleet], float]]] = {
 
 
 def value(fleet: Fleet, coefficients: Mapping[str, float]) -> float:
-    """A fitted figure of a fleet: its terms, each times its coefficient. Never below 0."""
+    """Evaluate a fitted formula: the sum of terms times coefficients, 0 at least."""
     return max(0.0, sum(factor * TERMS[name](fleet) for name, factor in coefficients.items()))

@@ -25,16 +25,16 @@ def pull_image(
     platform: _Platform = None,
     common: Common = DEFAULTS,
 ) -> None:
-    """Pull an image into this host's engine, from the other nodes as far as they have it.
+    """Pull an image into this host's engine, from other nodes where they hold it.
 
     Parameters
     ----------
     reference
-        Its name, such as busybox or quay.io/foo/bar:1, of any registry.
+        The image's name, in any registry: busybox, quay.io/foo/bar:1.
     from_
-        The image that this node has under that name (a UUID, the beginning of one, or a name).
+        Take the image that this node holds under that name (a UUID, its beginning, or a name).
     platform
-        Such as linux/arm64; this host's by default.
+        For example linux/arm64; this host's own by default.
     """
     import trio
 
@@ -65,7 +65,7 @@ async def _pull(
         if progress is not None:
             progress.close()
     if done is None:
-        raise AgentUnreachable("the agent ended the pull without saying how")
+        raise AgentUnreachable("the agent closed the connection before the pull had ended")
     if not as_json:
         print_line(done_line(done))
 
@@ -78,19 +78,19 @@ def prefetch_image(
     platform: _Platform = None,
     common: Common = DEFAULTS,
 ) -> int:
-    """Have other nodes pull an image into their engines, before they need it.
+    """Ask other nodes to pull an image into their engines, before they need it.
 
     Parameters
     ----------
     reference
-        Its name, of any registry.
+        The image's name, in any registry.
     to
         A node (a UUID, the beginning of one, or a name), or all; can be repeated.
     platform
-        Such as linux/arm64; each node's own by default.
+        For example linux/arm64; each node's own by default.
     """
     if not to:
-        raise WrongUsage("say which nodes: --to NODE, or --to all")
+        raise WrongUsage("name the nodes: --to NODE, or --to all")
     with common.connect() as client:
         if "all" in to:
             answers = client.prefetch(reference, nodes="all", platform=platform)

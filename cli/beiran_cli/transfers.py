@@ -1,4 +1,4 @@
-"""``beiran transfer``: which blobs are on their way."""
+"""``beiran transfer``: blobs in transfer to this host or from it."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -23,12 +23,13 @@ def list_transfers(
     follow: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
     common: Common = DEFAULTS,
 ) -> None:
-    """List the blobs that are on their way to this host or from it.
+    """List the blobs in transfer to this host or from it.
 
     Parameters
     ----------
     follow
-        Tell of each as it begins, goes on and ends, until Ctrl-C; as JSON, one object on a line.
+        Print a line when a transfer begins, proceeds and ends, until Ctrl-C; as JSON, an object a
+        line.
     """
     if follow:
         print_each(
@@ -58,7 +59,7 @@ def list_transfers(
 
 
 def change_line(change: Change, at: datetime) -> str:
-    """A change of a transfer in a line: when (local time), what it is about, how far it is."""
+    """A change of a transfer in a line: local time, blob, peer, progress, image."""
     transfer = change.transfer
     if transfer is None:
         return ""

@@ -61,7 +61,7 @@ def clock_time(moment: datetime) -> str:
 
 
 def human_age(timestamp: str | None, now: datetime | None = None) -> str:
-    """How long ago an RFC 3339 time was: ``3 weeks ago``; ``N/A`` when there is none."""
+    """The age of an RFC 3339 time: ``3 weeks ago``; ``N/A`` for none or an unreadable one."""
     try:
         moment = datetime.fromisoformat(timestamp or "")
     except ValueError:

@@ -244,7 +244,7 @@ async def test_without_an_agent_one_line_says_how_to_start_it(
 async def test_a_socket_without_permission_is_not_taken_for_an_agent_that_is_away(
     api: Api,
 ) -> None:
-    Path(api.socket).chmod(0)
+    os.chmod(api.socket, 0)
     # Root may open every socket, so root becomes another user once all is imported.
     as_another_user = (
         "import os, sys, beiran_cli.main, beiran_cli.info, beiran.client.blocking_client\n"

@@ -32,7 +32,7 @@ def test_it_tells_people_what_a_fleet_will_cost() -> None:
 
 def test_it_warns_beyond_what_was_simulated() -> None:
     done = plan("--nodes", "50000", "--images", "30")
-    assert "50000 nodes: simulated were 10 to 1000" in done.stdout
+    assert "50000 nodes; the simulations had 10 to 1000" in done.stdout
 
 
 def test_it_tells_programs_the_same_as_json() -> None:

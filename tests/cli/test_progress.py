@@ -1,12 +1,15 @@
 """How far a pull is, on terminals of several sizes and in plain lines."""
 
 import io
+from typing import Literal
 
 import pytest
 from rich.console import Console
 
 from beiran_cli.progress import Bars, Lines, done_line, state_words
 from tests.cli.rows import PULL, PULLED, progress
+
+State = Literal["waiting", "fetching", "verifying", "done", "there"]
 
 
 class Screen:
@@ -29,7 +32,7 @@ class Screen:
         return [line for line in frame.split("\x1b[?25h")[0].split("\n") if line.strip()]
 
 
-def drawn(columns: int, lines: int, *letters_and_states: tuple[str, str]) -> list[str]:
+def drawn(columns: int, lines: int, *letters_and_states: tuple[str, State]) -> list[str]:
     """What a terminal shows at the end of a pull that stopped at these states."""
     screen = Screen(columns, lines)
     now = iter(range(10_000))
@@ -63,7 +66,8 @@ def test_no_line_is_longer_than_the_terminal(columns: int) -> None:
 
 
 def test_a_terminal_with_few_lines_shows_the_layers_that_are_not_done() -> None:
-    states = [(letter, "done") for letter in "0123"] + [(letter, "waiting") for letter in "4567"]
+    states: list[tuple[str, State]] = [(letter, "done") for letter in "0123"]
+    states += [(letter, "waiting") for letter in "4567"]
     lines = drawn(80, 7, *states)
     assert len(lines) <= 7
     assert [line[0] for line in lines if line[0].isdigit()] == ["3", "4", "5", "6", "7"]

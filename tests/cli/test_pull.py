@@ -77,7 +77,7 @@ async def test_a_pull_that_cannot_be_is_one_line_and_1(api: Api, reference: str,
 async def test_a_pull_that_just_ends_has_failed(api: Api) -> None:
     done = await beiran("--socket", api.socket, "image", "pull", "torn")
     assert done.returncode == 3
-    assert b"without saying how" in done.stderr
+    assert b"before the pull had ended" in done.stderr
 
 
 async def test_an_agent_over_tcp_pulls_nothing(api: Api) -> None:
