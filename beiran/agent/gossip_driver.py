@@ -11,7 +11,6 @@ from typing import Final
 import trio
 
 from beiran.errors import BadRequest, RemoteProtocolError
-from beiran.gossip.codec import HEADER_BYTES
 from beiran.gossip.config import STREAM_BYTES_MAX
 from beiran.gossip.effects import (
     Broadcast,
@@ -31,6 +30,7 @@ from beiran.net.beacon import Beacon
 from beiran.net.udp import Datagram, UdpSocket
 from beiran.peers.connection_watch import watch
 from beiran.peers.peer_client import PeerClient, PeerRefused, PeerUnreachable
+from beiran.sansio.wire import HEADER_BYTES
 from beiran.swarm.codec import is_swarm
 
 GOSSIP_PATH: Final = "/gossip"

@@ -1,72 +1,58 @@
-"""Messages to bytes and back. Whatever the bytes are, reading them raises only ``BadPacket``.
+"""Gossip messages to bytes and back. Whatever the bytes are, reading raises only ``BadPacket``.
 
-A packet is four parts: two bytes of magic, one of wire version, four that tell clusters apart, and
-a message in msgpack. A stream's body that gains from it is deflated, and the magic then says so.
+A packet is the header that ``beiran.sansio.wire`` describes and a message in msgpack. A stream's
+body that gains from it is deflated, and the magic then says so.
 """
 
-import hashlib
-import ipaddress
 import zlib
 from collections.abc import Sequence
-from typing import Final, TypeVar
-
-import msgspec
-from msgspec import Raw
+from typing import Any, Final
 
 from beiran.errors import BadPacket
 from beiran.gossip.config import DATAGRAM_BYTES_MAX, STREAM_BYTES_MAX
-from beiran.gossip.membership.member import Address
-from beiran.gossip.messages import Datagram, News, Stream
+from beiran.gossip.messages import NAMES_MAX, Datagram, News, NewsItem, Stream
+from beiran.sansio.wire import Header, Typed, fields_of, pack, unpack_untrusted
 
 MAGIC: Final = b"\xbe\x1a"
 MAGIC_DEFLATED: Final = b"\xbe\x1d"
-WIRE_VERSION: Final = 1
-HEADER_BYTES: Final = 7
 NEWS_MAX: Final = 256  # in one datagram; the smallest is 20 bytes, so 70 fit
-DEFLATE_FROM_BYTES: Final = 512
-DEFLATE_LEVEL: Final = 6
+STREAM_ITEMS_MAX: Final = 2**17  # of one array: ten times the members of the largest simulation
+DEFLATE_FROM_BYTES: Final = 512  # below, deflating gains less than a packet's headers cost
+DEFLATE_LEVEL: Final = 6  # zlib's default
 
-_encoder: Final = msgspec.msgpack.Encoder()
-_datagrams: Final[msgspec.msgpack.Decoder[Datagram]] = msgspec.msgpack.Decoder(Datagram)
-_streams: Final[msgspec.msgpack.Decoder[Stream]] = msgspec.msgpack.Decoder(Stream)
-_news: Final[msgspec.msgpack.Decoder[News]] = msgspec.msgpack.Decoder(News)
-_any: Final = msgspec.msgpack.Decoder(list[Raw])
-_int: Final = msgspec.msgpack.Decoder(int)
+_datagrams: Final[Typed[Datagram]] = Typed(Datagram)
+_streams: Final[Typed[Stream]] = Typed(Stream)
+_news: Final[Typed[tuple[News, ...]]] = Typed(tuple[News, ...])
 _KNOWN_NEWS_TAGS: Final = frozenset(range(1, 7))
-_T = TypeVar("_T")
-
-
-class OtherCluster(BadPacket):
-    """A packet of another cluster; well formed as far as we looked."""
 
 
 class Codec:
     """Encodes and decodes the packets of one cluster.
 
     Args:
-      cluster: its name; agents of other clusters are told apart by a hash of it.
+      cluster: its name; a hash of it in each packet keeps clusters apart.
     """
 
     def __init__(self, cluster: str) -> None:
-        tag = hashlib.blake2b(cluster.encode(), digest_size=4, person=b"beiran").digest()
-        self._tail = bytes([WIRE_VERSION]) + tag
-        self._head = MAGIC + self._tail
+        self._header = Header(cluster)
+        self._head = self._header.with_magic(MAGIC)
 
-    def encode_news(self, news: News) -> Raw:
+    def encode_news(self, news: News) -> NewsItem:
         """``news`` as it travels inside other messages."""
-        return Raw(_encoder.encode(news))
+        item: NewsItem = _tuples(fields_of(news))
+        return item
 
     def encode_datagram(self, message: Datagram) -> bytes:
         """``message`` as a datagram. The caller keeps it below ``DATAGRAM_BYTES_MAX``."""
-        return self._head + _encoder.encode(message)
+        return self._head + pack(message)
 
     def encode_stream(self, message: Stream) -> bytes:
         """``message`` as the body of a request or a reply, deflated where that is shorter."""
-        body = _encoder.encode(message)
+        body = pack(message)
         if len(body) >= DEFLATE_FROM_BYTES:
             deflated = zlib.compress(body, DEFLATE_LEVEL)
             if len(deflated) < len(body):
-                return MAGIC_DEFLATED + self._tail + deflated
+                return self._header.with_magic(MAGIC_DEFLATED) + deflated
         return self._head + body
 
     def decode_datagram_untrusted(self, data: bytes) -> Datagram:
@@ -76,66 +62,44 @@ class Codec:
         """
         if len(data) > DATAGRAM_BYTES_MAX:
             raise BadPacket(f"a datagram of {len(data)} bytes is longer than {DATAGRAM_BYTES_MAX}")
-        self._check_head(data)
-        if data[:2] != MAGIC:
-            raise BadPacket("a datagram must not be deflated")
-        return _decode(_datagrams, memoryview(data)[HEADER_BYTES:])
+        body = self._header.body_untrusted(data, MAGIC)
+        fields = unpack_untrusted(body, items_max=NAMES_MAX, tuples=True)
+        return _datagrams.convert_untrusted(fields)
 
     def decode_stream_untrusted(self, data: bytes) -> Stream:
         """Read the body of a request or a reply. Raises as ``decode_datagram_untrusted``."""
         if len(data) > STREAM_BYTES_MAX:
             raise BadPacket(f"a body of {len(data)} bytes is longer than {STREAM_BYTES_MAX}")
-        self._check_head(data)
-        body = memoryview(data)[HEADER_BYTES:]
-        if data[:2] == MAGIC_DEFLATED:
-            return _decode(_streams, _inflate_untrusted(body))
-        return _decode(_streams, body)
+        body: bytes | memoryview
+        if data.startswith(MAGIC_DEFLATED):
+            body = _inflate_untrusted(self._header.body_untrusted(data, MAGIC_DEFLATED))
+        else:
+            body = self._header.body_untrusted(data, MAGIC)
+        return _streams.convert_untrusted(unpack_untrusted(body, items_max=STREAM_ITEMS_MAX))
 
-    def decode_news_untrusted(self, raws: Sequence[Raw]) -> list[tuple[News, Raw]]:
-        """Read the news in a message; what is of a kind we do not know is left out.
+    def decode_news_untrusted(self, items: Sequence[NewsItem]) -> list[tuple[News, NewsItem]]:
+        """Read the news in a message, each with the item it came as, to be passed on.
 
-        Raises: BadPacket if any of a known kind is malformed, or there are too many.
+        Items of a kind that this release does not know are left out.
+
+        Raises: BadPacket if an item of a known kind is malformed, or there are too many.
         """
-        if len(raws) > NEWS_MAX:
-            raise BadPacket(f"{len(raws)} pieces of news in one message")
-        known: list[tuple[News, Raw]] = []
-        for raw in raws:
-            try:
-                known.append((_news.decode(raw), raw))
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                if _news_tag_untrusted(raw) in _KNOWN_NEWS_TAGS:
-                    raise BadPacket(f"malformed news: {error}") from None
-        return known
-
-    def _check_head(self, data: bytes) -> None:
-        if len(data) <= HEADER_BYTES or data[:2] not in (MAGIC, MAGIC_DEFLATED):
-            raise BadPacket("not a beiran packet")
-        if data[2] != WIRE_VERSION:
-            raise BadPacket(f"wire version {data[2]}, and we speak {WIRE_VERSION}")
-        if data[2:HEADER_BYTES] != self._tail:
-            raise OtherCluster("a packet of another cluster")
+        if not items:
+            return []
+        if len(items) > NEWS_MAX:
+            raise BadPacket(f"{len(items)} pieces of news in one message")
+        if () in items:
+            raise BadPacket("news without a tag")
+        known = [item for item in items if item[0] in _KNOWN_NEWS_TAGS]
+        return list(zip(_news.convert_untrusted(known), known, strict=True))
 
 
-def pack_host(address: Address) -> bytes:
-    """The host of ``address`` in 4 or 16 bytes."""
-    return ipaddress.ip_address(address.host).packed
+def _tuples(fields: Any) -> Any:
+    """``fields`` with tuples for lists, as ``decode_datagram_untrusted`` unpacks them."""
+    return tuple(map(_tuples, fields)) if isinstance(fields, list | tuple) else fields
 
 
-def unpack_address_untrusted(host: bytes, port: int) -> Address:
-    """The address that ``pack_host`` packed. Raises: BadPacket if it is neither 4 nor 16 bytes."""
-    if len(host) not in (4, 16):
-        raise BadPacket(f"an address of {len(host)} bytes")
-    return Address(str(ipaddress.ip_address(host)), port)
-
-
-def _decode(decoder: msgspec.msgpack.Decoder[_T], data: bytes | memoryview) -> _T:
-    try:
-        return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadPacket(str(error)) from None
-
-
-def _inflate_untrusted(data: memoryview) -> bytes:
+def _inflate_untrusted(data: bytes | memoryview) -> bytes:
     inflater = zlib.decompressobj()
     try:
         body = inflater.decompress(data, STREAM_BYTES_MAX)
@@ -144,11 +108,3 @@ def _inflate_untrusted(data: memoryview) -> bytes:
     if inflater.unconsumed_tail or not inflater.eof:
         raise BadPacket("cut off, or too long once inflated")
     return body
-
-
-def _news_tag_untrusted(raw: Raw) -> int:
-    """The tag of a piece of news, or one that we know if it has none (so that it is refused)."""
-    try:
-        return _int.decode(_any.decode(raw)[0])
-    except (msgspec.DecodeError, IndexError, RecursionError):
-        return min(_KNOWN_NEWS_TAGS)

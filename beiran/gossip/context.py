@@ -1,6 +1,7 @@
 """What all parts of a gossip core share: configuration, time, timers, and the pending effects."""
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from beiran.gossip.codec import Codec
@@ -32,6 +33,13 @@ class Context(CoreContext[Timer, Effect]):
         self.members = members
         self.lost_at = -math.inf
         self._token = 0
+
+    def send_to_all(self, addresses: Iterable[Address], message: Datagram) -> None:
+        """Send one datagram to several members. It is encoded once."""
+        data = self.codec.encode_datagram(message)
+        for address in addresses:
+            self.count_sent(data)
+            self.emit(SendDatagram(address, data))
 
     def send(self, to: Address, message: Datagram, *, confirmed: bool = False) -> None:
         """Send a datagram."""

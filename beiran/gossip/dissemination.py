@@ -11,14 +11,15 @@ on pings and acks up to a limit, and hearing them again ends their life early.
 
 from collections.abc import Hashable, Sequence
 
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from beiran.gossip.config import DATAGRAM_BYTES_MAX
 from beiran.gossip.context import Context
 from beiran.gossip.membership.member import Member
-from beiran.gossip.messages import Gossip
+from beiran.gossip.messages import Gossip, NewsItem
 from beiran.gossip.timers import GossipTickDue, SecondPushDue
 from beiran.ids import NodeId
+from beiran.sansio.wire import packed_bytes
 
 RUMOURS_MAX = 1024
 NEWS_BYTES_MAX = DATAGRAM_BYTES_MAX - 80  # a PingReq for an IPv6 address takes 74 of its own
@@ -38,7 +39,8 @@ class Rumour(Struct):
     """
 
     key: RumourKey
-    raw: Raw
+    item: NewsItem
+    size_bytes: int
     subject: Hashable
     heard_from: list[NodeId]
     told_at: float
@@ -63,7 +65,7 @@ class Dissemination:
     def tell(
         self,
         key: RumourKey,
-        raw: Raw,
+        item: NewsItem,
         *,
         subject: Hashable = None,
         heard_from: NodeId | None = None,
@@ -85,7 +87,14 @@ class Dissemination:
         sources = [heard_from] if heard_from else []
         by_picture = in_picture and self._context.config.by_picture
         rumour = Rumour(
-            key, raw.copy(), subject, sources, self._context.now, by_picture, eager=eager
+            key,
+            item,
+            packed_bytes(item),
+            subject,
+            sources,
+            self._context.now,
+            by_picture,
+            eager=eager,
         )
         self._rumours[key] = rumour
         if subject is not None:
@@ -94,11 +103,11 @@ class Dissemination:
             self._fresh.append(rumour)
 
     def also(
-        self, key: RumourKey, raw: Raw, *, subject: Hashable, heard_from: NodeId | None
+        self, key: RumourKey, item: NewsItem, *, subject: Hashable, heard_from: NodeId | None
     ) -> None:
         """Spread news that adds to what is told of its subject, and does not replace it."""
         others = self._by_subject.pop(subject, [])
-        self.tell(key, raw, subject=subject, heard_from=heard_from, in_picture=False)
+        self.tell(key, item, subject=subject, heard_from=heard_from, in_picture=False)
         self._by_subject[subject] = others + self._by_subject[subject]
 
     def echo(self, key: RumourKey, heard_from: NodeId) -> None:
@@ -117,8 +126,8 @@ class Dissemination:
             self._rumours.pop(key, None)
 
     def piggyback(
-        self, *, picture: int | None = None, first: Sequence[Raw] = ()
-    ) -> tuple[Raw, ...]:
+        self, *, picture: int | None = None, first: Sequence[NewsItem] = ()
+    ) -> tuple[NewsItem, ...]:
         """What fits into a message that is sent anyway: ``first``, then the least told.
 
         Args:
@@ -132,15 +141,14 @@ class Dissemination:
         fit = [rumour for rumour in self._rumours.values() if lacks or not rumour.in_picture]
         if not fit:
             return tuple(news)
-        room = NEWS_BYTES_MAX - sum(len(bytes(raw)) for raw in news)
+        room = NEWS_BYTES_MAX - sum(map(packed_bytes, news))
         limit = self._context.config.copies_max(self._context.members.online_count)
         spent: list[Rumour] = []
         for rumour in sorted(fit, key=lambda rumour: rumour.copies):
-            size = len(bytes(rumour.raw))
-            if size > room:
+            if rumour.size_bytes > room:
                 continue
-            room -= size
-            news.append(rumour.raw)
+            room -= rumour.size_bytes
+            news.append(rumour.item)
             rumour.copies += 1
             if rumour.copies >= limit:
                 spent.append(rumour)
@@ -201,15 +209,12 @@ class Dissemination:
             if news:
                 self._context.send(member.address, Gossip(self._context.members.own.node, news))
 
-    def push_to(self, nodes: Sequence[NodeId], raws: Sequence[Raw]) -> None:
+    def push_to(self, nodes: Sequence[NodeId], items: Sequence[NewsItem]) -> None:
         """Tell some members some news, whatever is being told otherwise."""
         members = self._context.members
-        for chunk in _chunks(raws):
-            message = Gossip(members.own.node, tuple(chunk))
-            for node in nodes:
-                member = members.get(node)
-                if member is not None:
-                    self._context.send(member.address, message)
+        addresses = [member.address for node in nodes if (member := members.get(node))]
+        for chunk in _chunks(items):
+            self._context.send_to_all(addresses, Gossip(members.own.node, tuple(chunk)))
 
     def _first_hearers(self, source: NodeId | None) -> list[NodeId]:
         members, fanout = self._context.members, self._context.config.fanout
@@ -233,7 +238,7 @@ class Dissemination:
         for rumour in rumours:
             rumour.copies += len(hearers)
             rumour.pushed += 1
-        self.push_to(hearers, [rumour.raw for rumour in rumours])
+        self.push_to(hearers, [rumour.item for rumour in rumours])
 
     def _drop_old(self) -> None:
         """Forget what was to be told by picture and is no longer news. The oldest come first."""
@@ -257,15 +262,15 @@ class Dissemination:
                 self._by_subject.pop(rumour.subject, None)
 
 
-def _chunks(raws: Sequence[Raw]) -> list[list[Raw]]:
-    """``raws`` in groups that each fit into a datagram."""
-    groups: list[list[Raw]] = []
+def _chunks(items: Sequence[NewsItem]) -> list[list[NewsItem]]:
+    """``items`` in groups that each fit into a datagram."""
+    groups: list[list[NewsItem]] = []
     room = 0
-    for raw in raws:
-        size = len(bytes(raw))
+    for item in items:
+        size = packed_bytes(item)
         if not groups or size > room:
             groups.append([])
             room = NEWS_BYTES_MAX
-        groups[-1].append(raw)
+        groups[-1].append(item)
         room -= size
     return groups

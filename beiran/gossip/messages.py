@@ -1,33 +1,40 @@
 """Every message that agents exchange, and nothing else. ``docs/protocol.md`` explains each field.
 
 All are msgpack arrays with the tag first. New fields go last and have a default, so that older
-agents skip them and newer ones do without; a message is never changed otherwise. News travels as
-raw bytes inside other messages: what an agent does not know it skips, and what it passes on it
-need not encode again.
+agents skip them and newer agents do without; a message is never changed otherwise. A message that
+exists is well formed: ``Meta`` bounds each field, ``__post_init__`` checks what ``Meta`` cannot
+say. So the rest of the core never meets a value that a peer made up against the rules.
+
+News travels inside other messages as a ``NewsItem``, untyped: a node passes on the fields that it
+does not know, and skips news of a kind that it does not know.
 """
 
-from typing import Annotated, Final
+from typing import Annotated, Any, ClassVar, Final
 
-from msgspec import Meta, Raw, Struct
+from msgspec import Meta, Struct
 
-from beiran.ids import WireDigest, WireNodeId
+from beiran.gossip.membership.member import Address, Member
+from beiran.ids import DIGEST_BYTES, WireDigest, WireNodeId
 from beiran.oci.images import ImageDescription, RepoDigest
 
 Count = Annotated[int, Meta(ge=0, le=2**48)]
-"""Generations, incarnations, versions: room for 9 million years of seconds."""
+"""Generations, incarnations, versions: room for 9,000 years of milliseconds."""
 Probe = Annotated[int, Meta(ge=0, lt=2**32)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Host = Annotated[bytes, Meta(min_length=4, max_length=16)]
-"""An IPv4 (4 bytes) or IPv6 (16 bytes) address."""
+"""An IPv4 (4 bytes) or IPv6 (16 bytes) address; no length between them."""
 Name = Annotated[str, Meta(max_length=255)]
-PictureHash = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+StateHash = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """63 bits: msgspec bounds integers within int64."""
 TAG_CHARACTERS_MAX: Final = 512
 NAMES_MAX: Final = 1024
-"""Tags, and repository digests, of one image; an owner tells no more than these."""
+"""Tags, and repository digests, of one image: an owner announces no more than these."""
+HASH_BYTES: Final = 8  # of one bucket of a version vector
 Tag = Annotated[str, Meta(max_length=TAG_CHARACTERS_MAX)]
 Tags = Annotated[tuple[Tag, ...], Meta(max_length=NAMES_MAX)]
 RepoDigests = Annotated[tuple[RepoDigest, ...], Meta(max_length=NAMES_MAX)]
+NewsItem = tuple[Any, ...]
+"""A piece of news as msgpack has it: its tag and its fields, those of later releases too."""
 
 
 # --- news: facts that are passed on -------------------------------------------------------------
@@ -42,6 +49,20 @@ class Alive(Struct, frozen=True, array_like=True, tag=1):
     host: Host
     port: Port
     name: Name
+
+    def __post_init__(self) -> None:
+        _check_host(self.host)
+
+    @property
+    def address(self) -> Address:
+        """Where the member is reached."""
+        return Address.unpacked(self.host, self.port)
+
+    @classmethod
+    def of(cls, member: Member) -> "Alive":
+        """The message in which ``member`` announces itself."""
+        host, port = member.address.packed_host, member.address.port
+        return cls(member.node, member.generation, member.incarnation, host, port, member.name)
 
 
 class Suspect(Struct, frozen=True, array_like=True, tag=2):
@@ -112,8 +133,8 @@ class Ping(Struct, frozen=True, array_like=True, tag=10):
 
     probe: Probe
     sender: WireNodeId
-    picture: PictureHash
-    news: tuple[Raw, ...] = ()
+    state_hash: StateHash
+    news: tuple[NewsItem, ...] = ()
 
 
 class Ack(Struct, frozen=True, array_like=True, tag=11):
@@ -121,8 +142,8 @@ class Ack(Struct, frozen=True, array_like=True, tag=11):
 
     probe: Probe
     sender: WireNodeId
-    picture: PictureHash
-    news: tuple[Raw, ...] = ()
+    state_hash: StateHash
+    news: tuple[NewsItem, ...] = ()
 
 
 class PingReq(Struct, frozen=True, array_like=True, tag=12):
@@ -133,7 +154,15 @@ class PingReq(Struct, frozen=True, array_like=True, tag=12):
     target: WireNodeId
     host: Host
     port: Port
-    news: tuple[Raw, ...] = ()
+    news: tuple[NewsItem, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_host(self.host)
+
+    @property
+    def address(self) -> Address:
+        """Where the target is reached."""
+        return Address.unpacked(self.host, self.port)
 
 
 class Nack(Struct, frozen=True, array_like=True, tag=13):
@@ -141,20 +170,27 @@ class Nack(Struct, frozen=True, array_like=True, tag=13):
 
     probe: Probe
     sender: WireNodeId
+    news: ClassVar[tuple[NewsItem, ...]] = ()
 
 
 class Gossip(Struct, frozen=True, array_like=True, tag=14):
     """News, at once."""
 
     sender: WireNodeId
-    news: tuple[Raw, ...]
+    news: tuple[NewsItem, ...]
 
 
 class Beacon(Struct, frozen=True, array_like=True, tag=15):
     """Broadcast on a LAN: I am here, and this is my picture."""
 
     alive: Alive
-    picture: PictureHash
+    state_hash: StateHash
+    news: ClassVar[tuple[NewsItem, ...]] = ()
+
+    @property
+    def sender(self) -> WireNodeId:
+        """The member that announces itself."""
+        return self.alive.node
 
 
 class Want(Struct, frozen=True, array_like=True, tag=16):
@@ -162,6 +198,7 @@ class Want(Struct, frozen=True, array_like=True, tag=16):
 
     sender: WireNodeId
     images: Annotated[tuple[WireDigest, ...], Meta(max_length=4096)]
+    news: ClassVar[tuple[NewsItem, ...]] = ()
 
 
 class Described(Struct, frozen=True, array_like=True, tag=17):
@@ -170,6 +207,7 @@ class Described(Struct, frozen=True, array_like=True, tag=17):
     sender: WireNodeId
     descriptions: tuple[ImageDescription, ...]
     too_large: tuple[WireDigest, ...] = ()
+    news: ClassVar[tuple[NewsItem, ...]] = ()
 
 
 Datagram = Ping | Ack | PingReq | Nack | Gossip | Beacon | Want | Described
@@ -196,7 +234,12 @@ class SyncBegin(Struct, frozen=True, array_like=True, tag=20):
     """
 
     sender: Alive
-    hashes: Annotated[bytes, Meta(min_length=8, max_length=8 * 4096)]
+    hashes: Annotated[bytes, Meta(min_length=HASH_BYTES, max_length=HASH_BYTES * 4096)]
+
+    def __post_init__(self) -> None:
+        count = len(self.hashes) // HASH_BYTES
+        if len(self.hashes) % HASH_BYTES or count & (count - 1):
+            raise ValueError(f"{len(self.hashes)} bytes are not a power of two of hashes")
 
 
 class SyncVector(Struct, frozen=True, array_like=True, tag=21):
@@ -237,6 +280,14 @@ class SyncMember(Struct, frozen=True, array_like=True):
     status: Annotated[int, Meta(ge=0, le=3)]
     age_s: Count = 0
 
+    def __post_init__(self) -> None:
+        _check_host(self.host)
+
+    @property
+    def address(self) -> Address:
+        """Where the member is reached."""
+        return Address.unpacked(self.host, self.port)
+
 
 class SyncWant(Struct, frozen=True, array_like=True):
     """Tell me what is newer than this of a member. All zero: I know nothing of it."""
@@ -257,6 +308,16 @@ class SyncExchange(Struct, frozen=True, array_like=True, tag=22):
     deltas: tuple[SyncDelta, ...] = ()
     wants: tuple[SyncWant, ...] = ()
 
+    def __post_init__(self) -> None:
+        if len(self.table) % DIGEST_BYTES:
+            raise ValueError(f"a digest table of {len(self.table)} bytes")
+        places = len(self.table) // DIGEST_BYTES
+        for delta in self.deltas:
+            if any(held.image >= places for held in delta.held) or any(
+                place >= places for place in delta.released
+            ):
+                raise ValueError("an image that is not in the digest table")
+
 
 class StreamPing(Struct, frozen=True, array_like=True, tag=24):
     """A ping over TCP, for networks that lose UDP. memberlist's fallback probe."""
@@ -271,3 +332,8 @@ class StreamAck(Struct, frozen=True, array_like=True, tag=25):
 
 
 Stream = SyncBegin | SyncVector | SyncExchange | StreamPing | StreamAck | Want | Described
+
+
+def _check_host(host: bytes) -> None:
+    if len(host) not in (4, 16):
+        raise ValueError(f"an address of {len(host)} bytes")

@@ -12,10 +12,10 @@ hands each piece to the part whose idea it is; it decides nothing itself.
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, assert_never
 
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from beiran.errors import BadPacket
-from beiran.gossip.codec import Codec, OtherCluster, unpack_address_untrusted
+from beiran.gossip.codec import Codec
 from beiran.gossip.common import CommonPicture
 from beiran.gossip.config import GossipConfig
 from beiran.gossip.context import Context
@@ -36,6 +36,7 @@ from beiran.gossip.messages import (
     Gossip,
     Nack,
     News,
+    NewsItem,
     Ping,
     PingReq,
     StreamAck,
@@ -48,7 +49,7 @@ from beiran.gossip.messages import (
 from beiran.gossip.possession.image_descriptions import Descriptions
 from beiran.gossip.possession.merge import STRANGER_SYNC_S, Reconciliation
 from beiran.gossip.possession.owner_log import Possession
-from beiran.gossip.possession.push_pull import AntiEntropy, own_alive
+from beiran.gossip.possession.push_pull import AntiEntropy
 from beiran.gossip.timers import (
     BeaconDue,
     ExtraProbeEnds,
@@ -71,6 +72,7 @@ from beiran.gossip.timers import (
 )
 from beiran.ids import Digest, NodeId
 from beiran.oci.images import Holding, ImageDescription
+from beiran.sansio.wire import OtherCluster
 
 if TYPE_CHECKING:
     from random import Random
@@ -143,7 +145,7 @@ class GossipNode:
         self._verdicts.detector = self._detector
         self._verdicts.recall = self._discovery.recall
         self._farewells: dict[NodeId, int] = {}
-        self._farewell_news: Raw | None = None
+        self._farewell_news: NewsItem | None = None
         self._seen_picture = self._members.picture
         if common is None:
             self._restore(version, holdings, remembered, descriptions)
@@ -285,18 +287,9 @@ class GossipNode:
         self._context.counters["datagrams_received"] += 1
         try:
             message = self._context.codec.decode_datagram_untrusted(data)
-            raws = () if isinstance(message, _WITHOUT_NEWS) else message.news
-            news = self._context.codec.decode_news_untrusted(raws)
-            self._check_addresses_untrusted([item for item, _ in news])
-            if isinstance(message, PingReq):
-                unpack_address_untrusted(message.host, message.port)
-            elif isinstance(message, Beacon):
-                unpack_address_untrusted(message.alive.host, message.alive.port)
-        except OtherCluster:
-            self._context.counters["other_cluster_packets"] += 1
-            return self._end()
-        except BadPacket:
-            self._context.counters["bad_packets"] += 1
+            news = self._context.codec.decode_news_untrusted(message.news)
+        except BadPacket as error:
+            self._count_bad(error)
             return self._end()
         if isinstance(message, Beacon):
             self._on_beacon(message)
@@ -304,8 +297,8 @@ class GossipNode:
         if message.sender == self.own.node:
             return self._end()  # our own, or of another that uses our UUID
         self._verdicts.hear(message.sender)
-        for item, raw in news:
-            self._on_news(item, raw, message.sender)
+        for told, item in news:
+            self._on_news(told, item, message.sender)
         match message:
             case Ping():
                 self._on_ping(message, source)
@@ -313,10 +306,9 @@ class GossipNode:
                 self._detector.on_ack(message, source)
                 self._farewells.pop(message.sender, None)
                 self._catch_up(message)
-                self._meet(message.sender, source, message.picture)
+                self._meet(message.sender, source, message.state_hash)
             case PingReq():
-                target = unpack_address_untrusted(message.host, message.port)
-                self._detector.on_ping_req(message, source, target)
+                self._detector.on_ping_req(message, source)
             case Nack():
                 self._detector.on_nack(message)
             case Want():
@@ -337,12 +329,11 @@ class GossipNode:
             reply: SyncVector | SyncExchange | StreamAck | Described
             match message:
                 case SyncBegin():
-                    unpack_address_untrusted(message.sender.host, message.sender.port)
                     reply = self._anti_entropy.vector_for(message)
                     self._verdicts.hear(message.sender.node)
                     self._reconciliation.on_alive_directly(message.sender)
                 case SyncExchange():
-                    self._reconciliation.apply_exchange_untrusted(message)
+                    self._reconciliation.apply_exchange(message)
                     reply = self._anti_entropy.answer_wants(message.wants)
                 case StreamPing():
                     self._verdicts.hear(message.sender)
@@ -367,12 +358,11 @@ class GossipNode:
                 self._verdicts.reached_by_tcp(message.sender)
             match message:
                 case SyncVector() if self._anti_entropy.awaits(token):
-                    unpack_address_untrusted(message.sender.host, message.sender.port)
                     asked = self._anti_entropy.address_asked(token)
                     self._discovery.answered(asked, message.sender.node)
                     self._reconciliation.on_vector(token, message)
                 case SyncExchange() if self._anti_entropy.awaits(token):
-                    self._reconciliation.apply_exchange_untrusted(message)
+                    self._reconciliation.apply_exchange(message)
                     self._anti_entropy.finish(token)
                 case StreamAck() if self._detector.on_stream_ack(token, message.sender):
                     self._verdicts.hear(message.sender)
@@ -485,32 +475,32 @@ class GossipNode:
             self._anti_entropy.changed_at = context.now
         return context.take_effects()
 
-    def _on_news(self, news: News, raw: Raw, heard_from: NodeId) -> None:
+    def _on_news(self, news: News, item: NewsItem, heard_from: NodeId) -> None:
         if isinstance(news, Delta):
-            self._reconciliation.on_delta(news, raw, heard_from)
+            self._reconciliation.on_delta(news, item, heard_from)
         elif isinstance(news, Ahead):
             self._reconciliation.on_ahead(news, heard_from)
         else:
-            self._verdicts.on_news(news, raw, heard_from, eager=True)
+            self._verdicts.on_news(news, item, heard_from, eager=True)
 
     # --- members ----------------------------------------------------------------------------
 
     def _on_ping(self, message: Ping, source: Address) -> None:
         member = self._members.get(message.sender)
-        news: tuple[Raw, ...] = ()
+        news: tuple[NewsItem, ...] = ()
         if self._farewell_news is not None:
             news = (self._farewell_news,)
         elif member is not None and member.status.online:  # a stranger's source may be forged
             suspicion = self._verdicts.suspicion_news(message.sender)
-            news = self._dissemination.piggyback(picture=message.picture, first=suspicion)
+            news = self._dissemination.piggyback(picture=message.state_hash, first=suspicion)
         ack = Ack(message.probe, self.own.node, self._members.picture, news)
         self._context.send(source, ack, confirmed=self._detector.answered_lately(message.sender))
-        self._meet(message.sender, source, message.picture)
+        self._meet(message.sender, source, message.state_hash)
 
     def _catch_up(self, ack: Ack) -> None:
         member = self._members.get(ack.sender)
         if member is not None and member.status.online:
-            self._dissemination.catch_up(member, ack.picture)
+            self._dissemination.catch_up(member, ack.state_hash)
 
     def _meet(self, node: NodeId, source: Address, picture: int) -> None:
         """A member has shown itself and its picture: compare, or get to know it."""
@@ -539,9 +529,9 @@ class GossipNode:
         if not member.status.online:  # it does not know that it was declared down
             if self._discovery.responds_to(alive.node):
                 self._anti_entropy.soon(member.address, alive.node, within_s=STRANGER_SYNC_S)
-        elif beacon.picture != self._members.picture and self._discovery.responds_to(alive.node):
+        elif beacon.state_hash != self._members.picture and self._discovery.responds_to(alive.node):
             # It may be new here, and leave again before a push-pull tells it who we are.
-            hello = self._context.codec.encode_news(own_alive(self.own))
+            hello = self._context.codec.encode_news(Alive.of(self.own))
             self._detector.say(member, hello)
 
     def _forget(self, node: NodeId) -> None:
@@ -582,11 +572,6 @@ class GossipNode:
         other = isinstance(error, OtherCluster)
         self._context.counters["other_cluster_packets" if other else "bad_packets"] += 1
 
-    def _check_addresses_untrusted(self, news: Sequence[News]) -> None:
-        for item in news:
-            if isinstance(item, Alive):
-                unpack_address_untrusted(item.host, item.port)
-
     def _restore(
         self,
         version: int,
@@ -605,6 +590,3 @@ class GossipNode:
         self._discovery.remember(old.member for old in others)
         self._descriptions.restore(descriptions)
         self._context.set_timer(RememberedReapDue(), self._context.config.forget_s)
-
-
-_WITHOUT_NEWS = (Nack, Beacon, Want, Described)

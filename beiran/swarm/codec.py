@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from beiran.errors import BadPacket
-from beiran.gossip.codec import OtherCluster
+from beiran.sansio.wire import OtherCluster
 from beiran.swarm.config import DATAGRAM_BYTES_MAX
 from beiran.swarm.messages import Message
 

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from beiran.errors import BadPacket
-from beiran.gossip.codec import OtherCluster
 from beiran.gossip.membership.member import Address
 from beiran.ids import Digest, NodeId
+from beiran.sansio.wire import OtherCluster
 from beiran.swarm.announcements import Announcements, Provision
 from beiran.swarm.codec import SwarmCodec
 from beiran.swarm.config import SwarmConfig

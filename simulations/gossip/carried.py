@@ -7,10 +7,11 @@ counts them.
 
 from typing import Final, Self, cast
 
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from beiran.errors import BadPacket
 from beiran.gossip.messages import Datagram, Stream
+from beiran.sansio.wire import packed_bytes
 from simulations.gossip.memo import MemoCodec
 
 FIXED_BYTES: Final = 32  # of what is not news in an average ping, ack or gossip
@@ -68,8 +69,8 @@ def _length(message: Struct) -> int:
             size += len(value)
         elif isinstance(value, tuple):
             for item in value:
-                if isinstance(item, Raw):
-                    size += len(bytes(item))
+                if name == "news":
+                    size += packed_bytes(item)
                 else:
                     size += DESCRIPTION_BYTES if name == "descriptions" else ENTRY_BYTES
     return size

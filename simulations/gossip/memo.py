@@ -7,10 +7,8 @@ of them get the one immutable object. Nothing else differs: what is malformed is
 from collections.abc import Sequence
 from typing import Final
 
-from msgspec import Raw
-
 from beiran.gossip.codec import NEWS_MAX, Codec
-from beiran.gossip.messages import News
+from beiran.gossip.messages import News, NewsItem
 
 REMEMBERED_MAX: Final = 4096
 
@@ -20,25 +18,25 @@ class MemoCodec(Codec):
 
     def __init__(self, cluster: str) -> None:
         super().__init__(cluster)
-        self._read: dict[bytes, News] = {}
+        self._read: dict[NewsItem, News] = {}
 
-    def decode_news_untrusted(self, raws: Sequence[Raw]) -> list[tuple[News, Raw]]:
+    def decode_news_untrusted(self, items: Sequence[NewsItem]) -> list[tuple[News, NewsItem]]:
         """As ``Codec``'s."""
-        if not raws:
+        if not items:
             return []
         read = self._read
-        known: list[tuple[News, Raw]] = []
-        if len(raws) <= NEWS_MAX:
-            for raw in raws:
-                news = read.get(bytes(raw))
+        known: list[tuple[News, NewsItem]] = []
+        if len(items) <= NEWS_MAX:
+            for item in items:
+                news = read.get(item)
                 if news is None:
                     break
-                known.append((news, raw))
+                known.append((news, item))
             else:
                 return known
-        known = super().decode_news_untrusted(raws)
+        known = super().decode_news_untrusted(items)
         if len(read) >= REMEMBERED_MAX:
             read.clear()
-        for news, raw in known:
-            read[bytes(raw)] = news
+        for news, item in known:
+            read[item] = news
         return known

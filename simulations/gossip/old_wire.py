@@ -8,8 +8,9 @@ from before ``Ahead``. What it passes on of others' news it passes on as it came
 from collections.abc import Sequence
 from typing import Final, TypeVar
 
+import msgpack
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from beiran.gossip.codec import Codec
 from beiran.gossip.messages import (
@@ -19,6 +20,7 @@ from beiran.gossip.messages import (
     Down,
     Entry,
     News,
+    NewsItem,
     Stream,
     Suspect,
     SyncExchange,
@@ -26,7 +28,6 @@ from beiran.gossip.messages import (
     SyncVector,
 )
 
-_encoder: Final = msgspec.msgpack.Encoder()
 _SINCE: Final[dict[type[Struct], str]] = {
     Suspect: "refused",
     Down: "refused",
@@ -41,17 +42,17 @@ T = TypeVar("T", bound=Struct)
 class OldCodec(Codec):
     """Speaks as the older release did."""
 
-    def encode_news(self, news: News) -> Raw:
+    def encode_news(self, news: News) -> NewsItem:
         """Without the fields that came later."""
-        return Raw(_encoder.encode(_cut(news)))
+        return _cut(news)
 
     def encode_datagram(self, message: Datagram) -> bytes:
         """Without the fields that came later."""
-        return self._head + _encoder.encode(_cut(message))
+        return self._head + bytes(msgpack.packb(_cut(message)))
 
     def encode_stream(self, message: Stream) -> bytes:
         """Without the fields that came later; it did not deflate either."""
-        return self._head + _encoder.encode(_cut(message))
+        return self._head + bytes(msgpack.packb(_cut(message)))
 
     def decode_datagram_untrusted(self, data: bytes) -> Datagram:
         """Skip the fields that came later."""
@@ -68,10 +69,10 @@ class OldCodec(Codec):
             return msgspec.structs.replace(message, members=members)
         return _forget(message)
 
-    def decode_news_untrusted(self, raws: Sequence[Raw]) -> list[tuple[News, Raw]]:
+    def decode_news_untrusted(self, items: Sequence[NewsItem]) -> list[tuple[News, NewsItem]]:
         """Skip the fields and the news that came later."""
-        known = [(_forget(news), raw) for news, raw in super().decode_news_untrusted(raws)]
-        return [(news, raw) for news, raw in known if not isinstance(news, Ahead)]
+        known = [(_forget(news), item) for news, item in super().decode_news_untrusted(items)]
+        return [(news, item) for news, item in known if not isinstance(news, Ahead)]
 
 
 def _forget(message: T) -> T:
@@ -87,7 +88,7 @@ def _defaults(kind: type[Struct]) -> list[tuple[str, object]]:
     return [(field.name, field.default) for field in msgspec.structs.fields(kind)]
 
 
-def _cut(message: Struct) -> list[object]:
+def _cut(message: Struct) -> tuple[object, ...]:
     """The message as an array, tag first, without the later fields, nested ones too."""
     later = _SINCE.get(type(message))
     values: list[object] = []
@@ -97,12 +98,12 @@ def _cut(message: Struct) -> list[object]:
     for name in message.__struct_fields__:
         if name != later:
             values.append(_cut_value(getattr(message, name)))
-    return values
+    return tuple(values)
 
 
 def _cut_value(value: object) -> object:
     if isinstance(value, Struct):
         return _cut(value)
     if isinstance(value, tuple):
-        return [_cut_value(item) for item in value]
+        return tuple(_cut_value(item) for item in value)
     return value

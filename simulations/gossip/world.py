@@ -37,7 +37,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from beiran.gossip.codec import HEADER_BYTES, Codec
+from beiran.gossip.codec import Codec
 from beiran.gossip.common import CommonPicture
 from beiran.gossip.config import GossipConfig
 from beiran.gossip.effects import Broadcast, Effect, SendDatagram, SendRequest, Unwatch, Watch
@@ -45,6 +45,7 @@ from beiran.gossip.membership.member import Address, Member, Status
 from beiran.gossip.node import GossipNode
 from beiran.ids import Digest, NodeId
 from beiran.oci.images import Holding, ImageDescription
+from beiran.sansio.wire import HEADER_BYTES
 from simulations.gossip.carried import CarriedCodec
 from simulations.gossip.host import RECEIVE_BUFFER_BYTES, Disk, Host
 from simulations.gossip.images import description, digest, holding

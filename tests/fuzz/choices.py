@@ -7,10 +7,10 @@ numbers sit at their limits and whose nodes and images are ones that the receive
 from collections.abc import Sequence
 from typing import Any, Final
 
-import msgspec
-from msgspec import Raw, inspect
+from msgspec import inspect
 
 from beiran.gossip import messages
+from beiran.gossip.codec import Codec
 
 NODES: Final = tuple(bytes([letter]) * 16 for letter in b"OABCDEFG")
 """The first is the receiver itself."""
@@ -28,7 +28,7 @@ HOSTS: Final = (
 TEXTS: Final = ("a:1", "b:2", "", "\0", "\x1b[31m", "é😀\u202e", "x" * 255, "linux")
 INT64_MAX: Final = 2**63 - 1
 UINT64_MAX: Final = 2**64 - 1  # the largest that msgpack has
-_encoder: Final = msgspec.msgpack.Encoder()
+_CODEC: Final = Codec("default")
 
 
 class Choices:
@@ -67,15 +67,23 @@ class Choices:
 
 
 def any_of(union: Any, choices: Choices) -> Any:
-    """A message of one of the types of ``union``, by ``choices``."""
-    return _value(_type_of(choices.one(union.__args__)), choices)
+    """A message of one of the types of ``union``, by ``choices``.
+
+    Where they would break a rule that a message checks when it is made, the next choices decide;
+    once there are none, what comes is empty and right.
+    """
+    while True:
+        try:
+            return _value(_type_of(choices.one(union.__args__)), choices)
+        except ValueError:
+            continue
 
 
-def raw_news(choices: Choices) -> Raw:
-    """A piece of news as it travels inside other messages; now and then bytes that are none."""
+def news_item(choices: Choices) -> messages.NewsItem:
+    """A piece of news as it travels inside other messages; now and then fields that are none."""
     if choices.below(16) == 15:
-        return Raw(choices.chunk())
-    return Raw(_encoder.encode(any_of(messages.News, choices)))
+        return (choices.number(), choices.chunk(), (choices.one(TEXTS), None))
+    return _CODEC.encode_news(any_of(messages.News, choices))
 
 
 _types: dict[object, inspect.Type] = {}
@@ -90,12 +98,12 @@ def _type_of(message: object) -> inspect.Type:
 
 def _value(kind: inspect.Type, choices: Choices) -> Any:
     match kind:
+        case inspect.VarTupleType(item_type=inspect.AnyType()):
+            return news_item(choices)
         case inspect.StructType():
             return kind.cls(*(_value(field.type, choices) for field in kind.fields))
         case inspect.VarTupleType():
             return tuple(_value(kind.item_type, choices) for _ in range(_length(choices)))
-        case inspect.RawType():
-            return raw_news(choices)
         case inspect.BytesType():
             return _bytes(kind, choices)
         case inspect.IntType():
@@ -120,6 +128,8 @@ def _bytes(kind: inspect.BytesType, choices: Choices) -> bytes:
             return bytes(choices.one(DIGESTS))
         case 4, 16:
             return bytes(choices.one(HOSTS))
+        case messages.HASH_BYTES, _:
+            return bytes(choices.one((choices.take(8).ljust(8, b"\0"), bytes(32), bytes(24))))
     if choices.below(4) == 3:
         return choices.chunk()
     return b"".join(DIGESTS[: choices.below(len(DIGESTS) + 1)])

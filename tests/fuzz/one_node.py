@@ -9,7 +9,7 @@ import zlib
 from random import Random
 from typing import Final
 
-from beiran.gossip.codec import HEADER_BYTES, MAGIC, MAGIC_DEFLATED, Codec
+from beiran.gossip.codec import MAGIC, MAGIC_DEFLATED, Codec
 from beiran.gossip.config import DATAGRAM_BYTES_MAX, GossipConfig
 from beiran.gossip.effects import (
     Broadcast,
@@ -26,6 +26,7 @@ from beiran.gossip.messages import Alive, Datagram, Delta, Gossip, Held, Stream,
 from beiran.gossip.node import GossipNode
 from beiran.ids import Digest, NodeId
 from beiran.oci.images import Holding, ImageDescription, LayerDescription
+from beiran.sansio.wire import HEADER_BYTES
 from tests.fuzz.choices import DIGESTS, HOSTS, INT64_MAX, NODES, Choices, any_of
 
 CLUSTER: Final = "default"

@@ -5,21 +5,13 @@ import string
 import zlib
 
 import msgpack
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import Raw
 
 from beiran.errors import BadPacket
-from beiran.gossip.codec import (
-    HEADER_BYTES,
-    MAGIC_DEFLATED,
-    NEWS_MAX,
-    Codec,
-    OtherCluster,
-    pack_host,
-    unpack_address_untrusted,
-)
+from beiran.gossip.codec import MAGIC_DEFLATED, NEWS_MAX, Codec
 from beiran.gossip.config import DATAGRAM_BYTES_MAX, STREAM_BYTES_MAX
 from beiran.gossip.membership.member import Address
 from beiran.gossip.messages import (
@@ -54,6 +46,7 @@ from beiran.gossip.messages import (
 )
 from beiran.ids import Digest, NodeId
 from beiran.oci.images import ImageDescription, LayerDescription, RepoDigest
+from beiran.sansio.wire import HEADER_BYTES, OtherCluster, packed_bytes
 
 A = NodeId(b"A" * 16)
 B = NodeId(b"B" * 16)
@@ -144,9 +137,13 @@ GOLDEN_STREAMS: list[tuple[Stream, str]] = [
 
 @pytest.mark.parametrize(("news", "golden"), GOLDEN_NEWS, ids=lambda v: type(v).__name__)
 def test_news_has_these_bytes(news: News, golden: str) -> None:
-    raw = CODEC.encode_news(news)
-    assert bytes(raw).hex() == golden
-    assert CODEC.decode_news_untrusted([raw]) == [(news, raw)]
+    item = CODEC.encode_news(news)
+    assert packed_bytes(item) == len(golden) // 2
+    gossip = CODEC.encode_datagram(Gossip(A, (item,)))
+    assert gossip.hex() == HEAD + "930ec410" + "41" * 16 + "91" + golden
+    read = CODEC.decode_datagram_untrusted(gossip).news
+    assert read == (item,)
+    assert CODEC.decode_news_untrusted(read) == [(news, item)]
 
 
 @pytest.mark.parametrize(("message", "golden"), GOLDEN_DATAGRAMS, ids=lambda v: type(v).__name__)
@@ -171,7 +168,7 @@ def test_every_message_has_golden_bytes() -> None:
 
 @pytest.mark.parametrize(("message", "golden"), GOLDEN_DATAGRAMS, ids=lambda v: type(v).__name__)
 def test_an_independent_decoder_reads_the_same(message: Datagram, golden: str) -> None:
-    unpacked = msgpack.unpackb(CODEC.encode_datagram(message)[HEADER_BYTES:])
+    unpacked = msgspec.msgpack.decode(CODEC.encode_datagram(message)[HEADER_BYTES:])
     assert unpacked[0] == type(message).__struct_config__.tag
     assert len(unpacked) == len(message.__struct_fields__) + 1
 
@@ -198,8 +195,8 @@ any_news = st.one_of(
 
 @given(st.lists(any_news, max_size=10), st.integers(0, 2**32 - 1), node_ids)
 def test_what_is_encoded_is_decoded(news: list[News], probe: int, sender: NodeId) -> None:
-    raws = tuple(CODEC.encode_news(item) for item in news)
-    data = CODEC.encode_datagram(Ping(probe, sender, 1, raws))
+    items = tuple(CODEC.encode_news(item) for item in news)
+    data = CODEC.encode_datagram(Ping(probe, sender, 1, items))
     if len(data) > DATAGRAM_BYTES_MAX:
         return
     decoded = CODEC.decode_datagram_untrusted(data)
@@ -242,38 +239,50 @@ def test_another_wire_version_is_refused_by_its_number() -> None:
 
 
 def test_news_of_an_unknown_kind_is_skipped() -> None:
-    unknown = Raw(msgpack.packb([99, "from the future"]))
+    unknown = (99, "from the future")
     known = CODEC.encode_news(Left(A, 1, 1))
     assert CODEC.decode_news_untrusted([unknown, known]) == [(Left(A, 1, 1), known)]
 
 
 def test_new_fields_at_the_end_are_skipped() -> None:
-    longer = Raw(msgpack.packb([4, bytes(A), 1, 1, "new"]))
-    assert CODEC.decode_news_untrusted([longer])[0][0] == Left(A, 1, 1)
+    longer = (4, bytes(A), 1, 1, "new")
+    assert CODEC.decode_news_untrusted([longer]) == [(Left(A, 1, 1), longer)]
+
+
+def test_new_fields_at_the_end_are_passed_on() -> None:
+    longer = (4, bytes(A), 1, 1, "new")
+    read = CODEC.decode_datagram_untrusted(CODEC.encode_datagram(Gossip(A, (longer,))))
+    ((_, item),) = CODEC.decode_news_untrusted(read.news)
+    assert CODEC.encode_datagram(Gossip(B, (item,))).endswith(msgpack.packb(longer))
 
 
 @pytest.mark.parametrize(
-    "raw",
+    "item",
     [
         [4, b"short", 1, 1],
         [4, b"A" * 16, -1, 1],
         [4, b"A" * 16, 2**60, 1],
         [1, b"A" * 16, 1, 1, b"\x0a\x00\x00\x01", 0, "port zero"],
         [1, b"A" * 16, 1, 1, b"\x0a\x00\x00\x01", 8888, "n" * 256],
+        [1, b"A" * 16, 1, 1, b"\0" * 5, 8888, "an address of 5 bytes"],
+        [4, "QUFBQUFBQUFBQUFBQUFBQQ==", 1, 1],  # base64 stands for bytes in JSON only
         [],
+        [True, b"A" * 16, 1, 1],
+        [4.0, b"A" * 16, 1, 1],
         4,
         "text",
     ],
 )
-def test_malformed_news_is_refused(raw: object) -> None:
+def test_malformed_news_is_refused(item: object) -> None:
+    data = bytes.fromhex(HEAD) + msgpack.packb([14, A, [item]])
     with pytest.raises(BadPacket):
-        CODEC.decode_news_untrusted([Raw(msgpack.packb(raw))])
+        CODEC.decode_news_untrusted(CODEC.decode_datagram_untrusted(data).news)
 
 
 def test_too_much_news_is_refused() -> None:
-    raw = CODEC.encode_news(Left(A, 1, 1))
+    item = CODEC.encode_news(Left(A, 1, 1))
     with pytest.raises(BadPacket, match="pieces of news"):
-        CODEC.decode_news_untrusted([raw] * (NEWS_MAX + 1))
+        CODEC.decode_news_untrusted([item] * (NEWS_MAX + 1))
 
 
 def test_a_datagram_beyond_the_limit_is_refused() -> None:
@@ -301,22 +310,56 @@ def test_any_bytes_raise_only_bad_packet(data: bytes) -> None:
                     | st.floats() | st.booleans(), st.lists, max_leaves=30))  # fmt: skip
 def test_any_msgpack_raises_only_bad_packet(value: object) -> None:
     packed = msgpack.packb(value)
+    gossip = bytes.fromhex(HEAD) + msgpack.packb([14, A, [value]])
     for decode in (CODEC.decode_datagram_untrusted, CODEC.decode_stream_untrusted):
         try:
             decode(bytes.fromhex(HEAD) + packed)
         except BadPacket:
             continue
     with contextlib.suppress(BadPacket):
-        CODEC.decode_news_untrusted([Raw(packed)])
+        CODEC.decode_news_untrusted(CODEC.decode_datagram_untrusted(gossip).news)
 
 
 @pytest.mark.parametrize("host", ["10.0.0.1", "fe80::1", "255.255.255.255"])
 def test_an_address_is_packed_and_unpacked(host: str) -> None:
     address = Address(host, 8888)
-    assert unpack_address_untrusted(pack_host(address), 8888) == address
+    assert Address.unpacked(address.packed_host, 8888) == address
 
 
 @pytest.mark.parametrize("length", [5, 8, 15])
 def test_an_address_of_another_length_is_refused(length: int) -> None:
-    with pytest.raises(BadPacket):
-        unpack_address_untrusted(b"\0" * length, 8888)
+    data = bytes.fromhex(HEAD) + msgpack.packb([12, 1, A, B, b"\0" * length, 8888, []])
+    with pytest.raises(BadPacket, match="an address of"):
+        CODEC.decode_datagram_untrusted(data)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ([20, list(msgspec.structs.astuple(ALIVE)), b"\0" * 24], "power of two"),
+        ([20, list(msgspec.structs.astuple(ALIVE)), b"\0" * 12], "power of two"),
+        ([22, A, b"\0" * 33], "a digest table of 33 bytes"),
+        ([22, A, IMAGE, [], [[B, 0, 3, [[1]]]]], "not in the digest table"),
+        ([22, A, IMAGE, [], [[B, 0, 3, [], [1]]]], "not in the digest table"),
+    ],
+)
+def test_a_stream_message_that_contradicts_itself_is_refused(
+    fields: list[object], reason: str
+) -> None:
+    if fields[0] == 20:
+        fields = [20, [1, *fields[1]], fields[2]]  # type: ignore[misc]
+    with pytest.raises(BadPacket, match=reason):
+        CODEC.decode_stream_untrusted(bytes.fromhex(HEAD) + msgpack.packb(fields))
+
+
+def test_an_array_that_claims_more_than_it_holds_is_refused_at_once() -> None:
+    nested = b"\xdd\x01\xff\xff\xff" * 1000  # arrays of 33 million, each in the one before
+    for decode in (CODEC.decode_datagram_untrusted, CODEC.decode_stream_untrusted):
+        with pytest.raises(BadPacket):
+            decode(bytes.fromhex(HEAD) + nested[:1000])
+
+
+def test_maps_and_extension_types_are_refused() -> None:
+    for value in ({"a": 1}, msgpack.ExtType(5, b"x"), msgpack.Timestamp(1, 0)):
+        with pytest.raises(BadPacket):
+            CODEC.decode_datagram_untrusted(bytes.fromhex(HEAD) + msgpack.packb([13, 1, A, value]))

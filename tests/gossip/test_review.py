@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from beiran.gossip.codec import Codec, pack_host
+from beiran.gossip.codec import Codec
 from beiran.gossip.config import DATAGRAM_BYTES_MAX, GossipConfig
 from beiran.gossip.dissemination import NEWS_BYTES_MAX
 from beiran.gossip.effects import Effect, SendDatagram, SendRequest
@@ -34,6 +34,7 @@ from beiran.gossip.node import GossipNode, Remembered
 from beiran.gossip.possession.owner_log import Possession
 from beiran.ids import NodeId
 from beiran.oci.images import Holding
+from beiran.sansio.wire import packed_bytes
 from tests.gossip.world import World, description, digest, holding
 
 CODEC = Codec("default")
@@ -77,7 +78,7 @@ class Bench:
 
     def alive(self, number: int, *, address: Address | None = None) -> Alive:
         where = address or at(number)
-        return Alive(peer(number), 5, 0, pack_host(where), where.port, f"h{number}")
+        return Alive(peer(number), 5, 0, where.packed_host, where.port, f"h{number}")
 
     def told(self, by: int, *news: News) -> list[Effect]:
         raws = tuple(CODEC.encode_news(item) for item in news)
@@ -312,7 +313,7 @@ def test_a_refutation_that_a_suspect_tells_us_itself_needs_no_ping() -> None:
     bench.told(2, Suspect(peer(1), 5, 0, peer(2)))
     bench.now += 0.01
     where = at(1)
-    bench.told(1, Alive(peer(1), 5, 1, pack_host(where), where.port, "h1"))
+    bench.told(1, Alive(peer(1), 5, 1, where.packed_host, where.port, "h1"))
     assert bench.status(1) == Status.ALIVE
     assert sent(bench.did(bench.node.advance(now=bench.now)), to=at(1)) == []
 
@@ -362,7 +363,7 @@ def test_who_hears_only_itself_hears_nobody() -> None:
     joined += bench.run(0.1)
     (begin,) = [r for r in requests(joined) if r.to == at(200)]
     bench.run(3.0)
-    own = Alive(OWN, 5, 0, pack_host(OWN_ADDRESS), 8888, "own")
+    own = Alive(OWN, 5, 0, OWN_ADDRESS.packed_host, 8888, "own")
     request = CODEC.encode_stream(SyncBegin(own, bytes(8)))
     reply, effects = bench.node.receive_request(request, now=bench.now)
     assert reply is not None
@@ -424,13 +425,13 @@ def test_a_want_that_is_told_many_times_is_answered_once() -> None:
 def test_a_ping_req_about_an_ipv6_address_fits_a_datagram_full_of_news() -> None:
     room = NEWS_BYTES_MAX
     news = CODEC.encode_news(Ahead(peer(1), 1))
-    count = room // len(bytes(news))
-    filler = CODEC.encode_news(Alive(peer(1), 1, 0, pack_host(IPV6), 1, ""))
-    assert len(bytes(filler)) < room
-    raws = (news,) * count
-    left = room - sum(len(bytes(raw)) for raw in raws)
+    count = room // packed_bytes(news)
+    filler = CODEC.encode_news(Alive(peer(1), 1, 0, IPV6.packed_host, 1, ""))
+    assert packed_bytes(filler) < room
+    items = (news,) * count
+    left = room - sum(map(packed_bytes, items))
     probe = 2**32 - 1
-    message = PingReq(probe, OWN, peer(1), pack_host(IPV6), 65535, raws)
+    message = PingReq(probe, OWN, peer(1), IPV6.packed_host, 65535, items)
     assert len(CODEC.encode_datagram(message)) + left <= DATAGRAM_BYTES_MAX
 
 
@@ -441,7 +442,7 @@ def test_strangers_are_sent_no_news_whoever_they_say_they_are() -> None:
     (ack,) = [m for m in sent(heard, to=at(77)) if isinstance(m, Ack)]
     assert ack.news == ()
     elsewhere = at(78)
-    request = PingReq(1, peer(2), peer(1), pack_host(elsewhere), elsewhere.port)
+    request = PingReq(1, peer(2), peer(1), elsewhere.packed_host, elsewhere.port)
     (ping,) = [m for m in sent(bench.hears(2, request), to=elsewhere) if isinstance(m, Ping)]
     assert ping.news == ()
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beiran.errors import BadPacket
-from beiran.gossip.codec import OtherCluster
 from beiran.gossip.membership.member import Address
 from beiran.ids import Digest, NodeId
+from beiran.sansio.wire import OtherCluster
 from beiran.swarm.codec import HEADER_BYTES, MAGIC, SwarmCodec, is_swarm
 from beiran.swarm.config import (
     DATAGRAM_BYTES_MAX,

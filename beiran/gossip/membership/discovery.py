@@ -13,8 +13,8 @@ from beiran.gossip.context import Context
 from beiran.gossip.effects import Broadcast
 from beiran.gossip.membership.failure_detector import FailureDetector
 from beiran.gossip.membership.member import Address, Member, Status
-from beiran.gossip.messages import Beacon
-from beiran.gossip.possession.push_pull import AntiEntropy, own_alive
+from beiran.gossip.messages import Alive, Beacon
+from beiran.gossip.possession.push_pull import AntiEntropy
 from beiran.gossip.timers import BeaconDue, ReconnectDue, SeedsDue
 from beiran.ids import NodeId
 
@@ -121,7 +121,7 @@ class Discovery:
         """Send a beacon, and plan the next."""
         context = self._context
         members = context.members
-        beacon = Beacon(own_alive(members.own), members.picture)
+        beacon = Beacon(Alive.of(members.own), members.picture)
         context.counters["beacons_sent"] += 1
         context.emit(Broadcast(context.codec.encode_datagram(beacon)))
         if self._burst:

@@ -12,13 +12,12 @@ who misses nacks from members that should have sent them is probably itself the 
 from collections.abc import Callable
 from typing import Final
 
-from msgspec import Raw, Struct
+from msgspec import Struct
 
-from beiran.gossip.codec import pack_host
 from beiran.gossip.context import Context
 from beiran.gossip.dissemination import Dissemination
 from beiran.gossip.membership.member import Address, Member, Status
-from beiran.gossip.messages import Ack, Nack, Ping, PingReq, StreamPing
+from beiran.gossip.messages import Ack, Nack, NewsItem, Ping, PingReq, StreamPing
 from beiran.gossip.timers import ExtraProbeEnds, IndirectProbeDue, NackDue, PingRetryDue, ProbeDue
 from beiran.ids import NodeId
 
@@ -27,7 +26,7 @@ RELAYS_MAX: Final = 256
 SUCCESSORS_MAX: Final = 4  # where so many in a row are suspected, the round goes on
 PROBE_NUMBERS: Final = 2**32
 
-SuspicionNews = Callable[[NodeId], list[Raw]]
+SuspicionNews = Callable[[NodeId], list[NewsItem]]
 
 
 class Probe(Struct):
@@ -133,7 +132,7 @@ class FailureDetector:
         self._send_ping(member, self._number)
         return self._number
 
-    def say(self, member: Member, news: Raw) -> None:
+    def say(self, member: Member, news: NewsItem) -> None:
         """Ping a member to tell it something: its ack says that it knows."""
         self._number = (self._number + 1) % PROBE_NUMBERS
         own = self._context.members
@@ -165,7 +164,7 @@ class FailureDetector:
             if helper is None:
                 continue
             probe.expected_nacks += 1
-            host, port = pack_host(member.address), member.address.port
+            host, port = member.address.packed_host, member.address.port
             news = self._dissemination.piggyback(first=self._suspicion_news(node))
             context.send(helper.address, PingReq(number, own, probe.target, host, port, news))
         if context.config.stream_probe:
@@ -184,15 +183,16 @@ class FailureDetector:
 
     # --- what is heard ----------------------------------------------------------------------
 
-    def on_ping_req(self, message: PingReq, requester: Address, target: Address) -> None:
+    def on_ping_req(self, message: PingReq, requester: Address) -> None:
         """Ping ``target`` for another member."""
         context = self._context
+        target = message.address
         if len(self._relays) >= RELAYS_MAX:
             self._relays.pop(next(iter(self._relays)))
         self._number = (self._number + 1) % PROBE_NUMBERS
         self._relays[self._number] = Relay(requester, message.probe, message.target)
         known = context.members.get(message.target)
-        news: tuple[Raw, ...] = ()
+        news: tuple[NewsItem, ...] = ()
         if known is not None and known.address == target:  # else anybody could have it sent there
             news = self._dissemination.piggyback(first=self._suspicion_news(message.target))
         own = context.members
@@ -215,7 +215,9 @@ class FailureDetector:
         relay = self._relays.pop(message.probe, None)
         if relay is not None and relay.target == message.sender:
             self._context.cancel_timer(NackDue(message.probe))
-            self._context.send(relay.requester, Ack(relay.number, message.sender, message.picture))
+            self._context.send(
+                relay.requester, Ack(relay.number, message.sender, message.state_hash)
+            )
         probe = self._probes.get(message.probe)
         if probe is not None and probe.target == message.sender:
             self._succeed(probe)

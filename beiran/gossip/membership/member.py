@@ -3,8 +3,9 @@
 Source: SWIM §4.2 (suspicion, incarnation); the generation in front of it is ours.
 """
 
+import ipaddress
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from msgspec import Struct
 
@@ -20,6 +21,16 @@ class Address(NamedTuple):
     host: str
     """An IPv4 or IPv6 address in its canonical text form, never a name."""
     port: int
+
+    @classmethod
+    def unpacked(cls, host: bytes, port: int) -> Self:
+        """The address whose host is these 4 or 16 bytes. Raises: ValueError for other lengths."""
+        return cls(str(ipaddress.ip_address(host)), port)
+
+    @property
+    def packed_host(self) -> bytes:
+        """The host in 4 or 16 bytes, as messages have it."""
+        return ipaddress.ip_address(self.host).packed
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

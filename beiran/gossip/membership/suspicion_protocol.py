@@ -16,10 +16,8 @@ it is enough. Sources: SWIM §4.2, Lifeguard §IV.
 
 from collections.abc import Callable
 
-from msgspec import Raw
 from msgspec.structs import replace
 
-from beiran.gossip.codec import unpack_address_untrusted
 from beiran.gossip.config import COUNT_CREDIBLE_MAX
 from beiran.gossip.context import Context
 from beiran.gossip.dissemination import Dissemination
@@ -27,8 +25,7 @@ from beiran.gossip.effects import IdentityConflict, MemberChanged, MemberForgott
 from beiran.gossip.membership.failure_detector import FailureDetector
 from beiran.gossip.membership.member import Address, Member, Status
 from beiran.gossip.membership.suspicion_timeout import Suspicion
-from beiran.gossip.messages import Alive, Down, Left, MemberNews, Suspect, SyncMember
-from beiran.gossip.possession.push_pull import own_alive
+from beiran.gossip.messages import Alive, Down, Left, MemberNews, NewsItem, Suspect, SyncMember
 from beiran.gossip.timers import ReapDue, RewatchDue, SuspicionDue
 from beiran.ids import NodeId
 
@@ -113,21 +110,23 @@ class Verdicts:
 
     # --- facts ------------------------------------------------------------------------------
 
-    def on_news(self, news: MemberNews, raw: Raw, heard_from: NodeId, *, eager: bool) -> None:
+    def on_news(self, news: MemberNews, item: NewsItem, heard_from: NodeId, *, eager: bool) -> None:
         """A fact about a member, told by another."""
         match news:
             case Alive():
-                self.on_alive(news, raw, heard_from, eager=eager)
+                self.on_alive(news, item, heard_from, eager=eager)
             case Suspect():
-                self.on_suspect(news, raw, heard_from)
+                self.on_suspect(news, item, heard_from)
             case Down():
-                self._on_down(news, raw, heard_from)
+                self._on_down(news, item, heard_from)
             case Left():
-                self._on_left(news, raw, heard_from)
+                self._on_left(news, item, heard_from)
 
-    def on_alive(self, alive: Alive, raw: Raw | None, heard_from: NodeId, *, eager: bool) -> None:
-        """A member says that it is alive; ``raw`` is None where it need not be passed on."""
-        address = unpack_address_untrusted(alive.host, alive.port)
+    def on_alive(
+        self, alive: Alive, item: NewsItem | None, heard_from: NodeId, *, eager: bool
+    ) -> None:
+        """A member says that it is alive; ``item`` is None where it need not be passed on."""
+        address = alive.address
         if alive.node == self._context.members.own.node:
             self._on_alive_of_ourselves(alive, address)
             return
@@ -139,10 +138,10 @@ class Verdicts:
             self._dissemination.echo(_key(alive), heard_from)
             return
         self._change(member)
-        if raw is not None:
-            self._tell(alive, raw, heard_from, eager=eager)
+        if item is not None:
+            self._tell(alive, item, heard_from, eager=eager)
 
-    def on_suspect(self, suspect: Suspect, raw: Raw, heard_from: NodeId | None) -> None:
+    def on_suspect(self, suspect: Suspect, item: NewsItem, heard_from: NodeId | None) -> None:
         """Somebody (perhaps ourselves) could not reach a member."""
         members = self._context.members
         life = (suspect.generation, suspect.incarnation)
@@ -167,9 +166,9 @@ class Verdicts:
             self._echo(suspect, heard_from)
         else:
             self._dissemination.also(
-                _key(suspect), raw, subject=suspect.node, heard_from=heard_from
+                _key(suspect), item, subject=suspect.node, heard_from=heard_from
             )
-            self._tell_suspect(suspicion, raw)
+            self._tell_suspect(suspicion, item)
             self._confirm(suspicion, refused=suspect.refused)
         if self._refused_enough(suspicion):
             self._declare_down(suspicion, refused=True)
@@ -190,8 +189,8 @@ class Verdicts:
                 self.refute(fact.generation, fact.incarnation)
             return
         if status.online:
-            raw = context.codec.encode_news(alive) if eager else None
-            self.on_alive(alive, raw, heard_from, eager=eager)
+            item = context.codec.encode_news(alive) if eager else None
+            self.on_alive(alive, item, heard_from, eager=eager)
         if status == Status.SUSPECT or (
             status == Status.DOWN and known is not None and known.status.online
         ):
@@ -227,7 +226,7 @@ class Verdicts:
         suspect = Suspect(node, member.generation, member.incarnation, members.own.node, refused)
         self.on_suspect(suspect, self._context.codec.encode_news(suspect), None)
 
-    def suspicion_news(self, node: NodeId) -> list[Raw]:
+    def suspicion_news(self, node: NodeId) -> list[NewsItem]:
         """What a suspect is told with whatever is sent to it. Lifeguard §IV-C, Buddy System."""
         suspicion = self._suspicions.get(node)
         if suspicion is None or not self._context.config.buddy:
@@ -296,7 +295,7 @@ class Verdicts:
 
     # --- our own state ----------------------------------------------------------------------
 
-    def leave(self) -> Raw:
+    def leave(self) -> NewsItem:
         """Say goodbye. Returns the news of it."""
         context = self._context
         own = context.members.own
@@ -305,9 +304,9 @@ class Verdicts:
         self._change(
             replace(own, incarnation=own.incarnation + 1, status=Status.LEFT), reason="leaving"
         )
-        raw = context.codec.encode_news(left)
-        self._tell(left, raw, None, eager=True)
-        return raw
+        item = context.codec.encode_news(left)
+        self._tell(left, item, None, eager=True)
+        return item
 
     def refute(self, generation: int, incarnation: int) -> None:
         """Somebody says we are not well: we are, in a larger incarnation. SWIM §4.2."""
@@ -348,12 +347,12 @@ class Verdicts:
 
     def _renew(self, own: Member, *, reason: str) -> None:
         self._change(own, reason=reason)
-        alive = own_alive(own)
+        alive = Alive.of(own)
         self._tell(alive, self._context.codec.encode_news(alive), None, eager=True)
 
     # --- inside -----------------------------------------------------------------------------
 
-    def _on_down(self, down: Down, raw: Raw, heard_from: NodeId) -> None:
+    def _on_down(self, down: Down, item: NewsItem, heard_from: NodeId) -> None:
         context = self._context
         if down.node == context.members.own.node:
             self.refute(down.generation, down.incarnation)
@@ -376,7 +375,7 @@ class Verdicts:
             ),
             reason=reason,
         )
-        self._tell(down, raw, heard_from, eager=True)
+        self._tell(down, item, heard_from, eager=True)
 
     def _doubts(self, known: Member, down: Down) -> bool:
         """Whether a verdict is one that we would not have come to: we hear the member, or it has
@@ -390,7 +389,7 @@ class Verdicts:
         suspicion = self._suspicions[down.node]
         return now - suspicion.started_at < suspicion.minimum_s * TIME_TO_REFUTE_SHARE
 
-    def _on_left(self, left: Left, raw: Raw, heard_from: NodeId) -> None:
+    def _on_left(self, left: Left, item: NewsItem, heard_from: NodeId) -> None:
         known = self._context.members.get(left.node)
         if left.node == self._context.members.own.node:
             if not self.leaving:
@@ -408,12 +407,12 @@ class Verdicts:
             ),
             reason="left",
         )
-        self._tell(left, raw, heard_from, eager=True)
+        self._tell(left, item, heard_from, eager=True)
 
     def _on_sync_offline(self, fact: SyncMember, status: Status) -> None:
         if fact.age_s >= self._context.config.forget_s:
             return
-        address = unpack_address_untrusted(fact.host, fact.port)
+        address = fact.address
         member = Member(fact.node, fact.name, address, fact.generation, fact.incarnation, status)
         known = self._context.members.get(fact.node)
         if known is None or known.precedence < member.precedence:
@@ -449,13 +448,13 @@ class Verdicts:
         context.counters["suspicions"] += 1
         return suspicion
 
-    def _tell_suspect(self, suspicion: Suspicion, raw: Raw) -> None:
+    def _tell_suspect(self, suspicion: Suspicion, item: NewsItem) -> None:
         """The one who can refute is told first, by who begins and by who looks after it."""
         if not self._context.config.confirm_at_once:
             return
         first = self._context.members.own.node in suspicion.accusers or self.watches(suspicion.node)
         if first and len(suspicion.accusers) == 1:
-            self._dissemination.push_to([suspicion.node], [raw])
+            self._dissemination.push_to([suspicion.node], [item])
 
     def _confirm(self, suspicion: Suspicion, *, refused: bool) -> None:
         """Who looks after the suspect tries it at once, so that a crash is confirmed soon."""
@@ -557,9 +556,11 @@ class Verdicts:
         self._context.emit(MemberForgotten(node))
         return True
 
-    def _tell(self, news: MemberNews, raw: Raw, heard_from: NodeId | None, *, eager: bool) -> None:
+    def _tell(
+        self, news: MemberNews, item: NewsItem, heard_from: NodeId | None, *, eager: bool
+    ) -> None:
         self._dissemination.tell(
-            _key(news), raw, subject=news.node, heard_from=heard_from, eager=eager
+            _key(news), item, subject=news.node, heard_from=heard_from, eager=eager
         )
 
     def _echo(self, news: MemberNews, heard_from: NodeId | None) -> None:

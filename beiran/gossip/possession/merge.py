@@ -7,9 +7,6 @@ at all: others find such differences by comparing hashes.
 
 from collections.abc import Sequence
 
-from msgspec import Raw
-
-from beiran.gossip.codec import unpack_address_untrusted
 from beiran.gossip.config import COUNT_CREDIBLE_MAX
 from beiran.gossip.context import Context
 from beiran.gossip.dissemination import NEWS_BYTES_MAX, Dissemination
@@ -22,14 +19,16 @@ from beiran.gossip.messages import (
     Ahead,
     Alive,
     Delta,
+    NewsItem,
     SyncExchange,
     SyncVector,
 )
 from beiran.gossip.possession.image_descriptions import Descriptions
 from beiran.gossip.possession.owner_log import Possession
-from beiran.gossip.possession.push_pull import AntiEntropy, unpack_deltas_untrusted
+from beiran.gossip.possession.push_pull import AntiEntropy, unpack_deltas
 from beiran.ids import Digest, NodeId
 from beiran.oci.images import Holding
+from beiran.sansio.wire import packed_bytes
 
 OUTGROW_BY_MAX = 2**20
 """How far past a version of ours that others know we go at most, at random. That version may not
@@ -81,23 +80,23 @@ class Reconciliation:
 
     def _tell_deltas(self, deltas: Sequence[Delta], heard_from: NodeId | None) -> None:
         """Push deltas, or where they are too large announce the versions they lead to."""
-        raws = [self._context.codec.encode_news(delta) for delta in deltas]
-        size = sum(len(bytes(raw)) for raw in raws)
+        items = [self._context.codec.encode_news(delta) for delta in deltas]
+        sizes = [packed_bytes(item) for item in items]
         room = self._context.config.delta_datagrams_max * NEWS_BYTES_MAX
-        if size <= room and all(len(bytes(raw)) <= NEWS_BYTES_MAX for raw in raws):
-            for delta, raw in zip(deltas, raws, strict=True):
+        if sum(sizes) <= room and max(sizes) <= NEWS_BYTES_MAX:
+            for delta, item in zip(deltas, items, strict=True):
                 key = ("delta", delta.owner, delta.version)
-                self._dissemination.tell(key, raw, heard_from=heard_from)
+                self._dissemination.tell(key, item, heard_from=heard_from)
             return
         newest = {delta.owner: delta.version for delta in deltas}
         if len(newest) > self._context.config.eager_sync_max:
             return  # a whole picture: others find the difference themselves
         for owner, version in newest.items():
-            raw = self._context.codec.encode_news(Ahead(owner, version))
+            item = self._context.codec.encode_news(Ahead(owner, version))
             key = ("ahead", owner, version)
-            self._dissemination.tell(key, raw, subject=("ahead", owner), heard_from=heard_from)
+            self._dissemination.tell(key, item, subject=("ahead", owner), heard_from=heard_from)
 
-    def on_delta(self, delta: Delta, raw: Raw, heard_from: NodeId) -> None:
+    def on_delta(self, delta: Delta, item: NewsItem, heard_from: NodeId) -> None:
         """Somebody tells what changed in an owner's holdings."""
         if delta.owner == self._members.own.node:
             return
@@ -105,7 +104,7 @@ class Reconciliation:
             self._fetch_from(heard_from)
         elif self._apply(delta, heard_from):
             key = ("delta", delta.owner, delta.version)
-            self._dissemination.tell(key, raw, heard_from=heard_from)
+            self._dissemination.tell(key, item, heard_from=heard_from)
         else:
             self._dissemination.echo(("delta", delta.owner, delta.version), heard_from)
 
@@ -152,11 +151,9 @@ class Reconciliation:
                 self._verdicts.refute(entry.generation, entry.incarnation)
         self._anti_entropy.continue_with(token, message)
 
-    def apply_exchange_untrusted(self, message: SyncExchange) -> None:
-        """Take over what the other side pushed. Raises: BadPacket, before anything is changed."""
-        deltas = unpack_deltas_untrusted(message)
-        for fact in message.members:
-            unpack_address_untrusted(fact.host, fact.port)
+    def apply_exchange(self, message: SyncExchange) -> None:
+        """Take over what the other side pushed."""
+        deltas = unpack_deltas(message)
         self._verdicts.hear(message.sender)
         eager = len(message.members) <= self._context.config.eager_sync_max
         for fact in message.members:
@@ -184,8 +181,8 @@ class Reconciliation:
 
     def on_alive_directly(self, alive: Alive) -> None:
         """A member speaks for itself, to many or to us: there is no need to push it on."""
-        raw = self._context.codec.encode_news(alive)
-        self._verdicts.on_alive(alive, raw, alive.node, eager=False)
+        item = self._context.codec.encode_news(alive)
+        self._verdicts.on_alive(alive, item, alive.node, eager=False)
 
 
 def _tellable(holding: Holding) -> Holding:

@@ -11,8 +11,6 @@ from typing import Final
 
 from msgspec import Struct
 
-from beiran.errors import BadPacket
-from beiran.gossip.codec import pack_host
 from beiran.gossip.config import SYNC_WHOLE_MAX
 from beiran.gossip.context import Context
 from beiran.gossip.membership.member import Address, Member, Status
@@ -126,7 +124,7 @@ class AntiEntropy:
         members = context.members
         bits = self._bits()
         entries = ((m.node, members.entry(m.node)) for m in members.all())
-        message = SyncBegin(own_alive(members.own), bucket_hashes(entries, bits))
+        message = SyncBegin(Alive.of(members.own), bucket_hashes(entries, bits))
         self._not_before = context.now + context.config.sync_gap_s
         context.counters["syncs_begun"] += 1
         token = context.request(address, message, timeout_s=context.config.request_timeout_s)
@@ -139,15 +137,10 @@ class AntiEntropy:
     # --- what: the side that answers --------------------------------------------------------
 
     def vector_for(self, message: SyncBegin) -> SyncVector:
-        """The entries of the buckets in which we differ from the other side.
-
-        Raises: BadPacket if the number of hashes is not a power of two.
-        """
+        """The entries of the buckets in which we differ from the other side."""
         theirs = message.hashes
         count = len(theirs) // 8
         bits = count.bit_length() - 1
-        if len(theirs) % 8 or count != 1 << bits:
-            raise BadPacket(f"{len(theirs)} bytes of hashes are not a power of two of them")
         members = self._context.members
         entries = ((m.node, members.entry(m.node)) for m in members.all())
         ours = bucket_hashes(entries, bits)
@@ -161,7 +154,7 @@ class AntiEntropy:
             for member in members.all()
             if bucket_of(member.node, bits) in differing
         )
-        return SyncVector(own_alive(members.own), tuple(sorted(differing)), listed)
+        return SyncVector(Alive.of(members.own), tuple(sorted(differing)), listed)
 
     def answer_wants(self, wants: Iterable[SyncWant]) -> SyncExchange:
         """What the other side lacks."""
@@ -281,7 +274,7 @@ class AntiEntropy:
                     node,
                     member.generation,
                     member.incarnation,
-                    pack_host(member.address),
+                    member.address.packed_host,
                     member.address.port,
                     member.name,
                     int(member.status),
@@ -295,41 +288,21 @@ class AntiEntropy:
         return SyncExchange(own, b"".join(table), tuple(facts), tuple(deltas), tuple(wants))
 
 
-def own_alive(own: Member) -> Alive:
-    """What we say of ourselves."""
-    return Alive(
-        own.node,
-        own.generation,
-        own.incarnation,
-        pack_host(own.address),
-        own.address.port,
-        own.name,
-    )
-
-
-def unpack_deltas_untrusted(message: SyncExchange) -> list[Delta]:
-    """The deltas of an exchange, with images instead of places in its table.
-
-    Raises: BadPacket if a place is not in the table, or the table is not whole digests.
-    """
+def unpack_deltas(message: SyncExchange) -> list[Delta]:
+    """The deltas of an exchange, with images instead of places in its table."""
     table = message.table
-    if len(table) % DIGEST_BYTES:
-        raise BadPacket(f"a digest table of {len(table)} bytes")
     count = len(table) // DIGEST_BYTES
     digests = [Digest(table[i * DIGEST_BYTES : (i + 1) * DIGEST_BYTES]) for i in range(count)]
-    try:
-        return [
-            Delta(
-                delta.owner,
-                delta.since,
-                delta.version,
-                tuple(Held(digests[h.image], h.tags, h.digests) for h in delta.held),
-                tuple(digests[place] for place in delta.released),
-            )
-            for delta in message.deltas
-        ]
-    except IndexError:
-        raise BadPacket("an image that is not in the digest table") from None
+    return [
+        Delta(
+            delta.owner,
+            delta.since,
+            delta.version,
+            tuple(Held(digests[h.image], h.tags, h.digests) for h in delta.held),
+            tuple(digests[place] for place in delta.released),
+        )
+        for delta in message.deltas
+    ]
 
 
 def _intern(delta: Delta, table: dict[Digest, int]) -> SyncDelta:
