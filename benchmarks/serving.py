@@ -138,7 +138,7 @@ async def _serve(folder: Path) -> None:
     ]
     listeners = await open_tcp_listeners("127.0.0.1", 0)
     print(listeners[0].socket.getsockname()[1], flush=True)
-    await serve_http(listeners, routes, door="tcp", counters=HttpCounters())
+    await serve_http(listeners, routes, listener="tcp", counters=HttpCounters())
 
 
 async def _fetch(folder: str, digest_hex: str, size: int, ports: list[int]) -> None:

@@ -141,9 +141,9 @@ class Agent:
             with trio.move_on_after(FIRST_LIST_S):
                 await self._holder.listed.wait()
             await nursery.start(self._keep_own_row)
-            doors = partial(serve_http, routes=self._routes, counters=self._http_counters)
-            await nursery.start(partial(doors, self._listeners, door="tcp"))
-            await nursery.start(partial(doors, [self._unix_listener], door="unix"))
+            serve = partial(serve_http, routes=self._routes, counters=self._http_counters)
+            await nursery.start(partial(serve, self._listeners, listener="tcp"))
+            await nursery.start(partial(serve, [self._unix_listener], listener="unix"))
             if self._mirror_listeners:
                 mirror = self._pull_stack.serve_mirror
                 await nursery.start(partial(mirror, self._mirror_listeners, self._http_counters))

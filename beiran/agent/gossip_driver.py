@@ -98,14 +98,14 @@ class GossipDriver:
                 pattern=GOSSIP_PATH,
                 handler=self._answer,
                 body_bytes_max=REQUEST_BODY_BYTES_MAX,
-                doors=("tcp",),
+                listeners=("tcp",),
             ),
             Route(
                 method="GET",
                 pattern=WATCH_PATH,
                 handler=upgrade_required,
-                hold=True,
-                doors=("tcp",),
+                watch=True,
+                listeners=("tcp",),
             ),
         ]
 

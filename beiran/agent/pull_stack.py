@@ -162,7 +162,7 @@ class PullStack:
     ) -> None:
         """Answer engines at these listeners until cancelled."""
         routes = mirror_routes(self.backend, platforms=host_platforms())
-        serve = partial(serve_http, routes=routes, door="mirror", counters=counters)
+        serve = partial(serve_http, routes=routes, listener="mirror", counters=counters)
         await serve(listeners, task_status=task_status)
 
 

@@ -1,4 +1,4 @@
-"""The sockets that an agent's doors listen on."""
+"""The sockets that an agent listens on."""
 
 import errno
 import os

@@ -1,7 +1,7 @@
-"""What a request and its answer are, between the server (``http_server``) and who answers.
+"""Requests, responses and routes: what handlers see of the HTTP server (``http/server.py``).
 
-One handler stack stands behind every door. A route answers plain HTTP with ``handler`` and, where
-it has one, a WebSocket upgrade on the same path with ``stream``.
+The same handlers serve all listeners. A route answers plain HTTP with ``handler`` and, where it has
+one, a WebSocket upgrade of the same path with ``stream``.
 """
 
 import re
@@ -16,10 +16,10 @@ from beiran.errors import ApiError
 
 REQUEST_BODY_BYTES_MAX: Final = 64 * 1024
 PATH_CHARS_MAX: Final = 2048
-HOLD_PROTOCOL: Final = "beiran-watch"
+WATCH_PROTOCOL: Final = "beiran-watch"
 """What the ``Upgrade`` header names where a connection is to be held open, idle."""
 
-Door = Literal["unix", "tcp", "mirror"]
+Listener = Literal["unix", "tcp", "mirror"]
 
 
 class Request(Struct, frozen=True, kw_only=True):
@@ -31,13 +31,13 @@ class Request(Struct, frozen=True, kw_only=True):
       query: every parameter with its values, in order, percent-decoded.
       headers: names in lower case; a name that comes several times has several values.
       body: at most the route's ``body_bytes_max``.
-      door: where it came in.
+      listener: which listener it came to.
       peer: host of the other end; empty on the unix socket.
     """
 
     method: str
     path: str
-    door: Door
+    listener: Listener
     path_args: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, list[str]] = field(default_factory=dict)
     headers: Mapping[str, list[str]] = field(default_factory=dict)
@@ -103,8 +103,8 @@ class Route(Struct, frozen=True, kw_only=True):
       pattern: a path with ``{name}`` for one segment and ``{name:path}`` for several.
       prepare: asked before an upgrade is accepted; what it raises is answered in HTTP.
       body_bytes_max: of a request's body; a longer one is answered with 413.
-      doors: where it can be reached; elsewhere it is not found.
-      hold: ``Upgrade: beiran-watch`` is answered with 101, and then the connection idles until
+      listeners: where it can be reached; elsewhere it is not found.
+      watch: ``Upgrade: beiran-watch`` is answered with 101, and then the connection idles until
         either end closes it. ``handler`` (say, ``upgrade_required``) answers plain requests.
     """
 
@@ -114,8 +114,8 @@ class Route(Struct, frozen=True, kw_only=True):
     stream: Stream | None = None
     prepare: Callable[[Request], None] | None = None
     body_bytes_max: int = REQUEST_BODY_BYTES_MAX
-    doors: tuple[Door, ...] = ("unix", "tcp")
-    hold: bool = False
+    listeners: tuple[Listener, ...] = ("unix", "tcp")
+    watch: bool = False
 
     def regex(self) -> re.Pattern[str]:
         """``pattern`` as a regular expression that matches whole paths."""
@@ -163,8 +163,8 @@ async def upgrade_required(request: Request) -> Response:
     raise HttpError(
         426,
         "UPGRADE_REQUIRED",
-        f"{request.path} is for connections with Upgrade: {HOLD_PROTOCOL}",
-        [("Upgrade", HOLD_PROTOCOL), ("Connection", "Upgrade")],
+        f"{request.path} is for connections with Upgrade: {WATCH_PROTOCOL}",
+        [("Upgrade", WATCH_PROTOCOL), ("Connection", "Upgrade")],
     )
 
 

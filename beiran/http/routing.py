@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from beiran.errors import ApiError, BadRequest, NotFound
-from beiran.http.messages import PATH_CHARS_MAX, Door, HttpError, Request, Response, Route
+from beiran.http.messages import PATH_CHARS_MAX, HttpError, Listener, Request, Response, Route
 
 QUERY_FIELDS_MAX: Final = 32
 
@@ -26,11 +26,13 @@ class Match(Struct, frozen=True):
 
 
 class RouteTable:
-    """The routes that one door has."""
+    """The routes of one listener."""
 
-    def __init__(self, routes: Sequence[Route], door: Door) -> None:
-        self._door: Final = door
-        self._routes: Final = [(route.regex(), route) for route in routes if door in route.doors]
+    def __init__(self, routes: Sequence[Route], listener: Listener) -> None:
+        self._listener: Final = listener
+        self._routes: Final = [
+            (route.regex(), route) for route in routes if listener in route.listeners
+        ]
         self._named: Final = frozenset(route.pattern for _, route in self._routes)
 
     def match(self, head: h11.Request, peer: str) -> Match:
@@ -45,7 +47,7 @@ class RouteTable:
         request = Request(
             method=method,
             path=path,
-            door=self._door,
+            listener=self._listener,
             query=query,
             headers=_read_headers(head),
             peer=peer,

@@ -32,10 +32,10 @@ from beiran.http.body import (
     send_file,
 )
 from beiran.http.messages import (
-    HOLD_PROTOCOL,
-    Door,
+    WATCH_PROTOCOL,
     FileSlice,
     HttpError,
+    Listener,
     Request,
     Response,
     Route,
@@ -59,7 +59,7 @@ BODY_TIMEOUT_S: Final = 120.0
 
 HEAD_BYTES_MAX: Final = 16 * 1024
 RECEIVE_BYTES: Final = 16 * 1024
-CONNECTIONS_MAX: Final[dict[Door, int]] = {"unix": 256, "tcp": 1024, "mirror": 256}
+CONNECTIONS_MAX: Final[dict[Listener, int]] = {"unix": 256, "tcp": 1024, "mirror": 256}
 REFUSALS_MAX: Final = 64
 """Connections beyond the limit that are told so; those beyond these are just closed."""
 
@@ -80,7 +80,7 @@ _log: Final = logging.getLogger(__name__)
 
 
 class HttpCounters(Struct):
-    """What a door has seen since it was opened.
+    """What a listener has seen since it was opened.
 
     Attributes:
       http_bad_requests: requests (or other bytes) that could not be read, or not in time.
@@ -100,27 +100,27 @@ class HttpCounters(Struct):
 
 
 async def serve_http(
-    listeners: Sequence[trio.SocketListener],
+    sockets: Sequence[trio.SocketListener],
     routes: Sequence[Route],
     *,
-    door: Door,
+    listener: Listener,
     counters: HttpCounters,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve ``routes`` at ``listeners`` until cancelled, which closes everything at once.
+    """Serve ``routes`` at ``sockets`` until cancelled, which closes everything at once.
 
     Args:
-      door: which door this is; only the routes that it has are served.
-      counters: kept up to date; several doors may share one.
+      listener: which listener the sockets are; its routes are served, no others.
+      counters: kept up to date; several listeners may share one.
     """
-    server = _Server(RouteTable(routes, door), CONNECTIONS_MAX[door], counters)
+    server = _Server(RouteTable(routes, listener), CONNECTIONS_MAX[listener], counters)
     async with trio.open_nursery() as nursery:
-        await nursery.start(trio.serve_listeners, server.serve_connection, list(listeners))
+        await nursery.start(trio.serve_listeners, server.serve_connection, list(sockets))
         task_status.started()
 
 
 class _Server:
-    """What the connections of one door share."""
+    """What the connections of one listener share."""
 
     def __init__(self, routes: RouteTable, connections_max: int, counters: HttpCounters) -> None:
         self.routes: Final = routes
@@ -289,7 +289,7 @@ class _Connection:
         Raises: ApiError when it is refused.
         """
         request, route = match.request, match.route
-        if upgrade == "hold" and not route.hold:
+        if upgrade == "watch" and not route.watch:
             return False
         if self._http.their_state is h11.SEND_BODY or self._http.trailing_data[0]:
             message = "nothing may follow a request to upgrade before it is answered"
@@ -308,7 +308,7 @@ class _Connection:
         return True
 
     async def _hold(self) -> None:
-        headers = [("Upgrade", HOLD_PROTOCOL), ("Connection", "Upgrade")]
+        headers = [("Upgrade", WATCH_PROTOCOL), ("Connection", "Upgrade")]
         switching = h11.InformationalResponse(
             status_code=101, headers=headers, reason=b"Switching Protocols"
         )
@@ -476,7 +476,7 @@ def _peer_host(stream: trio.SocketStream) -> str:
 
 
 def _refusal() -> bytes:
-    error = ApiError(503, "TOO_MANY_CONNECTIONS", "too many connections at this door")
+    error = ApiError(503, "TOO_MANY_CONNECTIONS", "too many connections to this agent; try again")
     body = error_response(error).body
     assert isinstance(body, bytes)
     head = (

@@ -16,7 +16,7 @@ from wsproto.utilities import ProtocolError
 
 from beiran.errors import ApiError, BadRequest
 from beiran.http.body import STALL_TIMEOUT_S
-from beiran.http.messages import HOLD_PROTOCOL, HttpError, Request, Route
+from beiran.http.messages import WATCH_PROTOCOL, HttpError, Request, Route
 
 MESSAGE_BYTES_MAX: Final = 64 * 1024
 """Of a WebSocket message that a client sends; they are read and ignored."""
@@ -29,7 +29,7 @@ _WEBSOCKET_KEY_BYTES: Final = 16
 
 _log: Final = logging.getLogger(__name__)
 
-Upgrade = Literal["websocket", "hold"]
+Upgrade = Literal["websocket", "watch"]
 
 
 def wanted_upgrade(http_version: bytes, request: Request) -> Upgrade | None:
@@ -44,7 +44,7 @@ def wanted_upgrade(http_version: bytes, request: Request) -> Upgrade | None:
     protocols = _tokens(request, "upgrade")
     if "websocket" in protocols:
         return "websocket"
-    return "hold" if HOLD_PROTOCOL in protocols else None
+    return "watch" if WATCH_PROTOCOL in protocols else None
 
 
 def check_websocket(request: Request, route: Route) -> str:

@@ -115,7 +115,7 @@ def mirror_routes(
 
 
 def _route(method: str, pattern: str, handler: Handler) -> Route:
-    return Route(method=method, pattern=pattern, handler=_answering(handler), doors=("mirror",))
+    return Route(method=method, pattern=pattern, handler=_answering(handler), listeners=("mirror",))
 
 
 def _answering(handler: Handler) -> Handler:

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 import trio
 
 from beiran.gossip.membership.member import Address
-from beiran.peers.peer_client import HoldOutcome, PeerClient
+from beiran.peers.peer_client import PeerClient, WatchOutcome
 
 RETRY_MIN_S: Final = 0.5
 RETRY_MAX_S: Final = 15.0
@@ -34,16 +34,16 @@ async def watch(peers: PeerClient, address: Address, path: str, broken: Broken) 
     while True:
         began = trio.current_time()
         try:
-            outcome = await peers.hold_watch(address, path)
+            outcome = await peers.watch_connection(address, path)
         except OSError:  # no file descriptors left: that says nothing of the neighbour
-            outcome = HoldOutcome.DECLINED
+            outcome = WatchOutcome.DECLINED
         if trio.current_time() - began >= STEADY_S:
             wait_s, quick = RETRY_MIN_S, 0
-        was_open = was_open or outcome is HoldOutcome.CLOSED
-        if outcome is HoldOutcome.CLOSED and quick < QUICK_RETRIES:
+        was_open = was_open or outcome is WatchOutcome.CLOSED
+        if outcome is WatchOutcome.CLOSED and quick < QUICK_RETRIES:
             quick += 1  # it was open and ended: whether somebody still listens tells the reason
             continue
-        if outcome in (HoldOutcome.REFUSED, HoldOutcome.UNREACHABLE):
-            broken(refused=was_open and outcome is HoldOutcome.REFUSED)
+        if outcome in (WatchOutcome.REFUSED, WatchOutcome.UNREACHABLE):
+            broken(refused=was_open and outcome is WatchOutcome.REFUSED)
         await trio.sleep(wait_s)
         wait_s = min(wait_s * 2, RETRY_MAX_S)

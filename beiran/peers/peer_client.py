@@ -17,7 +17,7 @@ import trio
 from beiran.errors import BeiranError, RemoteProtocolError
 from beiran.gossip.membership.member import Address
 from beiran.http.connection import Answer, ConnectionLost, HttpConnection
-from beiran.http.messages import HOLD_PROTOCOL
+from beiran.http.messages import WATCH_PROTOCOL
 
 IDLE_TIMEOUT_S: Final = 10.0
 CONNECTIONS_PER_PEER_MAX: Final = 4
@@ -46,7 +46,7 @@ class PeerDeclined(RemoteProtocolError):
         self.status = status
 
 
-class HoldOutcome(Enum):
+class WatchOutcome(Enum):
     """How a held connection ended.
 
     ``REFUSED``: nobody listens there. ``CLOSED``: it was open, and the other end closed it.
@@ -112,29 +112,29 @@ class PeerClient:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise RemoteProtocolError(f"{address}{path} cannot be read: {error}") from None
 
-    async def hold_watch(self, address: Address, path: str) -> HoldOutcome:
+    async def watch_connection(self, address: Address, path: str) -> WatchOutcome:
         """Open a connection that says nothing, and wait for its end.
 
         Opening it may take ``WATCH_OPEN_TIMEOUT_S``; after that it lasts until the other end
         closes it, the network tells that it is broken, or this is cancelled.
         """
-        headers = [("Connection", "Upgrade"), ("Upgrade", HOLD_PROTOCOL)]
+        headers = [("Connection", "Upgrade"), ("Upgrade", WATCH_PROTOCOL)]
         connection = None
         try:
             with trio.fail_after(WATCH_OPEN_TIMEOUT_S):
                 connection = await _connect(address)
                 answer = await connection.ask("GET", path, headers=headers)
             if answer.status != 101:
-                return HoldOutcome.DECLINED
+                return WatchOutcome.DECLINED
             return await _wait_for_end(connection.stream)
         except PeerRefused:
-            return HoldOutcome.REFUSED
+            return WatchOutcome.REFUSED
         except (PeerUnreachable, trio.TooSlowError):
-            return HoldOutcome.UNREACHABLE
+            return WatchOutcome.UNREACHABLE
         except ConnectionLost:
-            return HoldOutcome.CLOSED
+            return WatchOutcome.CLOSED
         except RemoteProtocolError:
-            return HoldOutcome.DECLINED
+            return WatchOutcome.DECLINED
         finally:
             if connection is not None:
                 connection.close()
@@ -274,15 +274,15 @@ async def _connect(address: Address) -> HttpConnection:
     return HttpConnection(await open_stream(address), str(address))
 
 
-async def _wait_for_end(stream: trio.SocketStream) -> HoldOutcome:
+async def _wait_for_end(stream: trio.SocketStream) -> WatchOutcome:
     try:
         while await stream.socket.recv(1):
             pass  # it has nothing to say, but saying something is not ending
     except OSError as error:
         if error.errno in (errno.ECONNRESET, errno.EPIPE):
-            return HoldOutcome.CLOSED
-        return HoldOutcome.UNREACHABLE
-    return HoldOutcome.CLOSED
+            return WatchOutcome.CLOSED
+        return WatchOutcome.UNREACHABLE
+    return WatchOutcome.CLOSED
 
 
 def _body_of(address: Address, path: str, answer: Answer, body: bytes) -> bytes:

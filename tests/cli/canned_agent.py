@@ -160,16 +160,16 @@ prefetches: list[Prefetch] = []
 
 ROUTES = (
     Route(method="GET", pattern="/transfers", handler=_transfers, stream=_follow_transfers),
-    Route(method="POST", pattern="/pulls", handler=_pull, doors=("unix",)),
+    Route(method="POST", pattern="/pulls", handler=_pull, listeners=("unix",)),
     Route(
         method="GET",
         pattern="/pulls/run",
         handler=_only_websocket,
         prepare=_refuse,
         stream=_run_pull,
-        doors=("unix",),
+        listeners=("unix",),
     ),
-    Route(method="POST", pattern="/prefetch", handler=_prefetch, doors=("unix",)),
+    Route(method="POST", pattern="/prefetch", handler=_prefetch, listeners=("unix",)),
     Route(method="GET", pattern="/info", handler=_info),
     Route(method="GET", pattern="/nodes", handler=_nodes),
     Route(method="GET", pattern="/nodes/{uuid}", handler=_node),
@@ -204,7 +204,7 @@ async def _serve(
     await serve_http(
         [listener],
         ROUTES,
-        door="unix" if door == "unix" else "tcp",
+        listener="unix" if door == "unix" else "tcp",
         counters=HttpCounters(),
         task_status=task_status,
     )

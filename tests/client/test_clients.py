@@ -207,9 +207,9 @@ async def serve_agent(path: Path) -> AsyncIterator[Agent]:
     counters = HttpCounters()
     listeners = await open_tcp_listeners("127.0.0.1", 0)
     async with open_unix_listener(path) as listener, trio.open_nursery() as nursery:
-        doors = partial(serve_http, routes=ROUTES, counters=counters)
-        await nursery.start(partial(doors, [listener], door="unix"))
-        await nursery.start(partial(doors, listeners, door="tcp"))
+        serve = partial(serve_http, routes=ROUTES, counters=counters)
+        await nursery.start(partial(serve, [listener], listener="unix"))
+        await nursery.start(partial(serve, listeners, listener="tcp"))
         yield Agent(path, listeners[0].socket.getsockname()[1], counters)
         nursery.cancel_scope.cancel()
 

@@ -116,10 +116,10 @@ class Door:
                 handler=self._gossip,
                 body_bytes_max=REQUEST_BODY_BYTES_MAX,
             ),
-            Route(method="GET", pattern=WATCH_PATH, handler=upgrade_required, hold=True),
+            Route(method="GET", pattern=WATCH_PATH, handler=upgrade_required, watch=True),
         ]
         async with trio.open_nursery() as nursery:
-            serve = partial(serve_http, listeners, routes, door="tcp", counters=self._counters)
+            serve = partial(serve_http, listeners, routes, listener="tcp", counters=self._counters)
             await nursery.start(serve)
             task_status.started()
         self._store.close()

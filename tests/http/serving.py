@@ -9,7 +9,7 @@ from typing import NamedTuple
 import trio
 
 from beiran.http.listeners import open_tcp_listeners
-from beiran.http.messages import Door, Route
+from beiran.http.messages import Listener, Route
 from beiran.http.server import HttpCounters, serve_http
 
 PATIENCE_S = 20.0
@@ -71,12 +71,14 @@ class Raw:
 
 
 @asynccontextmanager
-async def serve(routes: Sequence[Route], *, door: Door = "tcp") -> AsyncIterator[Served]:
+async def serve(routes: Sequence[Route], *, listener: Listener = "tcp") -> AsyncIterator[Served]:
     counters = HttpCounters()
     listeners = await open_tcp_listeners("127.0.0.1", 0)
     port: int = listeners[0].socket.getsockname()[1]
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(serve_http, listeners, routes, door=door, counters=counters))
+        await nursery.start(
+            partial(serve_http, listeners, routes, listener=listener, counters=counters)
+        )
         yield Served(port, counters)
         nursery.cancel_scope.cancel()
 

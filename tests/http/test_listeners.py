@@ -1,4 +1,4 @@
-"""The sockets of the doors: what is in the way, what is left behind."""
+"""Listening sockets: what is in the way, what is left behind."""
 
 import os
 import socket
@@ -115,7 +115,7 @@ async def test_any_ipv6_address_takes_ipv4_as_well() -> None:
 
 
 async def _serve(listeners: list[trio.SocketListener], counters: HttpCounters) -> None:
-    await serve_http(listeners, [], door="tcp", counters=counters)
+    await serve_http(listeners, [], listener="tcp", counters=counters)
 
 
 def test_the_umask_is_as_it_was(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ TAG = '"sha256:' + "00" * 32 + '"'
 
 def asking(method: str = "GET", **headers: str) -> Request:
     values = {name.replace("_", "-"): [value] for name, value in headers.items()}
-    return Request(method=method, path="/", door="tcp", headers=values)
+    return Request(method=method, path="/", listener="tcp", headers=values)
 
 
 def test_without_a_range_all_bytes_are_sent() -> None:

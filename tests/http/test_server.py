@@ -51,7 +51,7 @@ async def tell(request: Request) -> Response:
             "query": request.query,
             "accept": request.headers.get("accept"),
             "peer": request.peer,
-            "door": request.door,
+            "listener": request.listener,
         }
     )
 
@@ -67,12 +67,12 @@ ROUTES = [
     get("/deep/{rest:path}/end", tell),
     Route(method="POST", pattern="/echo", handler=echo, body_bytes_max=100_000),
     Route(method="POST", pattern="/small", handler=echo, body_bytes_max=10),
-    Route(method="GET", pattern="/private", handler=hello, doors=("unix",)),
+    Route(method="GET", pattern="/private", handler=hello, listeners=("unix",)),
 ]
 
 
 @pytest.fixture
-async def door() -> AsyncIterator[Served]:
+async def server() -> AsyncIterator[Served]:
     async with serve(ROUTES) as served:
         yield served
 
@@ -91,25 +91,25 @@ def code_of(answer: bytes) -> str:
     return str(errors[0]["code"])
 
 
-async def test_a_get_is_answered_with_length_type_and_date(door: Served) -> None:
-    answer = await door.exchange(GET_CLOSE % b"/hello")
+async def test_a_get_is_answered_with_length_type_and_date(server: Served) -> None:
+    answer = await server.exchange(GET_CLOSE % b"/hello")
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
     assert body == b'{"hello":"/hello"}'
     assert f"content-length: {len(body)}".encode() in head.lower()
     assert b"content-type: application/json" in head.lower()
     assert b" GMT" in head
-    assert door.counters.http_requests == 1
+    assert server.counters.http_requests == 1
 
 
-async def test_the_handler_sees_a_decoded_request(door: Served) -> None:
-    answer = await door.exchange(
+async def test_the_handler_sees_a_decoded_request(server: Served) -> None:
+    answer = await server.exchange(
         b"GET /tell/a%2Fb%20%C3%BC?x=1&x=2&empty= HTTP/1.1\r\nHost: x\r\n"
         b"Accept: a\r\nAccept: b\r\nConnection: close\r\n\r\n"
     )
     # An encoded slash is a slash in the decoded path, so it does not fit into one segment.
     assert status_of(answer) == 404
-    answer = await door.exchange(
+    answer = await server.exchange(
         b"GET /tell/%20%C3%BC?x=1&x=2&empty= HTTP/1.1\r\nHost: x\r\n"
         b"Accept: a\r\nAccept: b\r\nConnection: close\r\n\r\n"
     )
@@ -120,106 +120,110 @@ async def test_the_handler_sees_a_decoded_request(door: Served) -> None:
         "query": {"x": ["1", "2"], "empty": [""]},
         "accept": ["a", "b"],
         "peer": "127.0.0.1",
-        "door": "tcp",
+        "listener": "tcp",
     }
 
 
-async def test_a_path_pattern_takes_several_segments(door: Served) -> None:
-    answer = await door.exchange(GET_CLOSE % b"/deep/a/b/c/end")
+async def test_a_path_pattern_takes_several_segments(server: Served) -> None:
+    answer = await server.exchange(GET_CLOSE % b"/deep/a/b/c/end")
     assert msgspec.json.decode(body_of(answer))["args"] == {"rest": "a/b/c"}
 
 
-async def test_an_absolute_target_is_read_as_its_path(door: Served) -> None:
-    answer = await door.exchange(GET_CLOSE % b"http://elsewhere:1/hello?x=1")
+async def test_an_absolute_target_is_read_as_its_path(server: Served) -> None:
+    answer = await server.exchange(GET_CLOSE % b"http://elsewhere:1/hello?x=1")
     assert body_of(answer) == b'{"hello":"/hello"}'
 
 
-async def test_head_has_the_head_of_get_and_no_body(door: Served) -> None:
-    answer = await door.exchange(b"HEAD /hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+async def test_head_has_the_head_of_get_and_no_body(server: Served) -> None:
+    answer = await server.exchange(b"HEAD /hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert status_of(answer) == 200
     assert b"content-length: 18" in answer.lower()
     assert body_of(answer) == b""
 
 
-async def test_one_connection_carries_many_requests(door: Served) -> None:
-    async with await door.connect() as raw:
+async def test_one_connection_carries_many_requests(server: Served) -> None:
+    async with await server.connect() as raw:
         for _ in range(20):
             await raw.send(GET % b"/hello")
             assert b"200 OK" in await raw.until(b'{"hello":"/hello"}')
-    assert door.counters.http_requests == 20
+    assert server.counters.http_requests == 20
 
 
-async def test_pipelined_requests_are_answered_in_order(door: Served) -> None:
+async def test_pipelined_requests_are_answered_in_order(server: Served) -> None:
     paths = [b"/tell/%d" % index for index in range(50)]
-    answer = await door.exchange(b"".join(GET % path for path in paths) + GET_CLOSE % b"/hello")
+    answer = await server.exchange(b"".join(GET % path for path in paths) + GET_CLOSE % b"/hello")
     places = [answer.index(b'"path":"%s"' % path) for path in paths]
     assert places == sorted(places)
     assert answer.endswith(b'{"hello":"/hello"}')
 
 
-async def test_a_request_that_comes_byte_by_byte_is_read(door: Served) -> None:
-    async with await door.connect() as raw:
+async def test_a_request_that_comes_byte_by_byte_is_read(server: Served) -> None:
+    async with await server.connect() as raw:
         for byte in GET_CLOSE % b"/hello":
             await raw.send(bytes([byte]))
             await trio.lowlevel.checkpoint()
         assert body_of(await raw.rest()) == b'{"hello":"/hello"}'
 
 
-async def test_http_1_0_is_answered_and_closed(door: Served) -> None:
-    answer = await door.exchange(b"GET /hello HTTP/1.0\r\n\r\n")
+async def test_http_1_0_is_answered_and_closed(server: Served) -> None:
+    answer = await server.exchange(b"GET /hello HTTP/1.0\r\n\r\n")
     assert body_of(answer) == b'{"hello":"/hello"}'
 
 
-async def test_an_unknown_path_is_404_with_the_error_body(door: Served) -> None:
-    answer = await door.exchange(GET_CLOSE % b"/nothing")
+async def test_an_unknown_path_is_404_with_the_error_body(server: Served) -> None:
+    answer = await server.exchange(GET_CLOSE % b"/nothing")
     assert status_of(answer) == 404
     assert msgspec.json.decode(body_of(answer)) == {
         "errors": [{"code": "NOT_FOUND", "message": "there is nothing at /nothing", "detail": None}]
     }
 
 
-async def test_another_method_is_405_and_says_which_are_allowed(door: Served) -> None:
-    answer = await door.exchange(b"DELETE /hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+async def test_another_method_is_405_and_says_which_are_allowed(server: Served) -> None:
+    answer = await server.exchange(
+        b"DELETE /hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
     assert status_of(answer) == 405
     assert b"allow: get, head, options\r\n" in answer.lower()
 
 
-async def test_options_says_what_is_allowed(door: Served) -> None:
-    answer = await door.exchange(b"OPTIONS /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+async def test_options_says_what_is_allowed(server: Served) -> None:
+    answer = await server.exchange(
+        b"OPTIONS /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
     assert status_of(answer) == 204
     assert b"allow: options, post\r\n" in answer.lower()
     assert body_of(answer) == b""
 
 
-async def test_a_path_with_a_name_of_its_own_is_none_of_those_that_take_any(door: Served) -> None:
-    answer = await door.exchange(GET_CLOSE % b"/tell/named")
+async def test_a_path_with_a_name_of_its_own_is_none_of_those_that_take_any(server: Served) -> None:
+    answer = await server.exchange(GET_CLOSE % b"/tell/named")
     assert answer.startswith(b"HTTP/1.1 405 ")
     assert b"\r\nAllow: OPTIONS, POST\r\n" in answer
-    answer = await door.exchange(GET_CLOSE % b"/tell/other")
+    answer = await server.exchange(GET_CLOSE % b"/tell/other")
     assert answer.startswith(b"HTTP/1.1 200 ")
 
 
-async def test_a_route_is_only_found_at_its_doors(door: Served) -> None:
-    assert status_of(await door.exchange(GET_CLOSE % b"/private")) == 404
+async def test_a_route_is_only_found_at_its_listeners(server: Served) -> None:
+    assert status_of(await server.exchange(GET_CLOSE % b"/private")) == 404
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, 100_000])
-async def test_a_body_with_its_length_reaches_the_handler(door: Served, size: int) -> None:
+async def test_a_body_with_its_length_reaches_the_handler(server: Served, size: int) -> None:
     body = blob(size)
     head = b"POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
-    assert body_of(await door.exchange(head % size + body)) == body
+    assert body_of(await server.exchange(head % size + body)) == body
 
 
-async def test_a_chunked_body_reaches_the_handler(door: Served) -> None:
-    answer = await door.exchange(
+async def test_a_chunked_body_reaches_the_handler(server: Served) -> None:
+    answer = await server.exchange(
         b"POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
         b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;ext=1\r\nde\r\n0\r\n\r\n"
     )
     assert body_of(answer) == b"abcde"
 
 
-async def test_who_expects_100_continue_is_told_to_go_on(door: Served) -> None:
-    async with await door.connect() as raw:
+async def test_who_expects_100_continue_is_told_to_go_on(server: Served) -> None:
+    async with await server.connect() as raw:
         await raw.send(
             b"POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
             b"Content-Length: 3\r\nExpect: 100-continue\r\n\r\n"
@@ -230,8 +234,8 @@ async def test_who_expects_100_continue_is_told_to_go_on(door: Served) -> None:
 
 
 @pytest.mark.parametrize("expect", [b"", b"Expect: 100-continue\r\n"])
-async def test_a_body_that_says_it_is_too_large_is_413(door: Served, expect: bytes) -> None:
-    async with await door.connect() as raw:
+async def test_a_body_that_says_it_is_too_large_is_413(server: Served, expect: bytes) -> None:
+    async with await server.connect() as raw:
         await raw.send(
             b"POST /small HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n" + expect + b"\r\n"
         )
@@ -240,18 +244,18 @@ async def test_a_body_that_says_it_is_too_large_is_413(door: Served, expect: byt
         answer = await raw.rest()
     assert status_of(answer) == 413
     assert code_of(answer) == "BODY_TOO_LARGE"
-    assert door.counters.http_bad_requests == 1
+    assert server.counters.http_bad_requests == 1
 
 
-async def test_a_chunked_body_that_grows_too_large_is_413(door: Served) -> None:
-    answer = await door.exchange(
+async def test_a_chunked_body_that_grows_too_large_is_413(server: Served) -> None:
+    answer = await server.exchange(
         b"POST /small HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nb\r\n0123456789a\r\n"
     )
     assert status_of(answer) == 413
 
 
-async def test_a_request_with_a_body_nobody_wants_is_answered_and_closed(door: Served) -> None:
-    answer = await door.exchange(
+async def test_a_request_with_a_body_nobody_wants_is_answered_and_closed(server: Served) -> None:
+    answer = await server.exchange(
         b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
         + b"abcd"
         + GET % b"/hello"
@@ -281,12 +285,12 @@ async def test_a_request_with_a_body_nobody_wants_is_answered_and_closed(door: S
     ],
 )
 async def test_what_cannot_be_read_is_refused_and_counted(
-    door: Served, data: bytes, status: int
+    server: Served, data: bytes, status: int
 ) -> None:
-    answer = await door.exchange(data)
+    answer = await server.exchange(data)
     assert status_of(answer) == status
     assert code_of(answer)
-    assert door.counters.http_bad_requests == 1
+    assert server.counters.http_bad_requests == 1
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
@@ -588,21 +592,21 @@ async def test_who_stops_reading_is_dropped(
 
 
 async def test_a_head_that_does_not_come_to_its_end_times_out(
-    monkeypatch: pytest.MonkeyPatch, door: Served
+    monkeypatch: pytest.MonkeyPatch, server: Served
 ) -> None:
     monkeypatch.setattr(http_server, "HEAD_TIMEOUT_S", 0.5)
-    assert await door.exchange(b"") == b""
-    assert door.counters.http_bad_requests == 0
-    assert status_of(await door.exchange(b"GET /hello HT")) == 408
-    assert door.counters.http_bad_requests == 1
+    assert await server.exchange(b"") == b""
+    assert server.counters.http_bad_requests == 0
+    assert status_of(await server.exchange(b"GET /hello HT")) == 408
+    assert server.counters.http_bad_requests == 1
 
 
 async def test_who_drips_a_head_gets_no_more_time_for_it(
-    monkeypatch: pytest.MonkeyPatch, door: Served
+    monkeypatch: pytest.MonkeyPatch, server: Served
 ) -> None:
     monkeypatch.setattr(http_server, "HEAD_TIMEOUT_S", 0.3)
     answer = b""
-    async with await door.connect() as raw, trio.open_nursery() as nursery:
+    async with await server.connect() as raw, trio.open_nursery() as nursery:
 
         async def drip() -> None:
             await raw.send(b"GET /hello HTTP/1.1\r\nX: ")
@@ -617,18 +621,20 @@ async def test_who_drips_a_head_gets_no_more_time_for_it(
 
 
 async def test_a_body_that_does_not_come_times_out(
-    monkeypatch: pytest.MonkeyPatch, door: Served
+    monkeypatch: pytest.MonkeyPatch, server: Served
 ) -> None:
     monkeypatch.setattr(http_server, "STALL_TIMEOUT_S", 0.1)
     head = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
-    assert status_of(await door.exchange(head + b"ab")) == 408
+    assert status_of(await server.exchange(head + b"ab")) == 408
 
 
-async def test_an_idle_connection_is_closed(monkeypatch: pytest.MonkeyPatch, door: Served) -> None:
+async def test_an_idle_connection_is_closed(
+    monkeypatch: pytest.MonkeyPatch, server: Served
+) -> None:
     monkeypatch.setattr(http_server, "IDLE_TIMEOUT_S", 0.1)
-    answer = await door.exchange(GET % b"/hello")
+    answer = await server.exchange(GET % b"/hello")
     assert body_of(answer) == b'{"hello":"/hello"}'
-    assert door.counters.http_bad_requests == 0
+    assert server.counters.http_bad_requests == 0
 
 
 async def test_at_the_limit_an_idle_connection_makes_room(
@@ -667,12 +673,12 @@ async def test_stopping_the_server_closes_its_connections() -> None:
     raw.close()
 
 
-async def test_curl_speaks_with_it(door: Served) -> None:
+async def test_curl_speaks_with_it(server: Served) -> None:
     body = gzip.compress(b"x" * 50_000) * 300  # curl asks before it sends much: Expect
-    command = ["curl", "-sS", "--data-binary", "@-", f"http://127.0.0.1:{door.port}/echo"]
+    command = ["curl", "-sS", "--data-binary", "@-", f"http://127.0.0.1:{server.port}/echo"]
     result = await trio.run_process(command, stdin=body[:100_000], capture_stdout=True)
     assert result.stdout == body[:100_000]
-    command = ["curl", "-sS", "--http2", f"http://127.0.0.1:{door.port}/hello"]
+    command = ["curl", "-sS", "--http2", f"http://127.0.0.1:{server.port}/hello"]
     result = await trio.run_process(command, capture_stdout=True)
     assert result.stdout == b'{"hello":"/hello"}'
 

@@ -1,4 +1,4 @@
-"""WebSockets with trio-websocket's own client, and connections that are held."""
+"""WebSockets with trio-websocket's own client, and watch connections."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -306,10 +306,10 @@ async def test_nonsense_instead_of_frames_ends_only_that_connection() -> None:
         assert served.counters.http_failures == 0
 
 
-HOLD = Route(method="GET", pattern="/watch", handler=upgrade_required, hold=True)
+WATCHED = Route(method="GET", pattern="/watch", handler=upgrade_required, watch=True)
 
 
-async def hold(served: Served) -> Raw:
+async def watch(served: Served) -> Raw:
     raw = await served.connect()
     await raw.send(WATCH)
     head = await raw.until(b"\r\n\r\n")
@@ -318,12 +318,12 @@ async def hold(served: Served) -> Raw:
     return raw
 
 
-async def test_a_held_connection_idles_until_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_watch_connection_idles_until_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "HEAD_TIMEOUT_S", 1)
     monkeypatch.setattr(http_server, "IDLE_TIMEOUT_S", 0.01)
     monkeypatch.setattr(http_server, "STALL_TIMEOUT_S", 0.01)
-    async with serve([HOLD]) as served:
-        first, second = await hold(served), await hold(served)
+    async with serve([WATCHED]) as served:
+        first, second = await watch(served), await watch(served)
         assert served.counters.http_watchers == 2
         with trio.move_on_after(1.5) as scope:
             await first.stream.receive_some(1)
@@ -334,26 +334,26 @@ async def test_a_held_connection_idles_until_it_is_closed(monkeypatch: pytest.Mo
     second.close()
 
 
-async def test_no_more_connections_are_held_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_watch_connections_beyond_the_limit_get_503(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "WATCHERS_MAX", 2)
-    async with serve([HOLD]) as served:
-        held = [await hold(served) for _ in range(2)]
+    async with serve([WATCHED]) as served:
+        watches = [await watch(served) for _ in range(2)]
         async with await served.connect() as raw:
             await raw.send(WATCH)
             assert (await raw.until(b"}]}")).startswith(b"HTTP/1.1 503 ")
-        for raw in held:
+        for raw in watches:
             raw.close()
 
 
-async def test_a_held_connection_is_not_for_talking() -> None:
-    async with serve([HOLD]) as served, await hold(served) as raw:
+async def test_a_watch_connection_that_sends_bytes_is_closed() -> None:
+    async with serve([WATCHED]) as served, await watch(served) as raw:
         await raw.send(b"x")
         assert await raw.rest() == b""
         assert served.counters.http_bad_requests == 1
 
 
-async def test_a_plain_request_for_a_held_path_is_told_to_upgrade() -> None:
-    async with serve([HOLD]) as served:
+async def test_a_plain_request_to_a_watch_path_gets_426() -> None:
+    async with serve([WATCHED]) as served:
         answer = await served.exchange(b"GET /watch HTTP/1.0\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 426 ")
         assert b"upgrade: beiran-watch" in answer.lower()

@@ -292,7 +292,7 @@ class Mirror:
 async def open_mirror(platforms: Sequence[Platform] | None = None) -> AsyncIterator[Mirror]:
     backend = MemoryBackend()
     routes = mirror_routes(backend, **({} if platforms is None else {"platforms": platforms}))
-    async with serve(routes, door="mirror") as served:
+    async with serve(routes, listener="mirror") as served:
         yield Mirror(backend, served)
 
 
@@ -308,7 +308,7 @@ class MirrorThread:
     async def _run(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         with self._scope:
-            async with serve(mirror_routes(self.backend), door="mirror") as served:
+            async with serve(mirror_routes(self.backend), listener="mirror") as served:
                 self._ports.put(served.port)
                 await trio.sleep_forever()
 

@@ -14,11 +14,11 @@ from beiran.http.listeners import open_tcp_listeners
 from beiran.http.messages import Request, Response, Route, json_response, upgrade_required
 from beiran.peers import peer_client
 from beiran.peers.peer_client import (
-    HoldOutcome,
     PeerClient,
     PeerDeclined,
     PeerRefused,
     PeerUnreachable,
+    WatchOutcome,
 )
 from tests.http.serving import Served, blob, eventually, serve
 
@@ -54,7 +54,7 @@ ROUTES = [
     Route(method="GET", pattern="/bad", handler=bad_json),
     Route(method="POST", pattern="/refuse", handler=refuse),
     Route(method="POST", pattern="/hang", handler=hang),
-    Route(method="GET", pattern="/watch", handler=upgrade_required, hold=True),
+    Route(method="GET", pattern="/watch", handler=upgrade_required, watch=True),
 ]
 
 
@@ -228,7 +228,7 @@ async def test_what_is_no_http_is_a_protocol_error(peers: PeerClient, answer: by
     async with listening(talk) as address:
         with pytest.raises(RemoteProtocolError):
             await post(peers, address, b"x")
-        assert await peers.hold_watch(address, "/watch") is HoldOutcome.DECLINED
+        assert await peers.watch_connection(address, "/watch") is WatchOutcome.DECLINED
 
 
 async def test_json_is_read_into_its_type(peers: PeerClient, served: Served) -> None:
@@ -244,20 +244,20 @@ async def test_a_held_connection_ends_when_the_peer_ends(peers: PeerClient) -> N
     async with trio.open_nursery() as nursery, serve(ROUTES) as served:
 
         async def watch() -> None:
-            outcomes.append(await peers.hold_watch(at(served), "/watch"))
+            outcomes.append(await peers.watch_connection(at(served), "/watch"))
 
         nursery.start_soon(watch)
         await eventually(lambda: served.counters.http_watchers == 1)
         assert not outcomes
-    assert outcomes == [HoldOutcome.CLOSED]
-    assert await peers.hold_watch(at(served), "/watch") is HoldOutcome.REFUSED
+    assert outcomes == [WatchOutcome.CLOSED]
+    assert await peers.watch_connection(at(served), "/watch") is WatchOutcome.REFUSED
 
 
 async def test_a_held_connection_ends_when_it_is_cancelled(
     peers: PeerClient, served: Served
 ) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(peers.hold_watch, at(served), "/watch")
+        nursery.start_soon(peers.watch_connection, at(served), "/watch")
         await eventually(lambda: served.counters.http_watchers == 1)
         nursery.cancel_scope.cancel()
     await eventually(lambda: served.counters.http_watchers == 0)
@@ -272,15 +272,15 @@ async def test_a_connection_that_is_reset_ends_as_closed(peers: PeerClient) -> N
         stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
     async with listening(reset) as address:
-        assert await peers.hold_watch(address, "/watch") is HoldOutcome.CLOSED
+        assert await peers.watch_connection(address, "/watch") is WatchOutcome.CLOSED
 
 
 async def test_where_enough_others_watch_or_nobody_may_it_is_declined(
     peers: PeerClient, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_server, "WATCHERS_MAX", 0)
-    assert await peers.hold_watch(at(served), "/watch") is HoldOutcome.DECLINED
-    assert await peers.hold_watch(at(served), "/greet") is HoldOutcome.DECLINED
+    assert await peers.watch_connection(at(served), "/watch") is WatchOutcome.DECLINED
+    assert await peers.watch_connection(at(served), "/greet") is WatchOutcome.DECLINED
 
 
 async def test_who_does_not_answer_cannot_be_watched(
@@ -292,4 +292,4 @@ async def test_who_does_not_answer_cannot_be_watched(
         await trio.sleep_forever()
 
     async with listening(silent) as address:
-        assert await peers.hold_watch(address, "/watch") is HoldOutcome.UNREACHABLE
+        assert await peers.watch_connection(address, "/watch") is WatchOutcome.UNREACHABLE

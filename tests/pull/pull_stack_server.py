@@ -60,8 +60,8 @@ class PullStackThread:
                     stack.callback(nursery.cancel_scope.cancel)
                     await _serve_engine(engine, nursery)
                     routes = site.routes
-                    unix = await stack.enter_async_context(serve(routes, door="unix"))
-                    tcp = await stack.enter_async_context(serve(routes, door="tcp"))
+                    unix = await stack.enter_async_context(serve(routes, listener="unix"))
+                    tcp = await stack.enter_async_context(serve(routes, listener="tcp"))
                     site.put_member(PEER, "127.0.0.1", tcp.port)
                     self._started.put((site, unix.port, tcp.port))
                     await trio.sleep_forever()

@@ -48,7 +48,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 
 def asked_by_peer(digest: Digest, host: str = PEER_HOST) -> Request:
     return Request(
-        method="GET", path="/", door="tcp", path_args={"digest": digest_text(digest)}, peer=host
+        method="GET", path="/", listener="tcp", path_args={"digest": digest_text(digest)}, peer=host
     )
 
 

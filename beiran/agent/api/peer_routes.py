@@ -102,7 +102,7 @@ class Giving:
         return json_response(meaning)
 
     def _check(self, request: Request) -> None:
-        if request.door == "tcp" and not self._is_member(request.peer):
+        if request.listener == "tcp" and not self._is_member(request.peer):
             raise ApiError(
                 403, "DENIED", f"{request.path} is for members of the cluster; see /nodes"
             )

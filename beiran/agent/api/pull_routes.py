@@ -67,17 +67,19 @@ class PullRoutes:
     def routes(self) -> list[Route]:
         """Pulls are begun on the unix socket only; what moves may be asked anywhere."""
         return [
-            Route(method="POST", pattern="/pulls", handler=self._pull, doors=("unix",)),
+            Route(method="POST", pattern="/pulls", handler=self._pull, listeners=("unix",)),
             Route(
                 method="GET",
                 pattern="/pulls/run",
                 handler=_websocket_only,
                 prepare=_check_pull,
                 stream=self._follow_pull,
-                doors=("unix",),
+                listeners=("unix",),
             ),
-            Route(method="POST", pattern="/prefetch", handler=self._prefetch, doors=("unix",)),
-            Route(method="POST", pattern=HERE_PATH, handler=self._prefetch_here, doors=("tcp",)),
+            Route(method="POST", pattern="/prefetch", handler=self._prefetch, listeners=("unix",)),
+            Route(
+                method="POST", pattern=HERE_PATH, handler=self._prefetch_here, listeners=("tcp",)
+            ),
             Route(
                 method="GET",
                 pattern="/transfers",

@@ -125,7 +125,7 @@ class ApiServer:
         self.port = listeners[0].socket.getsockname()[1]
         routes = api_routes(self.agent, self.store, self.bus)
         async with trio.open_nursery() as nursery:
-            serve = partial(serve_http, listeners, routes, door="tcp", counters=self.counters)
+            serve = partial(serve_http, listeners, routes, listener="tcp", counters=self.counters)
             await nursery.start(serve)
             task_status.started()
 
