@@ -35,7 +35,7 @@ from beiran.http.listeners import open_tcp_listeners
 from beiran.http.messages import Request, Response, Route, json_response
 from beiran.http.server import HttpCounters, serve_http
 from beiran.ids import Digest, parse_digest
-from beiran.peers.blob_fetch import PeerBlobs
+from beiran.peers.blob_fetch import open_peer_blobs
 
 SMALL_REQUESTS = 3000
 MEGABYTE = 1_000_000
@@ -148,9 +148,7 @@ async def _fetch(folder: str, digest_hex: str, size: int, ports: list[int]) -> N
     run_bytes = size if len(ports) == 1 else 4 * PIECE_BYTES
     runs = iter(range(0, size, run_bytes))
     began, cpu_began = time.perf_counter(), time.process_time()
-    async with trio.open_nursery() as serving:
-        peers = PeerBlobs()
-        await serving.start(peers.serve)
+    async with open_peer_blobs() as peers:
         with await cache.partial(digest, size) as into:
 
             async def fetch_runs(port: int) -> None:
@@ -172,7 +170,6 @@ async def _fetch(folder: str, digest_hex: str, size: int, ports: list[int]) -> N
             assert await into.verify()
         took, cpu = time.perf_counter() - began, time.process_time() - cpu_began
         await cache.settle()
-        serving.cancel_scope.cancel()
     print(took, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 

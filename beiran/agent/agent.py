@@ -35,7 +35,7 @@ from beiran.net.beacon import Beacon, open_beacon
 from beiran.net.interfaces import best_address
 from beiran.net.systemd import notify
 from beiran.net.udp import UdpSocket, open_udp
-from beiran.peers.peer_client import PeerClient
+from beiran.peers.peer_client import PeerClient, open_peer_client
 from beiran.settings.settings import Settings
 from beiran.store.store import Store
 
@@ -135,7 +135,6 @@ class Agent:
         """Run until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._recorder.serve)
-            nursery.start_soon(self._peers.serve)
             nursery.start_soon(self._holder.serve)
             await nursery.start(self._acquaintance.serve)
             with trio.move_on_after(FIRST_LIST_S):
@@ -213,9 +212,9 @@ async def _open_agent(settings: Settings) -> AsyncIterator[Agent]:
         listeners = await open_tcp_listeners(settings.bind, settings.port)
         mirror_listeners = await _open_mirror(settings)
         engine = open_engine(str(settings.engine), cache_dir=settings.data_dir)
-        peers = PeerClient()
         async with (
             open_unix_listener(settings.socket) as unix_listener,
+            open_peer_client() as peers,
             open_pull_stack(
                 settings,
                 store,

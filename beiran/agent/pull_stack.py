@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from beiran.http.token_bucket import TokenBucket
 from beiran.ids import Digest, NodeId, node_id_text
 from beiran.mirror.routes import mirror_routes
 from beiran.oci.manifests import Platform
-from beiran.peers.blob_fetch import PeerBlobs
+from beiran.peers.blob_fetch import open_peer_blobs
 from beiran.peers.peer_client import PeerClient
 from beiran.pull.authorization import Authorization
 from beiran.pull.delivery import Delivery
@@ -41,7 +41,7 @@ from beiran.pull.mirror_backend import MirrorBackend
 from beiran.pull.peer_lookup import PeerLookup
 from beiran.pull.resolver import Resolver
 from beiran.pull.tags import TagResolver
-from beiran.registry.registry_client import OriginClient
+from beiran.registry.registry_client import OriginClient, open_origin_client
 from beiran.settings.settings import Settings
 from beiran.store.async_reads import Reads
 from beiran.store.store import Store
@@ -215,22 +215,23 @@ async def _open_transfers(
     *,
     send: Callable[[bytes, Address], object],
 ) -> AsyncIterator[TransferStack]:
-    peer_blobs = PeerBlobs(own=node.own)
-    origins = OriginClient(
-        settings.origins, docker_config=settings.docker_config, limit=settings.origin_limit
-    )
-    await nursery.start(peer_blobs.serve)
-    await nursery.start(origins.serve)
-    driver = SwarmDriver(
-        node,
-        nursery,
-        send=send,
-        peers=peer_blobs,
-        origins=origins,
-        name_of=directory.name_of,
-        peer_bytes=TokenBucket(settings.download_limit.bytes_per_s),
-    )
-    async with open_cache(settings, evicted=driver.withdraw) as cache:
+    async with (
+        open_peer_blobs(own=node.own) as peer_blobs,
+        open_origin_client(
+            settings.origins, docker_config=settings.docker_config, limit=settings.origin_limit
+        ) as origins,
+        AsyncExitStack() as stack,
+    ):
+        driver = SwarmDriver(
+            node,
+            nursery,
+            send=send,
+            peers=peer_blobs,
+            origins=origins,
+            name_of=directory.name_of,
+            peer_bytes=TokenBucket(settings.download_limit.bytes_per_s),
+        )
+        cache = await stack.enter_async_context(open_cache(settings, evicted=driver.withdraw))
         local = LocalBlobs(cache, engine)
         for digest in cache.digests:
             driver.provide(digest, cache.size(digest) or 0)

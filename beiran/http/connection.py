@@ -1,4 +1,8 @@
-"""A kept-alive HTTP/1.1 connection on trio, as the client library and the peer client use it."""
+"""One HTTP/1.1 client connection: h11 on a trio stream.
+
+``http/pool.py`` keeps these for the client library and for requests to other agents. Blobs from
+agents do not pass here (``peers/blob_fetch.py``), nor do registries (``registry/transport.py``).
+"""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -10,16 +14,16 @@ from msgspec import Struct
 
 from beiran.errors import BeiranError, RemoteProtocolError
 
-RECEIVE_BYTES: Final = 64 * 1024
-HEAD_BYTES_MAX: Final = 64 * 1024
+RECEIVE_BYTES: Final = 64 * 1024  # trio's own default for a SocketStream
+HEAD_BYTES_MAX: Final = 64 * 1024  # four times what our server takes: others' heads are longer
 
 
 class ConnectionLost(BeiranError):
-    """The connection ended before the answer was whole.
+    """The connection ended before the whole answer arrived.
 
     Attributes:
-      answered: whether anything of the answer had come. If not, and the connection had been used
-        before, the other end had most likely closed it already, and the request can be repeated.
+      answered: whether any byte of the answer arrived. If none did on a connection that was used
+        before, the other end had closed it before it read the request.
     """
 
     def __init__(self, message: str, *, answered: bool) -> None:
@@ -35,10 +39,10 @@ class Answer(Struct, frozen=True):
 
 
 class HttpConnection:
-    """One connection, which carries one request at a time.
+    """A connection that carries one request at a time. Owns ``stream``.
 
-    Send with ``ask``, then read the body to its end with ``read`` or ``receive``; when that went
-    well the connection is ``reusable``. Owns ``stream``.
+    Send with ``ask``, then read the body with ``read`` or ``receive``. After the end of the body
+    the connection is ``reusable``, unless the other end said that it closes.
     """
 
     def __init__(self, stream: trio.SocketStream, authority: str) -> None:
@@ -56,9 +60,9 @@ class HttpConnection:
         headers: Iterable[tuple[str, str]] = (),
         body: bytes = b"",
     ) -> Answer:
-        """Send a request and receive the head of its answer (a 101 counts as one).
+        """Send a request and receive the head of its answer, which may be a 101.
 
-        Raises: ConnectionLost; RemoteProtocolError when what comes is not HTTP.
+        Raises: ConnectionLost; RemoteProtocolError when the answer is not HTTP.
         """
         if self._http.our_state is h11.DONE:
             self._http.start_next_cycle()
@@ -71,7 +75,7 @@ class HttpConnection:
         if body:
             data += self._http.send(h11.Data(data=body)) or b""
         data += self._http.send(h11.EndOfMessage()) or b""
-        with suppress(trio.BrokenResourceError):  # it may have refused early, and said why
+        with suppress(trio.BrokenResourceError):  # the answer to read may say why it closed
             await self.stream.send_all(data)
         while True:
             event = await self._next_event()
@@ -84,7 +88,7 @@ class HttpConnection:
     async def read(self, *, bytes_max: int) -> bytes:
         """The whole body.
 
-        Raises: ConnectionLost; RemoteProtocolError also when it has more than ``bytes_max``.
+        Raises: ConnectionLost; RemoteProtocolError, also for a body of over ``bytes_max``.
         """
         body = bytearray()
         while chunk := await self.receive():
@@ -94,7 +98,7 @@ class HttpConnection:
         return bytes(body)
 
     async def receive(self) -> bytes:
-        """The next part of the body; empty when it was whole.
+        """The next part of the body; empty at its end.
 
         Raises: ConnectionLost, RemoteProtocolError.
         """
@@ -110,8 +114,13 @@ class HttpConnection:
         """Whether the last answer was read to its end and another request may follow."""
         return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
 
+    @property
+    def plain_socket(self) -> trio.socket.SocketType:
+        """Readable while no answer is due: the other end has closed it."""
+        return self.stream.socket
+
     def close(self) -> None:
-        """Close it, whatever is under way."""
+        """Close it at once, also while a task reads from it."""
         self.stream.socket.close()
 
     async def _next_event(self) -> h11.Event:

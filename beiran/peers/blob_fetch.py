@@ -4,7 +4,8 @@ HTTP/1.1 over kept-alive connections, several to a peer. The body goes from the 
 buffer from which it is hashed and written (``blobs.receiving``), a thread's hop for each MiB.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
 import trio
@@ -15,6 +16,7 @@ from beiran.errors import BeiranError
 from beiran.gossip.membership.member import Address
 from beiran.http.blob_response import ACTIVE_HEADER, NODE_HEADER
 from beiran.http.blob_response import answer_blob as answer_blob  # the other end of it
+from beiran.http.pool import Pool
 from beiran.http.token_bucket import Pace
 from beiran.ids import Digest, NodeId, digest_text, node_id_text
 from beiran.peers.peer_client import PeerRefused, PeerUnreachable, open_stream
@@ -70,38 +72,33 @@ class _Lost(Exception):
     """A connection ended before anything of the answer came: it had been closed already."""
 
 
+@asynccontextmanager
+async def open_peer_blobs(
+    *, own: NodeId | None = None, open_stream: OpenStream = open_stream
+) -> AsyncIterator["PeerBlobs"]:
+    """Fetches from agents. Idle connections are closed when the context is left.
+
+    Args:
+      own: the node that fetches, for peers that see several agents at one address.
+    """
+    async with trio.open_nursery() as nursery:
+        yield PeerBlobs(nursery, own, open_stream)
+        nursery.cancel_scope.cancel()
+
+
 class PeerBlobs:
-    """Fetches from agents. While ``serve`` runs, connections are kept for the next fetch."""
+    """Fetches ranges of blobs from agents. Made by ``open_peer_blobs``."""
 
-    def __init__(self, open_stream: OpenStream = open_stream, *, own: NodeId | None = None) -> None:
-        """``own`` is who fetches, for peers that see several agents at one address."""
-        self._open_stream = open_stream
-        self._says_who = "" if own is None else f"{NODE_HEADER}: {node_id_text(own)}\r\n"
-        self._buffers = Buffers()
-        self._limiters: dict[Address, _Slots] = {}
-        self._idle: dict[Wire, _Idling] = {}  # the one that idles longest first
-        self._serving = False
-        self._kept = trio.Event()
-
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep connections and close those that idle too long, until cancelled."""
-        self._serving = True
-        task_status.started()
-        try:
-            while True:
-                while not self._idle:  # what was kept may be taken again before we wake up
-                    self._kept = trio.Event()
-                    await self._kept.wait()
-                wire, idling = next(iter(self._idle.items()))
-                await trio.sleep_until(idling.deadline)
-                if self._idle.get(wire) is idling:
-                    del self._idle[wire]
-                    wire.close()
-        finally:
-            self._serving = False
-            for wire in self._idle:
-                wire.close()
-            self._idle.clear()
+    def __init__(self, nursery: trio.Nursery, own: NodeId | None, open_stream: OpenStream) -> None:
+        self._open_stream: Final = open_stream
+        self._node_header: Final = "" if own is None else f"{NODE_HEADER}: {node_id_text(own)}\r\n"
+        self._buffers: Final = Buffers()
+        self._pool: Final = Pool[Address, Wire](
+            nursery,
+            per_place_max=CONNECTIONS_PER_PEER_MAX,
+            idle_max=IDLE_CONNECTIONS_MAX,
+            idle_timeout_s=IDLE_TIMEOUT_S,
+        )
 
     async def fetch(
         self,
@@ -133,8 +130,6 @@ class PeerBlobs:
         Raises: PeerFailed (one of PeerBusy, PeerMissing, PeerBroken, PeerNotReached); CacheFull,
         BlobMissing (``into`` was closed) and OSError, which are not the peer's fault.
         """
-        slots = self._limiters.setdefault(address, _Slots())
-        slots.users += 1
         writer = RangeWriter(
             into, start, end, piece_bytes=piece_bytes, judge=judge, buffers=self._buffers
         )
@@ -145,24 +140,19 @@ class PeerBlobs:
             progress,
             stall_timeout_s,
             pace,
-            headers=f"{self._says_who}{ACTIVE_HEADER}: {active}\r\n",
+            headers=f"{self._node_header}{ACTIVE_HEADER}: {active}\r\n",
         )
         try:
-            try:
-                with writer:
-                    async with slots.limiter:
-                        await self._fetch(fetch)
-            except PeerFailed as failure:
-                failure.position = writer.resume_at
-                raise
-        finally:
-            slots.users -= 1
-            if not slots.users:
-                self._limiters.pop(address, None)
+            with writer:
+                async with self._pool.turn(address):
+                    await self._fetch(fetch)
+        except PeerFailed as failure:
+            failure.position = writer.resume_at
+            raise
 
     async def _fetch(self, fetch: "_Fetch") -> None:
         while True:
-            wire = self._take_idle(fetch.address)
+            wire = self._pool.take(fetch.address)
             reused = wire is not None
             if wire is None:
                 wire = await self._connect(fetch)
@@ -177,8 +167,8 @@ class PeerBlobs:
                 keep = declined.reusable
                 raise declined.failure from None
             finally:
-                if keep and self._serving:
-                    self._keep(fetch.address, wire)
+                if keep:
+                    self._pool.keep(fetch.address, wire)
                 else:
                     wire.close()
 
@@ -191,38 +181,6 @@ class PeerBlobs:
             raise PeerNotReached(message) from None
         except (PeerRefused, PeerUnreachable) as error:
             raise PeerNotReached(str(error)) from None
-
-    def _take_idle(self, address: Address) -> Wire | None:
-        """The one that was used last."""
-        for wire in reversed(self._idle):
-            if self._idle[wire].address == address:
-                del self._idle[wire]
-                return wire
-        return None
-
-    def _keep(self, address: Address, wire: Wire) -> None:
-        if len(self._idle) >= IDLE_CONNECTIONS_MAX:
-            oldest = next(iter(self._idle))
-            del self._idle[oldest]
-            oldest.close()
-        self._idle[wire] = _Idling(address, trio.current_time() + IDLE_TIMEOUT_S)
-        self._kept.set()
-
-
-class _Slots:
-    """Connections to one peer."""
-
-    def __init__(self) -> None:
-        self.limiter: Final = trio.CapacityLimiter(CONNECTIONS_PER_PEER_MAX)
-        self.users = 0
-
-
-class _Idling:
-    """A connection that waits for its next use."""
-
-    def __init__(self, address: Address, deadline: float) -> None:
-        self.address: Final = address
-        self.deadline: Final = deadline
 
 
 class _Declined(Exception):

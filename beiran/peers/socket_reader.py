@@ -32,8 +32,13 @@ class Wire:
         self._wake_bytes = 1
         self._rest = b""
 
+    @property
+    def plain_socket(self) -> trio.socket.SocketType | None:
+        """Of a plain TCP connection: readable while no answer is due, it is closed."""
+        return self._socket
+
     def close(self) -> None:
-        """Close it, whatever is under way."""
+        """Close it at once, also while a task reads from it."""
         if self._socket is not None:
             self._socket.close()
             return

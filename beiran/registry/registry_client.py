@@ -10,7 +10,6 @@ distribution's ``registry/client`` and containerd's ``remotes/docker``.
 """
 
 import hashlib
-import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,10 +17,11 @@ from typing import Final
 from urllib.parse import quote, urlencode
 
 import trio
+from cachetools import TTLCache
 
 from beiran.http.token_bucket import Pace, TokenBucket, telling
 from beiran.ids import Digest, digest_text, parse_digest
-from beiran.oci.manifests import MANIFEST_BYTES_MAX, MANIFEST_TYPES
+from beiran.oci.manifests import MANIFEST_BYTES_MAX
 from beiran.registry.errors import (
     OriginBroken,
     OriginDenied,
@@ -74,56 +74,62 @@ REDIRECTS_KEPT_MAX: Final = 1000
 TAGS_BYTES_MAX: Final = 4 * 2**20
 
 
-class OriginClient:
-    """Asks registries. ``serve`` should run meanwhile; cancelling it closes all connections.
+@asynccontextmanager
+async def open_origin_client(
+    origins: Mapping[str, OriginSettings],
+    *,
+    docker_config: Path | None,
+    limit: Limit | None = None,
+    certs_dir: Path | None = CERTS_DIR,
+    connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    answer_timeout_s: float = ANSWER_TIMEOUT_S,
+) -> AsyncIterator["OriginClient"]:
+    """A client of registries. Its connections are closed when the context is left.
 
-    Every method takes a registry by its canonical name (``docker.io``) and a repository in full
-    (``library/busybox``), and raises one of the ``OriginError``. Bound the time of a call from
-    outside as you like: none takes longer than ``DOCUMENT_TIMEOUT_S``, and a blob's head no longer
-    than a few times ``ANSWER_TIMEOUT_S``.
+    The HTTP library is imported with the first request, or a second after the client was opened.
+
+    Args:
+      origins: settings by the registry's canonical name.
+      docker_config: Docker's ``config.json``; need not be there.
+      limit: bytes per second of blobs from all registries together, blobs at once from each.
+      certs_dir: Docker's folder of certificates, with one for each ``HOST[:PORT]``.
     """
-
-    def __init__(
-        self,
-        origins: Mapping[str, OriginSettings],
-        *,
-        docker_config: Path | None,
-        limit: Limit | None = None,
-        environ: Mapping[str, str] = os.environ,
-        certs_dir: Path | None = CERTS_DIR,
-        connect_timeout_s: float = CONNECT_TIMEOUT_S,
-        answer_timeout_s: float = ANSWER_TIMEOUT_S,
-    ) -> None:
-        """Prepare; nothing is imported or opened before the first request.
-
-        Args:
-          origins: what is set of registries, by canonical name.
-          docker_config: Docker's ``config.json``; need not be there.
-          limit: bytes per second of blobs from all registries together, blobs at once from each.
-          environ: ``HTTPS_PROXY``, ``HTTP_PROXY``, ``NO_PROXY``.
-          certs_dir: Docker's folder of certificates, with one for each ``HOST[:PORT]``.
-        """
-        limit = limit or Limit()
-        self._rate: Final = TokenBucket(limit.bytes_per_s)
-        self._http: Final = OriginHttp(
-            environ, connect_timeout_s=connect_timeout_s, answer_timeout_s=answer_timeout_s
+    limit = limit or Limit()
+    async with trio.open_nursery() as nursery:
+        http = OriginHttp(
+            nursery, connect_timeout_s=connect_timeout_s, answer_timeout_s=answer_timeout_s
         )
-        self._requests: Final = OriginRequests(
-            self._http,
+        requests = OriginRequests(
+            http,
             origins,
             docker_config=docker_config,
             certs_dir=certs_dir,
             transfers_max=limit.at_once,
         )
-        self._stored_at: dict[tuple[str, str, Digest], tuple[Url, float]] = {}
+        nursery.start_soon(http.preload)
+        try:
+            yield OriginClient(http, requests, TokenBucket(limit.bytes_per_s))
+        finally:
+            nursery.cancel_scope.cancel()
+            await http.aclose()
 
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Look after connections and hosts that are down, until cancelled."""
-        await self._http.serve(task_status=task_status)
 
-    async def aclose(self) -> None:
-        """Close all connections; for who does not ``serve``."""
-        await self._http.aclose()
+class OriginClient:
+    """Asks registries. Made by ``open_origin_client``.
+
+    Every method takes a registry by its canonical name (``docker.io``) and a repository in full
+    (``library/busybox``), and raises one of the ``OriginError``. A document takes at most
+    ``DOCUMENT_TIMEOUT_S``, the head of a blob a few times ``ANSWER_TIMEOUT_S``; cancel a call to
+    bound it further.
+    """
+
+    def __init__(self, http: OriginHttp, requests: OriginRequests, rate: TokenBucket) -> None:
+        self._http: Final = http
+        self._requests: Final = requests
+        self._rate: Final = rate
+        self._stored_at: TTLCache[tuple[str, str, Digest], Url] = TTLCache(
+            REDIRECTS_KEPT_MAX, REDIRECT_KEPT_S, timer=trio.current_time
+        )
 
     @property
     def counters(self) -> Mapping[str, OriginCounters]:
@@ -172,24 +178,6 @@ class OriginClient:
         if said is not None and said.startswith("sha256:") and said != text:
             raise OriginBroken(f"{registry}: {repository}: what it sent as {said} is {text}")
         return Manifest(digest, manifest_type(registry, answer, data), data)
-
-    async def may_read(self, registry: str, repository: str, digest: Digest) -> bool:
-        """Whether the registry grants this manifest to this host's credentials (or to everybody).
-
-        Raises: OriginUnavailable, OriginLimited, OriginBroken; then nothing is known.
-        """
-        path = f"manifests/{digest_text(digest)}"
-        headers = [("Accept", ", ".join(MANIFEST_TYPES))]  # some say 404 to a mere */*
-        try:
-            try:
-                await self._requests.document(registry, repository, "HEAD", path, headers)
-            except NoHead:
-                await self._requests.document(
-                    registry, repository, "GET", path, headers, bytes_max=MANIFEST_BYTES_MAX
-                )
-        except (OriginDenied, OriginMissing):
-            return False
-        return True
 
     async def blob_size(self, registry: str, repository: str, digest: Digest) -> int:
         """How many bytes a blob has."""
@@ -267,24 +255,22 @@ class OriginClient:
         self, place: Registry, repository: str, digest: Digest, headers: list[tuple[str, str]]
     ) -> Answer:
         key = (place.name, repository, digest)
-        url, until_s = self._stored_at.pop(key, (None, 0.0))
-        if url is not None and trio.current_time() < until_s:
+        url = self._stored_at.get(key)
+        if url is not None:
             try:
                 answer = await self._http.ask("GET", url, trust=place.trust, headers=headers)
             except OriginError:
-                pass  # the registry may know another place
+                self._stored_at.pop(key, None)  # the registry may know another place
             else:
                 place.counters.requests += 1
                 if answer.status in (200, 206):
-                    self._stored_at[key] = (url, until_s)
                     return answer
-                await answer.aclose()  # the signature ran out, most likely
+                await answer.aclose()
+                self._stored_at.pop(key, None)  # the signature ran out, most likely
         target = f"blobs/{digest_text(digest)}"
         answer = await self._requests.open(place, repository, "GET", target, headers, is_blob=True)
         if not answer.url.same_origin(place.base):
-            self._stored_at[key] = (answer.url, trio.current_time() + REDIRECT_KEPT_S)
-            if len(self._stored_at) > REDIRECTS_KEPT_MAX:
-                del self._stored_at[next(iter(self._stored_at))]
+            self._stored_at[key] = answer.url
         return answer
 
 

@@ -7,14 +7,21 @@ from typing import Final
 from urllib.parse import quote
 
 import trio
+from cachetools import LRUCache
 
 from beiran.oci.references import DOCKER_HUB
 from beiran.registry.credentials import CredentialStore
 from beiran.registry.errors import OriginBroken, OriginError, OriginUnavailable
-from beiran.registry.proxies import is_loopback
 from beiran.registry.responses import OriginCounters, error_of, limited
 from beiran.registry.tokens import TOKEN_ANSWER_BYTES_MAX, Authorizer, TokenAnswer
-from beiran.registry.transport import Answer, OriginHttp, Trust, Url, read_url_untrusted
+from beiran.registry.transport import (
+    Answer,
+    OriginHttp,
+    Trust,
+    Url,
+    is_loopback,
+    read_url_untrusted,
+)
 from beiran.settings.settings import OriginSettings
 
 DOCKER_HUB_URL: Final = "https://registry-1.docker.io"
@@ -84,7 +91,7 @@ class OriginRequests:
         self._authorizer: Final = Authorizer(
             CredentialStore(origins, docker_config), self._ask_realm
         )
-        self._registries: dict[str, Registry] = {}
+        self._registries: LRUCache[str, Registry] = LRUCache(REGISTRIES_MAX)
 
     @property
     def registries(self) -> Mapping[str, "Registry"]:
@@ -235,8 +242,6 @@ class OriginRequests:
         if found is None:
             settings = self._origins.get(name, OriginSettings())
             found = Registry(name, settings, self._certs_dir, self._transfers_max)
-            if len(self._registries) >= REGISTRIES_MAX:
-                del self._registries[next(iter(self._registries))]
             self._registries[name] = found
         return found
 

@@ -12,10 +12,11 @@ specification, ``docs/spec/auth/token.md`` and ``oauth.md``.
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 from urllib.parse import urlencode
 
 import trio
+from cachetools import LRUCache
 
 from beiran.registry.credentials import Credentials, CredentialStore
 from beiran.registry.errors import OriginBroken, OriginDenied
@@ -37,9 +38,6 @@ CLIENT_ID: Final = "beiran"
 _CHALLENGE: Final = re.compile(r"\s*,?\s*([A-Za-z][A-Za-z0-9!#$&.^_`|~+-]*)(?:\s+|\s*$|(?=,))")
 _PARAMETER: Final = re.compile(r'\s*,?\s*([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=:-]+")
-
-_K = TypeVar("_K")
-_V = TypeVar("_V")
 
 
 class Challenge(NamedTuple):
@@ -83,8 +81,8 @@ class Authorizer:
         self._credentials: Final = credentials
         self._ask: Final = ask
         self._clock: Final = clock
-        self._challenges: dict[tuple[str, str], Challenge] = {}
-        self._tokens: dict[tuple[str, Challenge], _Token] = {}
+        self._challenges: LRUCache[tuple[str, str], Challenge] = LRUCache(REMEMBERED_MAX)
+        self._tokens: LRUCache[tuple[str, Challenge], _Token] = LRUCache(REMEMBERED_MAX)
         self._asking: dict[tuple[str, Challenge], trio.Lock] = {}
 
     async def authorization(self, registry: str, repository: str) -> str | None:
@@ -134,7 +132,7 @@ class Authorizer:
         else:
             raise OriginBroken(f"{registry} answers 401 and does not say what it wants")
         answer = await self._answer(registry, challenge, refused=refused)
-        _remember(self._challenges, (registry, repository), challenge)
+        self._challenges[registry, repository] = challenge
         return answer
 
     async def _answer(self, registry: str, challenge: Challenge, *, refused: str | None) -> str:
@@ -158,7 +156,7 @@ class Authorizer:
                 if token is None or not usable or f"Bearer {token.text}" == refused:
                     self._tokens.pop(key, None)
                     token = await self._fetch(registry, challenge)
-                    _remember(self._tokens, key, token)
+                    self._tokens[key] = token
                 return f"Bearer {token.text}"
         finally:
             if not lock.statistics().tasks_waiting and not lock.locked():
@@ -247,10 +245,3 @@ def _read_token(registry: str, data: bytes, asked_s: float) -> _Token:
 def _refused_text(registry: str, found: Credentials) -> str:
     who = f"of {found.username!r}" if found.username else "(an identity token)"
     return f"{registry} refuses the credentials {who}: docker login {registry} again"
-
-
-def _remember(kept: dict[_K, _V], key: _K, value: _V) -> None:
-    kept.pop(key, None)
-    kept[key] = value
-    if len(kept) > REMEMBERED_MAX:
-        del kept[next(iter(kept))]

@@ -27,7 +27,14 @@ from beiran.http.messages import Request, Response, Route
 from beiran.http.token_bucket import Pace, TokenBucket
 from beiran.ids import digest_text, parse_digest
 from beiran.peers import blob_fetch as peer_blobs
-from beiran.peers.blob_fetch import PeerBlobs, PeerBroken, PeerBusy, PeerFailed, PeerMissing
+from beiran.peers.blob_fetch import (
+    PeerBlobs,
+    PeerBroken,
+    PeerBusy,
+    PeerFailed,
+    PeerMissing,
+    open_peer_blobs,
+)
 from beiran.peers.peer_client import PeerUnreachable, open_stream
 from beiran.peers.response_head import BadAnswer, read_head
 from tests.cache.contents import bring, content, digest_of, write
@@ -77,11 +84,8 @@ async def served(site: Site) -> AsyncIterator[Served]:
 
 @pytest.fixture
 async def peers() -> AsyncIterator[PeerBlobs]:
-    client = PeerBlobs()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(client.serve)
+    async with open_peer_blobs() as client:
         yield client
-        nursery.cancel_scope.cancel()
 
 
 @pytest.fixture
@@ -135,7 +139,7 @@ async def fetch(
 
 @asynccontextmanager
 async def answering(*answers: bytes, close: bool = True) -> AsyncIterator[Address]:
-    """Somebody who answers each request with the next of ``answers``, whatever was asked."""
+    """A peer that answers each request with the next of ``answers``; an empty one closes."""
     left = list(answers)
 
     async def serve_one(connection: trio.SocketStream) -> None:
@@ -144,7 +148,10 @@ async def answering(*answers: bytes, close: bool = True) -> AsyncIterator[Addres
                 while left:
                     if not await connection.receive_some():
                         return
-                    await connection.send_all(left.pop(0))
+                    answer = left.pop(0)
+                    if not answer:
+                        return
+                    await connection.send_all(answer)
                 if not close:
                     await connection.receive_some()
 
@@ -217,28 +224,29 @@ async def test_a_connection_may_be_taken_the_moment_it_is_kept(
 async def test_an_idle_connection_is_closed_by_and_by(
     site: Site,
     served: Served,
-    peers: PeerBlobs,
     into: PartialBlob,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await bring(site.cache, DATA)
     monkeypatch.setattr(peer_blobs, "IDLE_TIMEOUT_S", 0.01)
-    for start in (0, PIECE):
-        await fetch(peers, at(served), into, start, start + PIECE)
-        await eventually(lambda: served.counters.http_connections == 0)
+    async with open_peer_blobs() as peers:
+        for start in (0, PIECE):
+            await fetch(peers, at(served), into, start, start + PIECE)
+            await eventually(lambda: served.counters.http_connections == 0)
     assert served.counters.http_requests == 2
 
 
 async def test_a_connection_that_was_closed_meanwhile_is_replaced(
     peers: PeerBlobs, into: PartialBlob
 ) -> None:
-    async with answering(answer_206(0, PIECE, DATA[:PIECE])) as address:
+    answers = [
+        (answer_206(0, PIECE, DATA[:PIECE])),
+        b"",  # the second request on the first connection: closed without an answer
+        answer_206(PIECE, 2 * PIECE, DATA[PIECE : 2 * PIECE]),
+    ]
+    async with answering(*answers) as address:
         await fetch(peers, address, into, 0, PIECE)
-    async with answering(answer_206(PIECE, 2 * PIECE, DATA[PIECE : 2 * PIECE])) as other:
-        peers._idle = dict.fromkeys(peers._idle, next(iter(peers._idle.values())))
-        for idling in peers._idle.values():
-            idling.address = other  # type: ignore[misc]
-        await fetch(peers, other, into, PIECE, 2 * PIECE)
+        await fetch(peers, address, into, PIECE, 2 * PIECE)
     assert list(into.held) == [(0, 2 * PIECE)]
 
 
@@ -483,11 +491,9 @@ async def test_bytes_come_over_tls_as_well(site: Site, tmp_path: Path, into: Par
     async def open_secure(address: Address) -> trio.abc.Stream:
         return trio.SSLStream(await open_stream(address), ours)
 
-    peers = PeerBlobs(open_secure)
     listeners = await open_tcp_listeners("127.0.0.1", 0)
     address = Address("127.0.0.1", listeners[0].socket.getsockname()[1])
-    async with trio.open_nursery() as nursery:
-        await nursery.start(peers.serve)
+    async with open_peer_blobs(open_stream=open_secure) as peers, trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, serve_one, listeners)
         judging = Judging(2 * MIB)
         await fetch(peers, address, into, 0, MIB + 5, judging)

@@ -19,6 +19,7 @@ from beiran.peers.peer_client import (
     PeerRefused,
     PeerUnreachable,
     WatchOutcome,
+    open_peer_client,
 )
 from tests.http.serving import Served, blob, eventually, serve
 
@@ -60,11 +61,8 @@ ROUTES = [
 
 @pytest.fixture
 async def peers() -> AsyncIterator[PeerClient]:
-    client = PeerClient()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(client.serve)
+    async with open_peer_client() as client:
         yield client
-        nursery.cancel_scope.cancel()
 
 
 @pytest.fixture
@@ -132,19 +130,20 @@ async def test_many_at_once_use_few_connections(peers: PeerClient, served: Serve
 
 
 async def test_a_connection_that_idles_is_closed(
-    peers: PeerClient, served: Served, monkeypatch: pytest.MonkeyPatch
+    served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peer_client, "IDLE_TIMEOUT_S", 0.1)
-    await post(peers, at(served), b"x")
-    await eventually(lambda: served.counters.http_connections == 0)
-    assert await post(peers, at(served), b"y") == b"y"
+    async with open_peer_client() as peers:
+        await post(peers, at(served), b"x")
+        await eventually(lambda: served.counters.http_connections == 0)
+        assert await post(peers, at(served), b"y") == b"y"
 
 
 async def test_no_more_connections_idle_than_the_limit(
-    peers: PeerClient, served: Served, monkeypatch: pytest.MonkeyPatch
+    served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peer_client, "IDLE_CONNECTIONS_MAX", 1)
-    async with serve(ROUTES) as other:
+    async with open_peer_client() as peers, serve(ROUTES) as other:
         await post(peers, at(served), b"x")
         await post(peers, at(other), b"x")
         await eventually(lambda: served.counters.http_connections == 0)
@@ -152,9 +151,10 @@ async def test_no_more_connections_idle_than_the_limit(
         assert await post(peers, at(served), b"y") == b"y"
 
 
-async def test_without_its_service_every_request_has_its_own_connection(served: Served) -> None:
-    client = PeerClient()
-    assert await post(client, at(served), b"x") == b"x"
+async def test_leaving_the_client_closes_its_connections(served: Served) -> None:
+    async with open_peer_client() as client:
+        assert await post(client, at(served), b"x") == b"x"
+        assert served.counters.http_connections == 1
     await eventually(lambda: served.counters.http_connections == 0)
 
 

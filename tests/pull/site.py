@@ -23,7 +23,7 @@ from beiran.ids import Digest, NodeId, digest_text
 from beiran.mirror.backend import RepositoryName
 from beiran.oci.images import Holding, RepoDigest
 from beiran.oci.manifests import DOCKER_CONFIG, DOCKER_INDEX, DOCKER_MANIFEST, digest_of
-from beiran.peers.peer_client import PeerClient
+from beiran.peers.peer_client import open_peer_client
 from beiran.settings.settings import EngineSpec, OriginSettings, Settings
 from beiran.store.store import Store
 from tests.http.serving import serve
@@ -264,7 +264,7 @@ async def open_site(
                 store,
                 engine or NoEngine(),
                 members,
-                PeerClient(),
+                await stack.enter_async_context(open_peer_client()),
                 random=Random(1),
                 send=send,
             )

@@ -18,7 +18,7 @@ from beiran.http.messages import Request, Response, Route, json_response
 from beiran.ids import Digest, NodeId, digest_text
 from beiran.mirror.errors import Denied, MirrorError, Unavailable
 from beiran.oci.manifests import digest_of
-from beiran.peers.peer_client import PeerClient
+from beiran.peers.peer_client import open_peer_client
 from beiran.pull import delivery
 from beiran.pull.peer_lookup import HAVE_PATH, PeerLookup
 from beiran.transfer.blob_download import BlobRequest
@@ -236,7 +236,8 @@ async def test_who_did_not_give_what_it_said_is_not_heard_of_it_again() -> None:
         for node, size in said.items():
             route = Route(method="POST", pattern=HAVE_PATH, handler=saying(size))
             ports[node] = (await stack.enter_async_context(serve([route]))).port
-        lookup = PeerLookup(PeerClient(), lambda node: Address("127.0.0.1", ports[node]))
+        peers = await stack.enter_async_context(open_peer_client())
+        lookup = PeerLookup(peers, lambda node: Address("127.0.0.1", ports[node]))
         assert (await lookup.having([wanted], said))[wanted].size_bytes == 7
         liars = list(said)[:2]
         lookup.suspect(wanted, liars)

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from beiran.registry.credentials import KEPT_S, Credentials, CredentialStore
-from beiran.registry.proxies import proxy_for
 from beiran.settings.settings import OriginSettings
 
 HUB = "https://index.docker.io/v1/"
@@ -217,53 +216,3 @@ async def test_what_was_found_counts_for_a_while_and_until_it_is_refused(tmp_pat
 def test_secrets_do_not_show() -> None:
     assert "hidden" not in repr(Credentials("u", "hidden"))
     assert "hidden" not in repr(OriginSettings(username="u", password="hidden"))
-
-
-PROXY = "http://proxy.example:3128"
-
-
-@pytest.mark.parametrize(
-    ("url", "environ", "expected"),
-    [
-        (("https", "r.example", 443), {}, None),
-        (("https", "r.example", 443), {"HTTPS_PROXY": PROXY}, PROXY),
-        (("https", "r.example", 443), {"https_proxy": "proxy:1"}, "http://proxy:1"),
-        (("https", "r.example", 443), {"ALL_PROXY": PROXY}, PROXY),
-        (("https", "r.example", 443), {"HTTP_PROXY": PROXY}, None),
-        (("http", "r.example", 80), {"HTTP_PROXY": PROXY}, PROXY),
-        (("https", "localhost", 443), {"HTTPS_PROXY": PROXY}, None),
-        (("https", "127.0.0.5", 443), {"HTTPS_PROXY": PROXY}, None),
-        (("https", "::1", 443), {"HTTPS_PROXY": PROXY}, None),
-    ],
-)
-def test_which_proxy_a_host_has(
-    url: tuple[str, str, int], environ: dict[str, str], expected: str | None
-) -> None:
-    assert proxy_for(*url, environ) == expected
-
-
-@pytest.mark.parametrize(
-    ("exceptions", "host", "direct"),
-    [
-        ("*", "r.example", True),
-        ("r.example", "r.example", True),
-        ("r.example", "a.r.example", True),
-        (".example", "r.example", True),
-        ("*.example", "r.example", True),
-        ("r.example", "notr.example", False),
-        (".r.example", "r.example", False),
-        ("a, R.Example ,b", "r.example", True),
-        ("r.example:443", "r.example", True),
-        ("r.example:80", "r.example", False),
-        ("10.0.0.0/8", "10.1.2.3", True),
-        ("10.0.0.1", "10.0.0.1", True),
-        ("10.0.0.1:443", "10.0.0.1", True),
-        ("10.0.0.0/8", "11.0.0.1", False),
-        ("fd00::/8", "fd00::1", True),
-        ("10.0.0.1", "r.example", False),
-        ("", "r.example", False),
-    ],
-)
-def test_which_hosts_need_no_proxy(exceptions: str, host: str, direct: bool) -> None:
-    environ = {"HTTPS_PROXY": PROXY, "NO_PROXY": exceptions}
-    assert (proxy_for("https", host, 443, environ) is None) is direct

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,6 +22,7 @@ from beiran.registry.registry_client import (
     OriginLimited,
     OriginMissing,
     OriginUnavailable,
+    open_origin_client,
 )
 from beiran.settings.settings import Limit, OriginSettings
 from tests.registry.origin_server import Answering, Asked, OriginServer, Reply, open_origin_server
@@ -41,17 +43,9 @@ async def server() -> AsyncIterator[OriginServer]:
 
 @asynccontextmanager
 async def open_client(**given: Any) -> AsyncIterator[OriginClient]:
-    client = OriginClient(
-        given.pop("origins", {}),
-        docker_config=None,
-        environ=given.pop("environ", {}),
-        certs_dir=None,
-        **given,
-    )
-    async with trio.open_nursery() as nursery:
-        await nursery.start(client.serve)
+    origins = given.pop("origins", {})
+    async with open_origin_client(origins, docker_config=None, certs_dir=None, **given) as client:
         yield client
-        nursery.cancel_scope.cancel()
 
 
 @pytest.fixture
@@ -242,15 +236,6 @@ async def test_a_manifest_that_broke_off_is_asked_for_again(
     server.answer = lambda asked: next(replies)
     found = await client.manifest(server.name, "a/b", "1", accept=ACCEPT)
     assert found.data == MANIFEST
-
-
-@pytest.mark.parametrize(("status", "granted"), [(200, True), (403, False), (404, False)])
-async def test_whether_a_manifest_is_granted(
-    server: OriginServer, client: OriginClient, status: int, granted: bool
-) -> None:
-    server.answer = lambda asked: Reply(status)
-    assert await client.may_read(server.name, "a/b", BLOB_DIGEST) is granted
-    assert server.lines == [f"HEAD /v2/a/b/manifests/{digest_text(BLOB_DIGEST)}"]
 
 
 async def test_tags_come_in_pages(server: OriginServer, client: OriginClient) -> None:
@@ -486,21 +471,103 @@ async def test_a_registry_elsewhere_has_the_path_of_its_url_in_front(server: Ori
     assert server.lines == ["HEAD /v2/hub/library/a/manifests/1"]
 
 
-async def test_a_registry_through_a_proxy(server: OriginServer) -> None:
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+async def test_a_registry_through_a_proxy(
+    server: OriginServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.answer = lambda asked: manifest_reply()
-    environ = {"HTTP_PROXY": server.url, "NO_PROXY": "other.example"}
+    monkeypatch.setenv("HTTP_PROXY", server.url)
+    monkeypatch.setenv("NO_PROXY", "other.example")
     origins = {"r.example:5000": OriginSettings(plain_http=True)}
-    async with open_client(origins=origins, environ=environ) as client:
+    async with open_client(origins=origins) as client:
         await client.head_manifest("r.example:5000", "a", "1", accept=ACCEPT)
     assert server.lines == ["HEAD http://r.example:5000/v2/a/manifests/1"]
     assert server.asked[0].headers["host"] == "r.example:5000"
 
 
-async def test_a_proxy_that_is_away_is_named_and_one_that_is_no_url_as_well() -> None:
-    for proxy, said in (("http://127.0.0.1:1", "refused"), ("socks5://x:1", "HTTPS_PROXY")):
-        async with open_client(environ={"HTTPS_PROXY": proxy}) as client:
-            with pytest.raises(OriginUnavailable, match=said):
-                await client.manifest("r.example", "a", "1", accept=ACCEPT)
+@pytest.mark.parametrize(
+    ("proxy", "said"),
+    [
+        ("http://127.0.0.1:1", "refused"),
+        ("127.0.0.1:1", "refused"),
+        ("socks5://x:1", "HTTPS_PROXY"),
+        ("ftp://x:1", "HTTPS_PROXY"),
+    ],
+)
+async def test_a_proxy_that_cannot_be_used_is_named(
+    monkeypatch: pytest.MonkeyPatch, proxy: str, said: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    async with open_client() as client:
+        with pytest.raises(OriginUnavailable, match=said):
+            await client.manifest("r.example", "a", "1", accept=ACCEPT)
+
+
+@pytest.mark.parametrize(
+    ("exceptions", "host"),
+    [
+        ("", "127.0.0.1"),  # loopback never goes through a proxy, as with dockerd
+        ("*", "r.invalid"),
+        ("invalid", "r.invalid"),
+        (".invalid", "r.invalid"),
+        ("a, R.invalid ,b", "r.invalid"),
+        ("192.0.2.0/24", "192.0.2.1"),
+        ("192.0.2.1:5000", "192.0.2.1"),
+    ],
+)
+async def test_hosts_that_need_no_proxy_are_asked_directly(
+    server: OriginServer, monkeypatch: pytest.MonkeyPatch, exceptions: str, host: str
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", server.url)
+    monkeypatch.setenv("NO_PROXY", exceptions)
+    name = f"{host}:5000"
+    async with open_client(
+        origins={name: OriginSettings(plain_http=True)}, connect_timeout_s=0.1
+    ) as client:
+        with pytest.raises(OriginUnavailable):  # no such host, or none that answers
+            await client.manifest(name, "a", "1", accept=ACCEPT)
+    assert not server.asked
+
+
+@pytest.mark.parametrize("exceptions", ["", "example.org", "198.51.100.0/24", "192.0.2.1:80"])
+async def test_all_other_hosts_are_asked_through_the_proxy(
+    server: OriginServer, monkeypatch: pytest.MonkeyPatch, exceptions: str
+) -> None:
+    server.answer = lambda asked: manifest_reply()
+    monkeypatch.setenv("HTTP_PROXY", server.url)
+    monkeypatch.setenv("NO_PROXY", exceptions)
+    origins = {"192.0.2.1:5000": OriginSettings(plain_http=True)}
+    async with open_client(origins=origins) as client:
+        await client.manifest("192.0.2.1:5000", "a", "1", accept=ACCEPT)
+    assert len(server.asked) == 1
+
+
+async def test_cookies_are_not_kept(server: OriginServer, client: OriginClient) -> None:
+    server.answer = lambda asked: manifest_reply(**{"Set-Cookie": "a=b; Path=/"})
+    for _ in range(2):
+        await client.manifest(server.name, "a/b", "1", accept=ACCEPT)
+    assert all("cookie" not in asked.headers for asked in server.asked)
+
+
+async def test_a_signed_url_is_asked_for_byte_for_byte(
+    server: OriginServer, client: OriginClient
+) -> None:
+    target = "/store?sig=%2fA%2B+~'(x)*|%5B[]&%zz=1;2"
+
+    def answer(asked: Asked) -> Reply:
+        if asked.target == target:
+            return Reply(200, {}, BLOB)
+        return Reply(307, {"Location": f"http://localhost:{server.port}{target}"})
+
+    server.answer = answer
+    assert await read_blob(client, server.name) == BLOB
+    assert server.lines[-1] == f"GET {target}"
 
 
 def counted_connects(monkeypatch: pytest.MonkeyPatch) -> list[object]:
@@ -538,16 +605,6 @@ async def test_a_registry_that_is_down_is_not_asked_until_it_is_back(
             server.answer = lambda asked: manifest_reply()
             await trio.testing.wait_all_tasks_blocked(0.05)
             await client.manifest(name, "a/b", "1", accept=ACCEPT)
-
-
-async def test_without_serve_a_registry_that_is_down_is_tried_again_after_a_while() -> None:
-    async with open_origin_server() as server:
-        name = server.name
-    client = OriginClient({}, docker_config=None, environ={}, certs_dir=None)
-    for _ in range(2):
-        with pytest.raises(OriginUnavailable, match="Connection refused"):
-            await client.manifest(name, "a/b", "1", accept=ACCEPT)
-    await client.aclose()
 
 
 async def silent(asked: Asked) -> Reply:
@@ -614,12 +671,13 @@ async def test_what_was_had_is_counted(server: OriginServer, client: OriginClien
     assert (counters.requests, counters.failures, counters.blob_bytes) == (2, 1, 100)
 
 
-def test_an_agent_that_never_pulls_does_not_pay_for_it() -> None:
-    import subprocess
-    import sys
-
+async def test_an_agent_that_never_pulls_does_not_pay_for_it() -> None:
     code = (
-        "import sys, beiran.registry.registry_client as o; o.OriginClient({}, docker_config=None); "
-        "sys.exit('httpcore2' in sys.modules)"
+        "import sys, trio; from beiran.registry.registry_client import open_origin_client\n"
+        "async def main():\n"
+        "    async with open_origin_client({}, docker_config=None):\n"
+        "        print(*{'httpx2', 'httpcore2'} & set(sys.modules))\n"
+        "trio.run(main)"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    finished = await trio.run_process([sys.executable, "-c", code], capture_stdout=True)
+    assert finished.stdout == b"\n"

@@ -18,6 +18,7 @@ from beiran.registry.registry_client import (
     OriginDenied,
     OriginLimited,
     OriginUnavailable,
+    open_origin_client,
 )
 from beiran.registry.tokens import Authorizer, Challenge, TokenAnswer, parse_challenges
 from beiran.settings.settings import OriginSettings
@@ -73,11 +74,9 @@ async def registry() -> AsyncIterator[TokenRegistry]:
 async def open_client(
     origins: dict[str, OriginSettings] | None = None, docker_config: Path | None = None
 ) -> AsyncIterator[OriginClient]:
-    client = OriginClient(origins or {}, docker_config=docker_config, environ={}, certs_dir=None)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(client.serve)
+    opening = open_origin_client(origins or {}, docker_config=docker_config, certs_dir=None)
+    async with opening as client:
         yield client
-        nursery.cancel_scope.cancel()
 
 
 async def pull(client: OriginClient, registry: TokenRegistry, repository: str = "a/b") -> None:
