@@ -162,6 +162,13 @@ def item_path(path: str, name: str) -> str:
     return f"{path}/{quote(name, safe=':')}"
 
 
+def range_header(start: int, end: int | None) -> list[tuple[str, str]]:
+    """The header for the bytes ``start`` to ``end`` (excluded; None: the last); none for all."""
+    if not start and end is None:
+        return []
+    return [("Range", f"bytes={start}-{'' if end is None else end - 1}")]
+
+
 def read_answer(body: bytes | msgspec.Raw, type: type[T]) -> T:
     """Read a JSON body. Fields we do not know are ignored, so newer agents are understood.
 

@@ -8,26 +8,22 @@
 ...             print(event.event, event.node)
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from types import TracebackType
-from typing import Any, Final, Generic, Literal, Self, TypeVar
+from typing import Final, Generic, Literal, NamedTuple, Self, TypeVar, cast
 
+import h11
 import trio
-from wsproto import ConnectionType, WSConnection
-from wsproto.connection import ConnectionState
-from wsproto.events import (
-    AcceptConnection,
-    BytesMessage,
-    CloseConnection,
-    Ping,
-    RejectConnection,
-    RejectData,
-    TextMessage,
+import trio.abc
+from trio_websocket import (
+    CloseReason,
+    ConnectionClosed,
+    ConnectionRejected,
+    WebSocketConnection,
+    wrap_client_stream,
 )
-from wsproto.events import Event as WebSocketEvent
-from wsproto.events import Request as UpgradeRequest
-from wsproto.utilities import RemoteProtocolError as WebSocketError
+from wsproto.utilities import ProtocolError
 
 from beiran.api.events import Event
 from beiran.api.models import (
@@ -56,6 +52,7 @@ from beiran.client.protocol import (
     parse_endpoint,
     prefetch_body,
     pull_path,
+    range_header,
     read_answer,
     read_error,
     read_event,
@@ -64,15 +61,18 @@ from beiran.client.protocol import (
     unreachable,
 )
 from beiran.errors import AgentUnreachable, ApiError, RemoteProtocolError
-from beiran.http.connection import RECEIVE_BYTES, Answer, ConnectionLost, HttpConnection
+from beiran.http.connection import Answer, ConnectionLost, HttpConnection
+from beiran.http.pool import HttpPool
 
-CONNECT_TIMEOUT_S: Final = 10.0  # a host that is away; a unix socket answers at once
-IDLE_CONNECTIONS_MAX: Final = 4
+CONNECT_TIMEOUT_S: Final = 10.0  # for a host that is away; a unix socket answers at once
+IDLE_CONNECTIONS_MAX: Final = 4  # chosen; more tasks at once than these pay a new connection
+IDLE_TIMEOUT_S: Final = 30.0  # below the server's IDLE_TIMEOUT_S, so that it seldom closes first
 ERROR_BYTES_MAX: Final = 64 * 1024
-MESSAGE_BYTES_MAX: Final = 16 * 1024 * 1024
-CLOSE_TIMEOUT_S: Final = 0.5
+MESSAGE_BYTES_MAX: Final = 16 * 1024 * 1024  # a row with 10,000 holders has 0.5 MB
+CLOSE_TIMEOUT_S: Final = 0.5  # for the agent's half of the close, which nothing depends on
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 Method = Literal["GET", "POST"]
 
 
@@ -83,28 +83,36 @@ class Client:
       socket: path of the agent's unix socket; ``/run/beiran/beiran.sock`` when neither is given.
       url: ``http://HOST:PORT`` of an agent, instead of ``socket``.
 
-    Every method raises ``AgentUnreachable`` when nobody answers there or the connection is lost,
-    ``ApiError`` (``NotFound``, ``BadRequest``) when the agent says no, ``RemoteProtocolError``
-    when what answers is no agent. Timeouts are the caller's (``trio.fail_after``), except that
+    Every method raises ``AgentUnreachable`` when no agent answers or the connection is lost,
+    ``ApiError`` (``NotFound``, ``BadRequest``) when the agent refuses, ``RemoteProtocolError``
+    when the other end is no agent. Timeouts are the caller's (``trio.fail_after``), except that
     connecting takes ``CONNECT_TIMEOUT_S`` at most. Fields that this version does not know are
-    ignored, so newer agents are understood.
+    ignored, so that it understands newer agents.
 
     The ``follow_…`` methods return a ``Follow``: iterate it, and close it (``async with``) unless
     the client is closed soon. ``follow_nodes``, ``follow_images`` and ``follow_layers`` begin
-    with the rows as they are now, each a ``Change`` of kind ``listed``; then comes one ``listed``
-    without a row, which says that those were all; then ``added``, ``changed`` and ``removed`` as
-    they happen, ``removed`` with the row as it was last known.
+    with the present rows, each a ``Change`` of kind ``listed``; one ``listed`` without a row ends
+    them; then come ``added``, ``changed`` and ``removed`` as they happen, ``removed`` with the
+    row's last state.
 
     Raises: ValueError for a socket and a URL together, or a URL that is not ``http://``.
     """
 
     def __init__(self, *, socket: str | None = None, url: str | None = None) -> None:
         self.endpoint = parse_endpoint(socket=socket, url=url)
-        self._idle: list[HttpConnection] = []
-        self._follows: set[Follow[Any]] = set()
-        self._closed = False
+        self._entered: _Entered | None = None
 
     async def __aenter__(self) -> Self:
+        stack = AsyncExitStack()
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        pool = HttpPool[Endpoint](
+            nursery,
+            _connect,
+            per_place_max=IDLE_CONNECTIONS_MAX,
+            idle_max=IDLE_CONNECTIONS_MAX,
+            idle_timeout_s=IDLE_TIMEOUT_S,
+        )
+        self._entered = _Entered(stack, nursery, pool)
         return self
 
     async def __aexit__(
@@ -113,11 +121,16 @@ class Client:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._closed = True
-        while self._idle:
-            self._idle.pop().close()
-        for follow in list(self._follows):
-            await follow.aclose()
+        entered, self._entered = self._inside, None
+        entered.nursery.cancel_scope.cancel()
+        # What the caller raised does not pass through the nursery, which would wrap it in a group.
+        await entered.stack.aclose()
+
+    @property
+    def _inside(self) -> "_Entered":
+        if self._entered is None:
+            raise RuntimeError("use the client inside of: async with Client() as client")
+        return self._entered
 
     async def get_info(self) -> Info:
         """The agent's own node, and how it is doing."""
@@ -141,7 +154,7 @@ class Client:
         return list((await self._get(path, Images)).images)
 
     async def get_image(self, id: str) -> Image:
-        """One image, by ``sha256:`` and its digest. Raises: NotFound when nobody holds it."""
+        """One image, by ``sha256:`` and its digest. Raises: NotFound when no node holds it."""
         return await self._get(item_path("/images", id), Image)
 
     async def get_layers(self, *, all: bool = False, node: str | None = None) -> list[Layer]:
@@ -166,22 +179,17 @@ class Client:
         Raises: NotFound when that node's engine does not hold it; while iterating,
         AgentUnreachable when it ends too early, so a complete iteration is a complete answer.
         """
-        headers = {}
-        if start or end is not None:
-            headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
-        connection, answer = await self._ask(item_path("/layers", digest), headers)
-        try:
+        headers = range_header(start, end)
+        async with self._ask(item_path("/layers", digest), headers) as (connection, answer):
             if answer.status not in (200, 206):
                 raise read_error(answer.status, await connection.read(bytes_max=ERROR_BYTES_MAX))
             if headers and answer.status != 206:
                 raise RemoteProtocolError("the agent ignored the range it was asked for")
             async with aclosing(self._chunks(connection)) as chunks:
                 yield chunks
-        finally:
-            self._give_back(connection)
 
     async def get_transfers(self) -> list[Transfer]:
-        """The blobs that are on their way to that node or from it, now."""
+        """The blobs that the agent receives or sends now."""
         return list((await self._get("/transfers", Transfers)).transfers)
 
     async def pull(
@@ -189,12 +197,11 @@ class Client:
     ) -> PullDone:
         """Have the agent's engine pull an image through the agent; returns when it is there.
 
-        Only over the unix socket. To be cancelled is to wait no longer, and a pull for which
-        nobody waits ends.
+        Only over the unix socket. A cancelled call stops waiting, and the agent ends a pull that
+        no client waits for.
 
         Args:
-          node: UUID of the node to take it from, where several have different images under
-            that name.
+          node: UUID of the node to pull from, where nodes have different images of that name.
           platform: ``linux/arm64``; the host's own by default.
         """
         return await self._get(pull_path("/pulls", reference, node, platform), PullDone, "POST")
@@ -211,7 +218,7 @@ class Client:
         Args:
           nodes: UUIDs, or all that are online.
 
-        Returns: what each of them said; it goes on without us.
+        Returns: the answer of each node. The pulls go on after this returns.
         """
         body = prefetch_body(reference, nodes, platform)
         return list((await self._get("/prefetch", Prefetchings, "POST", body)).nodes)
@@ -219,99 +226,76 @@ class Client:
     def follow_pull(
         self, reference: str, *, node: str | None = None, platform: str | None = None
     ) -> "Follow[PullProgress | PullDone]":
-        """As ``pull``, and tells how far each layer is; the last row is the ``PullDone``.
+        """As ``pull``, with the progress of each layer; the last row is the ``PullDone``.
 
-        Iterating raises ApiError when the pull fails. Closing it is to wait no longer.
+        Iterating raises ApiError when the pull fails. Closing it stops waiting for the pull.
         """
-        follow: Follow[PullProgress | PullDone] = Follow(
-            self.endpoint,
-            pull_path("/pulls/run", reference, node, platform),
-            read_pull,
-            self._follows.discard,
-        )
-        self._follows.add(follow)
-        return follow
+        return self.follow(pull_path("/pulls/run", reference, node, platform), read_pull)
 
     def follow_transfers(self) -> "Follow[Change]":
-        """The transfers as they are now, then every change."""
-        return self._follow("/transfers", change_reader("transfer"))
+        """The transfers of now, then every change."""
+        return self.follow(listing_path("/transfers", follow=True), change_reader("transfer"))
 
     def follow_events(self) -> "Follow[Event]":
-        """Events as they happen, from now on. Kinds this version does not know are left out."""
-        return self._follow("/events", read_event)
+        """Events as they happen, from now on, without kinds that this version does not know."""
+        return self.follow(listing_path("/events", follow=True), read_event)
 
     def follow_nodes(self, *, all: bool = False) -> "Follow[Change]":
         """The nodes that are online (or all that are known), then every change."""
-        return self._follow("/nodes", change_reader("node"), all=all)
+        return self.follow(listing_path("/nodes", all=all, follow=True), change_reader("node"))
 
     def follow_images(self, *, all: bool = False, node: str | None = None) -> "Follow[Change]":
         """The images of ``get_images`` with the same arguments, then every change."""
-        return self._follow("/images", change_reader("image"), all=all, node=node)
+        path = listing_path("/images", all=all, node=node, follow=True)
+        return self.follow(path, change_reader("image"))
 
     def follow_layers(self, *, all: bool = False, node: str | None = None) -> "Follow[Change]":
         """The layers of ``get_layers`` with the same arguments, then every change."""
-        return self._follow("/layers", change_reader("layer"), all=all, node=node)
+        path = listing_path("/layers", all=all, node=node, follow=True)
+        return self.follow(path, change_reader("layer"))
 
-    def _follow(
-        self,
-        path: str,
-        read: "Callable[[bytes], T | None]",
-        *,
-        all: bool = False,
-        node: str | None = None,
-    ) -> "Follow[T]":
-        target = listing_path(path, all=all, node=node, follow=True)
-        follow = Follow(self.endpoint, target, read, self._follows.discard)
-        self._follows.add(follow)
-        return follow
+    def follow(self, path: str, read: Callable[[bytes], T | None]) -> "Follow[T]":
+        """Any path of the API by WebSocket.
+
+        Args:
+          read: turns a message into an item, or into None to leave it out.
+        """
+        return Follow(self.endpoint, path, read, self._inside.nursery)
 
     async def _get(self, path: str, type: type[T], method: Method = "GET", body: bytes = b"") -> T:
-        connection, answer = await self._ask(path, method=method, body=body)
         try:
-            try:
+            async with self._ask(path, method=method, body=body) as (connection, answer):
                 body = await connection.read(bytes_max=RESPONSE_BYTES_MAX)
-            except ConnectionLost as error:
-                raise unreachable(self.endpoint, str(error)) from None
-            if answer.status != 200:
-                raise read_error(answer.status, body)
-            return read_answer(body, type)
-        finally:
-            self._give_back(connection)
+        except ConnectionLost as error:
+            raise unreachable(self.endpoint, str(error)) from None
+        if answer.status != 200:
+            raise read_error(answer.status, body)
+        return read_answer(body, type)
 
+    @asynccontextmanager
     async def _ask(
         self,
         path: str,
-        headers: Mapping[str, str] | None = None,
+        headers: Sequence[tuple[str, str]] = (),
         *,
         method: Method = "GET",
         body: bytes = b"",
-    ) -> tuple[HttpConnection, Answer]:
-        """Ask, on an idle connection if there is one; if the agent had closed it, on a new one.
-
-        What does something (POST) is asked on a new one, so that it is never asked twice.
-        """
-        target = self.endpoint.prefix + path
-        all_headers = list((headers or {}).items())
-        while True:
-            reused = bool(self._idle) and method == "GET"
-            connection = self._idle.pop() if reused else await _connect(self.endpoint)
+    ) -> AsyncIterator[tuple[HttpConnection, Answer]]:
+        """Send a request. A POST goes on a new connection, so that it is never sent twice."""
+        asking = self._inside.pool.ask(
+            self.endpoint,
+            method,
+            self.endpoint.prefix + path,
+            headers=headers,
+            body=body,
+            repeatable=method == "GET",
+        )
+        async with AsyncExitStack() as stack:
             try:
-                return connection, await connection.ask(
-                    method, target, headers=all_headers, body=body
-                )
+                asked = await stack.enter_async_context(asking)
             except ConnectionLost as error:
-                connection.close()
-                if not reused or error.answered:
-                    raise unreachable(self.endpoint, str(error)) from None
-            except BaseException:
-                connection.close()
-                raise
-
-    def _give_back(self, connection: HttpConnection) -> None:
-        if connection.reusable and not self._closed and len(self._idle) < IDLE_CONNECTIONS_MAX:
-            self._idle.append(connection)
-        else:
-            connection.close()
+                raise unreachable(self.endpoint, str(error)) from None
+            yield asked
 
     async def _chunks(self, connection: HttpConnection) -> AsyncGenerator[bytes]:
         try:
@@ -321,38 +305,41 @@ class Client:
             raise AgentUnreachable(f"{self.endpoint}: {error}") from None
 
 
-class Follow(AsyncIterator[T], Generic[T]):
-    """What an agent tells by WebSocket, one item after the other, as it comes.
+class _Entered(NamedTuple):
+    """What a client has while it is entered. ``stack`` holds the nursery."""
 
-    Connects when first asked for an item. Iterating ends when the agent has told all there is;
-    it raises AgentUnreachable when the agent stops or the connection is lost, ApiError when the
-    agent says no. Read steadily: an agent gives up on who does not for half a minute.
+    stack: AsyncExitStack
+    nursery: trio.Nursery
+    pool: HttpPool[Endpoint]
+
+
+class Follow(AsyncIterator[T], Generic[T]):
+    """The messages of one WebSocket, as items. Made by the ``follow`` methods of ``Client``.
+
+    It connects when first asked for an item. Iterating ends when the agent has sent all there is.
+    It raises AgentUnreachable when the agent stops or the connection is lost, ApiError when the
+    agent refuses. Read steadily: the agent drops a connection that takes nothing for 30 s.
     """
 
     def __init__(
         self,
         endpoint: Endpoint,
-        target: str,
+        path: str,
         read: Callable[[bytes], T | None],
-        on_close: "Callable[[Follow[T]], None]",
+        nursery: trio.Nursery,
     ) -> None:
-        self._endpoint = endpoint
-        self._target = target
-        self._read = read
-        self._on_close = on_close
-        self._stream: trio.SocketStream | None = None
-        self._websocket = WSConnection(ConnectionType.CLIENT)
+        """``nursery`` runs the task that reads the WebSocket."""
+        self._endpoint: Final = endpoint
+        self._path: Final = path
+        self._read: Final = read
+        self._nursery: Final = nursery
+        self._websocket: WebSocketConnection | None = None
+        self._reading: Final = trio.CancelScope()
         self._ended = False
-        self._message = bytearray()
-        self._rejection: RejectConnection | None = None
 
     async def __aenter__(self) -> Self:
         """Connect now, so that nothing from now on is missed."""
-        try:
-            await self._open()
-        except BaseException:
-            await self.aclose()
-            raise
+        await self._open()
         return self
 
     async def __aexit__(
@@ -368,104 +355,143 @@ class Follow(AsyncIterator[T], Generic[T]):
 
     async def __anext__(self) -> T:
         """The next item."""
-        if self._ended:
-            raise StopAsyncIteration
         try:
-            await self._open()
-            while True:
-                message = await self._next_message()
-                if message is None:
-                    await self.aclose()
-                    raise StopAsyncIteration
-                item = self._read(message)
+            while not self._ended:
+                message = await (await self._open()).get_message()
+                data = message.encode() if isinstance(message, str) else message
+                item = self._read(data)
                 if item is not None:
                     return item
+        except ConnectionClosed as closed:
+            await self.aclose()
+            self._raise_close(closed.reason)
         except (AgentUnreachable, ApiError, RemoteProtocolError):
             await self.aclose()
             raise
+        raise StopAsyncIteration
 
     async def aclose(self) -> None:
         """Close the connection. Closing twice does nothing."""
         self._ended = True
-        self._on_close(self)
-        stream, self._stream = self._stream, None
-        if stream is None:
-            return
-        with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True), suppress(trio.BrokenResourceError):
-            if self._websocket.state in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
-                await stream.send_all(self._websocket.send(CloseConnection(code=1000)))
-        stream.socket.close()
+        websocket, self._websocket = self._websocket, None
+        if websocket is not None:
+            with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
+                await websocket.aclose()
+        self._reading.cancel()
 
-    async def _open(self) -> None:
-        if self._stream is not None or self._ended:
-            return
-        self._stream = (await _connect(self._endpoint)).stream
-        target = self._endpoint.prefix + self._target
-        await self._send(UpgradeRequest(host=self._endpoint.authority, target=target))
-        while self._websocket.state is not ConnectionState.OPEN:
-            for event in self._websocket.events():
-                self._handle_answer(event)
-                if isinstance(event, AcceptConnection):
-                    return
-            await self._receive()
+    async def _open(self) -> WebSocketConnection:
+        if self._websocket is None:
+            opened = await self._nursery.start(self._serve)
+            if isinstance(opened, Exception):
+                self._ended = True
+                raise opened
+            self._websocket = opened
+        return self._websocket
 
-    def _handle_answer(self, event: WebSocketEvent) -> None:
-        """The agent answered in HTTP: no WebSocket, and why."""
-        if isinstance(event, RejectConnection):
-            self._rejection = event
-            if not event.has_body:
-                raise read_error(event.status_code, b"")
-        elif isinstance(event, RejectData):
-            self._message += event.data
-            if self._rejection and (event.body_finished or len(self._message) > ERROR_BYTES_MAX):
-                raise read_error(self._rejection.status_code, bytes(self._message))
+    async def _serve(
+        self, *, task_status: trio.TaskStatus[WebSocketConnection | Exception]
+    ) -> None:
+        """Connect, and read until the connection ends or ``aclose`` was called.
 
-    async def _next_message(self) -> bytes | None:
-        while True:
-            for event in self._websocket.events():
-                if isinstance(event, TextMessage | BytesMessage):
-                    data = event.data
-                    self._message += data.encode() if isinstance(data, str) else data
-                    if len(self._message) > MESSAGE_BYTES_MAX:
-                        raise RemoteProtocolError(f"a message over {MESSAGE_BYTES_MAX} bytes")
-                    if event.message_finished:
-                        message = bytes(self._message)
-                        self._message.clear()
-                        return message
-                elif isinstance(event, Ping):
-                    await self._send(event.response())
-                elif isinstance(event, CloseConnection):
-                    self._raise_close(event)
-                    return None
-            await self._receive()
-
-    def _raise_close(self, event: CloseConnection) -> None:
-        if event.code == 1000:
-            return
-        if event.code == 1001:
-            raise AgentUnreachable(f"the agent at {self._endpoint} has stopped")
-        reason = event.reason or f"WebSocket code {event.code}"
-        if event.code == 1011:
-            raise ApiError(500, "STREAM_FAILED", reason)
-        raise RemoteProtocolError(f"the agent at {self._endpoint} closed the stream: {reason}")
-
-    async def _receive(self) -> None:
-        assert self._stream is not None
+        Reports the open connection, or why there is none. trio-websocket's reader raises in the
+        nursery that it gets, which is one of its own here: the client goes on.
+        """
         try:
-            data = await self._stream.receive_some(RECEIVE_BYTES)
-        except trio.BrokenResourceError:
-            data = b""
-        if not data:
-            raise AgentUnreachable(f"the connection to the agent at {self._endpoint} was lost")
+            stream = _HandshakeStream((await _connect(self._endpoint)).stream, self._endpoint)
+        except AgentUnreachable as error:
+            task_status.started(error)
+            return
+        failure: Exception | None = None
         try:
-            self._websocket.receive_data(data)
-        except WebSocketError as error:
-            raise RemoteProtocolError(f"{self._endpoint} is no agent: {error}") from None
+            with self._reading:
+                async with trio.open_nursery() as nursery:
+                    websocket = await wrap_client_stream(
+                        nursery,
+                        cast("trio.SocketStream", stream),  # any stream will do
+                        self._endpoint.authority,
+                        self._endpoint.prefix + self._path,
+                        max_message_size=MESSAGE_BYTES_MAX,
+                    )
+                    stream.open = True
+                    task_status.started(websocket)
+                    await trio.sleep_forever()
+        except* ConnectionRejected as rejections:
+            rejected = _first(rejections)
+            failure = read_error(rejected.status_code, rejected.body or b"")
+        except* (AgentUnreachable, RemoteProtocolError) as failures:
+            failure = _first(failures)
+        except* (ProtocolError, h11.ProtocolError):
+            failure = RemoteProtocolError(f"{self._endpoint} is no agent: it does not speak HTTP")
+        finally:
+            self._ended = True
+            stream.close()
+        if failure is not None and not stream.open:
+            task_status.started(failure)
 
-    async def _send(self, event: WebSocketEvent) -> None:
-        assert self._stream is not None
-        with suppress(trio.BrokenResourceError):  # receiving tells of it, after what still came
-            await self._stream.send_all(self._websocket.send(event))
+    def _raise_close(self, reason: CloseReason | None) -> None:
+        """Raise what a close code other than 1000 means. Source: RFC 6455 §7.4.1."""
+        code = 1006 if reason is None else reason.code
+        text = (reason and reason.reason) or f"WebSocket code {code}"
+        match code:
+            case 1000:
+                return
+            case 1001:
+                raise AgentUnreachable(f"the agent at {self._endpoint} has stopped")
+            case 1006:
+                lost = f"the connection to the agent at {self._endpoint} was lost"
+                raise AgentUnreachable(lost) from None
+            case 1009:
+                too_long = f"{self._endpoint} sends a message of over {MESSAGE_BYTES_MAX} bytes"
+                raise RemoteProtocolError(too_long) from None
+            case 1011:
+                raise ApiError(500, "STREAM_FAILED", text) from None
+            case _:
+                said = f"the agent at {self._endpoint} closed the stream: {text}"
+                raise RemoteProtocolError(said) from None
+
+
+class _HandshakeStream(trio.abc.Stream):
+    """A socket that raises where trio-websocket's handshake would wait for ever.
+
+    Its client waits for the end of the handshake also after the connection has ended
+    (AgentUnreachable here), or when it has closed it because of bytes that are not HTTP
+    (RemoteProtocolError here). Once ``open``, this does nothing but pass bytes.
+    """
+
+    def __init__(self, stream: trio.SocketStream, endpoint: Endpoint) -> None:
+        self._stream: Final = stream
+        self._endpoint: Final = endpoint
+        self._received = 0
+        self.open = False
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        data = bytes(await self._stream.receive_some(max_bytes))
+        self._received += len(data)
+        if not self.open and not data:
+            raise unreachable(self._endpoint, "it closed the connection")
+        if not self.open and self._received > ERROR_BYTES_MAX:
+            raise RemoteProtocolError(f"{self._endpoint} is no agent: its answer has no end")
+        return data
+
+    async def aclose(self) -> None:
+        if not self.open:
+            raise RemoteProtocolError(f"{self._endpoint} is no agent: it does not speak HTTP")
+        await self._stream.aclose()
+
+    def close(self) -> None:
+        """Close it at once."""
+        self._stream.socket.close()
+
+
+def _first(group: BaseExceptionGroup[E]) -> E:
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
 async def _connect(endpoint: Endpoint) -> HttpConnection:
@@ -483,7 +509,7 @@ async def _connect(endpoint: Endpoint) -> HttpConnection:
 
 
 def _cause(error: OSError) -> OSError:
-    """What went wrong, where trio tells only that all addresses failed."""
+    """The first cause: trio itself says only that all addresses failed."""
     group = error.__cause__
     while isinstance(group, BaseExceptionGroup):
         group = group.exceptions[0]

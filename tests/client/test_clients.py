@@ -392,6 +392,9 @@ async def test_what_refuses_to_be_followed_says_why(client: Client) -> None:
     with pytest.raises(NotFound, match="no such node"):
         async with client.follow_layers(node=UUID):
             pass
+    with pytest.raises(NotFound, match="no such node"):
+        await anext(client.follow_layers(node=UUID))
+    assert await client.get_info() == INFO
 
 
 async def test_following_ends_with_the_agents_error(client: Client) -> None:

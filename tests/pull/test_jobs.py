@@ -13,8 +13,7 @@ import trio
 import trio.testing
 
 from beiran.api.models import PullDone, PullProgress
-from beiran.client.protocol import parse_endpoint
-from beiran.client.trio_client import Follow
+from beiran.client.trio_client import Client, Follow
 from beiran.engine.open import open_engine
 from beiran.http.connection import HttpConnection
 from beiran.http.token_bucket import TokenBucket
@@ -261,14 +260,12 @@ async def test_transfers_are_followed_from_their_beginning_to_their_end(tmp_path
     async with (
         open_pair(tmp_path, taker=slowly) as (giver, taker),
         serve(taker.routes) as asked,
+        Client(url=f"http://127.0.0.1:{asked.port}") as client,
     ):
         await giver.cache.put(digest, data)
         assert await giver.uploads.having([digest]) == {digest: len(data)}
-        follow: Follow[dict[str, Any]] = Follow(
-            parse_endpoint(url=f"http://127.0.0.1:{asked.port}"),
-            "/transfers?follow=true",
-            msgspec.json.decode,
-            lambda _: None,
+        follow: Follow[dict[str, Any]] = client.follow(
+            "/transfers?follow=true", msgspec.json.decode
         )
         wanted = BlobRequest(digest=digest, size_bytes=len(data), name=NAME, sources=(PEER,))
         with trio.fail_after(30):

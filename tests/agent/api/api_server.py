@@ -119,12 +119,14 @@ class ApiServer:
         self.agent = SmallAgent()
         self.counters = HttpCounters()
         self.port = 0
+        self.nursery: trio.Nursery  # from ``serve`` on, for what a test runs beside it
 
     async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
         listeners = await open_tcp_listeners("127.0.0.1", 0)
         self.port = listeners[0].socket.getsockname()[1]
         routes = api_routes(self.agent, self.store, self.bus)
         async with trio.open_nursery() as nursery:
+            self.nursery = nursery
             serve = partial(serve_http, listeners, routes, listener="tcp", counters=self.counters)
             await nursery.start(serve)
             task_status.started()

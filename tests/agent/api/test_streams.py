@@ -46,7 +46,7 @@ async def api(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[ApiServer]
 
 def ask(api: ApiServer, path: str) -> Follow[dict[str, Any]]:
     """A WebSocket, read as it comes."""
-    return Follow(parse_endpoint(url=api.url), path, msgspec.json.decode, lambda _: None)
+    return Follow(parse_endpoint(url=api.url), path, msgspec.json.decode, api.nursery)
 
 
 async def receive(websocket: Follow[dict[str, Any]]) -> dict[str, Any]:
