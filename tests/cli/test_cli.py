@@ -15,6 +15,7 @@ import msgspec
 import pytest
 import trio
 
+from beiran import __version__
 from tests.cli.canned_agent import Api, open_canned_agent
 from tests.cli.processes import close, open_process, read_all, read_until
 from tests.cli.rows import (
@@ -283,7 +284,7 @@ async def test_beirand_is_the_command_agent() -> None:
 async def test_version_is_the_release() -> None:
     for program in ("beiran", "beirand"):
         done = await beiran("--version", program=program)
-        assert (done.returncode, done.stdout) == (0, b"0.1.0\n")
+        assert (done.returncode, done.stdout) == (0, f"{__version__}\n".encode())
 
 
 async def test_a_setting_that_cannot_be_used_ends_beirand_with_2(tmp_path: Path) -> None:
