@@ -11,9 +11,16 @@ import trio
 async def open_process(
     command: Sequence[str], environ: Mapping[str, str]
 ) -> AsyncIterator[trio.Process]:
-    """A process with pipes for its output; ended with what is in here."""
+    """A process with pipes for its output; killed when the block is left.
+
+    It heeds SIGINT even if this process does not: a program inherits an ignored signal, and a shell
+    starts its background jobs with SIGINT ignored.
+    """
     process = await trio.lowlevel.open_process(
-        list(command), env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ["env", "--default-signal=INT", *command],
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     try:
         yield process
