@@ -4,7 +4,6 @@ Everything an engine mounts is in its mount namespace, which ends with its last 
 stays mounted, whatever happens to the test.
 """
 
-import fcntl
 import os
 import shutil
 import signal
@@ -18,48 +17,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from tests.lab.debian import debian_folder
+from tests.requirements import missing
+
 Store = Literal["overlay2", "containerd"]
 
 START_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 20.0
-DEBIAN_MIRROR: Final = "http://deb.debian.org/debian"
 SYSTEM_CONTAINERD: Final = Path("/run/containerd/containerd.sock")
 _PLAIN_NETWORK: Final = ("--iptables=false", "--ip6tables=false", "--bridge=none")
 
 
 def missing_for_engines(store: Store = "overlay2") -> str:
     """Why no engine can be started here, in one line; empty when it can."""
-    if os.geteuid() != 0:
-        return "needs root to start a Docker Engine"
-    for program in ("dockerd", "unshare", "nsenter", "docker"):
-        if shutil.which(program) is None:
-            return f"needs the program {program} (Debian: docker.io, util-linux)"
-    if store == "containerd" and shutil.which("debootstrap") is None:
-        return "needs debootstrap, for a Debian with a newer Docker Engine"
-    return ""
-
-
-def trixie_chroot() -> Path:
-    """A Debian 13 with Docker 26.1, made on first use (two minutes) and kept for the next."""
-    cache = Path(os.environ.get("BEIRAN_LAB_CACHE", "/var/cache/beiran-lab"))
-    cache.mkdir(parents=True, exist_ok=True)
-    made = cache / "trixie"
-    with (cache / "trixie.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if made.is_dir():
-            return made
-        making = cache / "trixie.making"
-        shutil.rmtree(making, ignore_errors=True)
-        include = "--include=docker.io,containerd,ca-certificates,iptables"
-        mirror = os.environ.get("BEIRAN_LAB_MIRROR", DEBIAN_MIRROR)
-        subprocess.run(
-            ["debootstrap", "--variant=minbase", include, "trixie", str(making), mirror],
-            check=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        making.rename(made)
-    return made
+    newer_debian = ("debootstrap",) if store == "containerd" else ()
+    return missing("dockerd", "docker", "unshare", "nsenter", *newer_debian, root=True)
 
 
 @dataclass
@@ -192,7 +164,7 @@ def start_dockerd(
         config = exec_root / "daemon.json"
         config.write_text('{"features": {"containerd-snapshotter": true}}\n')
         dockerd += ["--config-file", str(config)]
-        command += _in_chroot(trixie_chroot(), [data_root, exec_root], dockerd, resolver)
+        command += _in_chroot(debian_folder("trixie"), [data_root, exec_root], dockerd, resolver)
     else:
         config = exec_root / "daemon.json"
         config.write_text("{}\n")
