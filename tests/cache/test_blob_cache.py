@@ -17,6 +17,7 @@ from beiran.cache.errors import BlobMissing, BlobRefused, CacheFull
 from beiran.cache.files import BlobName, sidecar_path
 from beiran.errors import LocalError
 from tests.cache.contents import bring, content, digest_of, write
+from tests.requirements import missing
 
 MIB = 2**20
 
@@ -236,8 +237,8 @@ async def run_operations(base: Path, operations: list[tuple[str, int]]) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 8 MiB."""
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("needs root to mount a tmpfs")
+    if reason := missing("mount", root=True):
+        pytest.skip(reason)
     folder = tmp_path / "disk"
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], check=True)

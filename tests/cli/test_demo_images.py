@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import io
 import json
-import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -67,7 +66,7 @@ def test_one_image_is_the_same_in_two_folders(layout: Path, tmp_path: Path) -> N
     assert (layout / "index.json").read_bytes() == (other / "index.json").read_bytes()
 
 
-@pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
+@pytest.mark.needs("skopeo")
 def test_skopeo_reads_the_layout(layout: Path) -> None:
     add_image(layout, WEB)
     done = subprocess.run(

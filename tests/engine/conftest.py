@@ -33,6 +33,7 @@ from tests.lab.images import (
     remove_everything,
     write_layout,
 )
+from tests.requirements import missing
 
 NEWS_TIMEOUT_S = 20.0
 
@@ -299,8 +300,8 @@ async def read_layer(engine: Engine, digest: str, start: int = 0, end: int | Non
 
 def skopeo(*arguments: str) -> None:
     """Run skopeo, or skip the test where there is none."""
-    if shutil.which("skopeo") is None:
-        pytest.skip("needs the program skopeo (Debian: skopeo)")
+    if reason := missing("skopeo"):
+        pytest.skip(reason)
     subprocess.run(
         ["skopeo", "--insecure-policy", *arguments], check=True, capture_output=True, timeout=60
     )

@@ -416,6 +416,7 @@ async def test_a_file_that_is_not_cached_arrives_as_it_is(tmp_path: Path) -> Non
         assert body_of(await served.exchange(GET_CLOSE % b"/file")) == blob(size)
 
 
+@pytest.mark.needs("curl")
 async def test_curl_gets_a_range_of_a_file_and_goes_on(tmp_path: Path) -> None:
     data = blob(2_000_000)
     path = write(tmp_path / "file", data)
@@ -673,6 +674,7 @@ async def test_stopping_the_server_closes_its_connections() -> None:
     raw.close()
 
 
+@pytest.mark.needs("curl")
 async def test_curl_speaks_with_it(server: Served) -> None:
     body = gzip.compress(b"x" * 50_000) * 300  # curl asks before it sends much: Expect
     command = ["curl", "-sS", "--data-binary", "@-", f"http://127.0.0.1:{server.port}/echo"]

@@ -1,7 +1,5 @@
 """What the lab needs; where it is missing, its tests say so and are skipped."""
 
-import os
-import shutil
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from typing import Final
@@ -11,6 +9,7 @@ import pytest
 from tests.lab.agents import Agents, program
 from tests.lab.engines import missing_for_engines
 from tests.lab.network import Lan
+from tests.requirements import missing
 
 NAMESPACE_PREFIX: Final = "brnlab"
 OpenAgents = Callable[[int], Agents]
@@ -18,15 +17,8 @@ OpenAgents = Callable[[int], Agents]
 
 def missing_for_network() -> str:
     """Why there can be no lab here, in one line; empty when there can."""
-    if os.geteuid() != 0:
-        return "needs root for network namespaces"
-    for name, package in (
-        ("ip", "iproute2"),
-        ("nsenter", "util-linux"),
-        ("iptables-restore", "iptables"),
-    ):
-        if shutil.which(name) is None:
-            return f"needs the program {name} (Debian: {package})"
+    if reason := missing("ip", "tc", "nsenter", "iptables-restore", root=True):
+        return reason
     if not program("beirand").exists():
         return "needs beirand beside the interpreter (pip install -e .)"
     return ""

@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from tests.lab.network import Host, Lan
+from tests.requirements import missing
 
 START_S_MAX: Final = 30.0
 CTR_S_MAX: Final = 60.0
@@ -39,10 +40,7 @@ address = "{folder}/socket"
 
 def missing_for_containerd() -> str:
     """Why none can be started here, in one line; empty when it can."""
-    for program in ("containerd", "ctr", "unshare"):
-        if shutil.which(program) is None:
-            return f"needs the program {program} (Debian: containerd, util-linux)"
-    return ""
+    return missing("containerd", "ctr", "unshare")
 
 
 @dataclass(frozen=True)

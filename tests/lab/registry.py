@@ -2,7 +2,6 @@
 
 import http.client
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from socket import create_server
 from typing import Final
+
+from tests.requirements import missing
 
 START_TIMEOUT_S: Final = 20.0
 
@@ -28,9 +29,7 @@ auth: {{htpasswd: {{realm: test, path: "{}"}}}}
 
 def missing_for_registry() -> str:
     """Why no registry can be started here; empty when it can."""
-    if shutil.which("docker-registry") is None:
-        return "needs the program docker-registry (Debian: docker-registry)"
-    return ""
+    return missing("docker-registry")
 
 
 @dataclass(frozen=True)

@@ -614,11 +614,8 @@ async def test_credentials_of_a_client_change_nothing(mirror: Mirror) -> None:
     assert (await mirror.ask("/v2/library/app/manifests/1", login)).status == 200
 
 
+@pytest.mark.needs("skopeo")
 async def test_skopeo_reads_and_copies_through_it(mirror: Mirror, tmp_path: Path) -> None:
-    import shutil
-
-    if shutil.which("skopeo") is None:
-        pytest.skip("needs the program skopeo (Debian: skopeo)")
     mirror.backend.add_index(APP, "multi", ARM64, AMD64)
     image = mirror.backend.add_image(RepositoryName("quay.io", "some/app"), "1")
     mirror.backend.add_image(RepositoryName("quay.io", "some/app"), "2", media_type=DOCKER_MANIFEST)

@@ -4,7 +4,6 @@ A namespace made here has no name: it ends with the last thread and socket in it
 """
 
 import ctypes
-import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterable
@@ -16,7 +15,7 @@ import pytest
 CLONE_NEWNET: Final = 0x40000000  # sched.h
 T = TypeVar("T")
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces")
+needs_root = pytest.mark.needs("ip", "tc", "iptables", root=True)
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 

@@ -469,6 +469,7 @@ async def test_closing_the_blob_ends_the_fetch(
         )
 
 
+@pytest.mark.needs("openssl")
 async def test_bytes_come_over_tls_as_well(site: Site, tmp_path: Path, into: PartialBlob) -> None:
     await bring(site.cache, DATA)
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"

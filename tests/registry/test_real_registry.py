@@ -24,11 +24,10 @@ from beiran.registry.registry_client import (
     open_origin_client,
 )
 from beiran.settings.settings import OriginSettings
-from tests.lab.registry import missing_for_registry, start_registry
+from tests.lab.registry import start_registry
 from tests.registry.origin_server import Reply, open_origin_server
 
-if missing := missing_for_registry():
-    pytest.skip(missing, allow_module_level=True)
+pytestmark = pytest.mark.needs("docker-registry", "openssl")
 
 USER: Final = "user"
 PASSWORD: Final = "secret"
