@@ -127,14 +127,18 @@ def test_commands_in_the_text_are_there(text: str) -> None:
 def test_the_commands_of_the_readme_are_targets_of_the_makefile() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
-    for document in (README, (ROOT / "docs" / "contributing.md").read_text()):
+    for document in (README, (ROOT / "CONTRIBUTING.md").read_text()):
         named = set(re.findall(r"\bmake ([a-z-]+)", code(document)))
         assert named <= targets
     assert {"demo", "test"} <= set(re.findall(r"^make ([a-z]+)", README, re.MULTILINE))
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+    "document",
+    [
+        *(path.name for path in ROOT.glob("*.md")),
+        *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+    ],
 )
 def test_links_between_documents_lead_somewhere(document: str) -> None:
     path = ROOT / document
