@@ -11,6 +11,7 @@ from typing import Final
 
 import trio
 
+from beiran.agent.api.openapi import openapi_route
 from beiran.agent.api.routes import api_routes
 from beiran.agent.engine_watcher import Holder
 from beiran.agent.event_bus import Bus
@@ -118,11 +119,9 @@ class Agent:
             pull_stack,
         )
         self._http_counters: Final = http_counters
-        self._routes: Final = [
-            *pull_stack.routes,
-            *api_routes(self._report, store, self._bus),
-            *self._driver.routes(),
-        ]
+        described = [*pull_stack.routes, *api_routes(self._report, store, self._bus)]
+        document = openapi_route([*described, *pull_stack.mirror_routes])
+        self._routes: Final = [*described, document, *self._driver.routes()]
         self.ready: Final = trio.Event()
 
     def _record(self, effects: list[Effect]) -> None:

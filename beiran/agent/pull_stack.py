@@ -143,6 +143,7 @@ class PullStack:
 
     transfer: TransferStack
     backend: MirrorBackend
+    mirror_routes: list[Route]
     pulls: PullJobs
     transfers: TransferRows
     routes: list[Route]
@@ -161,8 +162,7 @@ class PullStack:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Answer engines at these listeners until cancelled."""
-        routes = mirror_routes(self.backend, platforms=host_platforms())
-        serve = partial(serve_http, routes=routes, listener="mirror", counters=counters)
+        serve = partial(serve_http, routes=self.mirror_routes, listener="mirror", counters=counters)
         await serve(listeners, task_status=task_status)
 
 
@@ -339,6 +339,7 @@ def _pull_stack(
     return PullStack(
         transfer=transfer,
         backend=backend,
+        mirror_routes=mirror_routes(backend, platforms=host_platforms()),
         pulls=pulls,
         transfers=transfers,
         routes=[*giving.routes(), *pull_routes.routes()],

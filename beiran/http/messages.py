@@ -13,6 +13,7 @@ from msgspec import Struct, field
 
 from beiran.api.models import ErrorItem, Errors
 from beiran.errors import ApiError
+from beiran.http.description import Answer, Parameter, Schema
 
 REQUEST_BODY_BYTES_MAX: Final = 64 * 1024
 PATH_CHARS_MAX: Final = 2048
@@ -106,6 +107,9 @@ class Route(Struct, frozen=True, kw_only=True):
       listeners: where it can be reached; elsewhere it is not found.
       watch: ``Upgrade: beiran-watch`` is answered with 101, and then the connection idles until
         either end closes it. ``handler`` (say, ``upgrade_required``) answers plain requests.
+      summary: one line for the OpenAPI document; a route without one is not in it.
+      parameters, answers, request_body: for the document. Every route also answers 400.
+      tags: groups of the document that the route is in.
     """
 
     method: str
@@ -116,6 +120,11 @@ class Route(Struct, frozen=True, kw_only=True):
     body_bytes_max: int = REQUEST_BODY_BYTES_MAX
     listeners: tuple[Listener, ...] = ("unix", "tcp")
     watch: bool = False
+    summary: str = ""
+    parameters: tuple[Parameter, ...] = ()
+    answers: tuple[Answer, ...] = ()
+    request_body: Schema | None = None
+    tags: tuple[str, ...] = ()
 
     def regex(self) -> re.Pattern[str]:
         """``pattern`` as a regular expression that matches whole paths."""

@@ -11,16 +11,33 @@ specification leaves open.
 """
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode
 
 import trio
 
 from beiran.engine.interface import is_engine_client
 from beiran.errors import ApiError, BadRequest, BeiranError
+from beiran.http.description import (
+    ANY_BYTES,
+    DIGEST,
+    JSON,
+    NOT_FOUND,
+    RANGE,
+    STRING,
+    Answer,
+    Parameter,
+    Schema,
+    array_of,
+    bytes_answers,
+    error,
+    json_answer,
+    object_of,
+    path_parameter,
+)
 from beiran.http.messages import (
     Handler,
     HttpError,
@@ -84,6 +101,48 @@ PLATFORMS_DEFAULT: Final = (Platform(os="linux", architecture="amd64"),)
 _ALLOW: Final = ("Allow", "GET, HEAD, OPTIONS")
 _WRITE_METHODS: Final = ("POST", "PUT", "PATCH", "DELETE")
 
+# The descriptions of the routes, for the OpenAPI document.
+
+ANY_OBJECT: Final[Schema] = {"type": "object"}
+MANIFEST_REFERENCE: Final[Schema] = {
+    "type": "string",
+    "pattern": "^(sha256:[0-9a-f]{64}|[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127})$",
+}
+# A name of one component only: a path of several cannot be described in OpenAPI.
+REPOSITORY: Final[Schema] = {"type": "string", "pattern": "^[a-z0-9]{1,30}(-[a-z0-9]{1,30}){0,3}$"}
+REGISTRY: Final[Schema] = {
+    "type": "string",
+    "pattern": "^[a-z0-9]{1,20}([.][a-z0-9]{1,20}){1,3}(:[1-9][0-9]{0,3})?$",
+}
+NAME: Final = path_parameter("name", REPOSITORY, "The repository.")
+NAMESPACE: Final = Parameter(
+    "ns", REGISTRY, "The registry, if the path does not name it. The default is `docker.io`."
+)
+DIGEST_HEADERS: Final[Mapping[str, Schema]] = {"Docker-Content-Digest": STRING, "ETag": STRING}
+SOURCE_HEADERS: Final[Mapping[str, Schema]] = {SOURCE_HEADER: STRING, "Warning": STRING}
+MANIFEST: Final = Answer(
+    200,
+    "The manifest or the index, byte for byte.",
+    dict.fromkeys(MANIFEST_TYPES, ANY_BYTES),
+    {**DIGEST_HEADERS, **SOURCE_HEADERS},
+)
+TAGS: Final = Answer(
+    200,
+    "Tags of the repository, sorted. `Link` names the next page.",
+    {JSON: object_of(name=STRING, tags=array_of(STRING))},
+    {**SOURCE_HEADERS, "Link": STRING},
+)
+NOT_MODIFIED: Final = Answer(
+    304, "`If-None-Match` names this manifest or blob.", headers=DIGEST_HEADERS
+)
+ERRORS: Final = (
+    error(403, "The origin, or the operator of this node, does not allow the request."),
+    NOT_FOUND,
+    error(429, "The origin limits its requests. Ask again later."),
+    error(502, "The origin's answer cannot be used."),
+    error(503, "No origin and no node that has it can be reached in time."),
+)
+
 _log: Final = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -99,23 +158,75 @@ def mirror_routes(
         index gets the manifest for the first of them that the index has.
     """
     mirror = _Mirror(backend, platforms)
-    reads: list[tuple[str, Handler]] = [
-        ("/v2/", mirror.version),
-        ("/v2", mirror.version),
-        ("/v2/{name:path}/manifests/{reference}", mirror.manifest),
-        ("/v2/{name:path}/blobs/{digest}", mirror.blob),
-        ("/v2/{name:path}/tags/list", mirror.tags),
-        ("/v2/{rest:path}", mirror.unsupported),
+    routes = [
+        _route(
+            "GET",
+            pattern,
+            mirror.version,
+            summary="Whether this is a registry",
+            answers=(json_answer("This is a registry, and it asks for no login.", ANY_OBJECT),),
+        )
+        for pattern in ("/v2/", "/v2")
     ]
-    routes = [_route("GET", pattern, handler) for pattern, handler in reads]
-    routes.append(_route("OPTIONS", "/v2/{rest:path}", mirror.options))
+    routes += [
+        _route(
+            "GET",
+            "/v2/{name:path}/manifests/{reference}",
+            mirror.manifest,
+            summary="A manifest or an index, by tag or by digest",
+            parameters=(
+                NAME,
+                path_parameter("reference", MANIFEST_REFERENCE, "A tag or a digest."),
+                NAMESPACE,
+            ),
+            answers=(MANIFEST, NOT_MODIFIED, *ERRORS),
+        ),
+        _route(
+            "GET",
+            "/v2/{name:path}/blobs/{digest}",
+            mirror.blob,
+            summary="A blob, whole or in part",
+            parameters=(
+                NAME,
+                path_parameter("digest", DIGEST, "The blob's digest."),
+                NAMESPACE,
+                RANGE,
+            ),
+            answers=(
+                *bytes_answers(BLOB_MEDIA_TYPE, "The blob.", DIGEST_HEADERS),
+                NOT_MODIFIED,
+                *ERRORS,
+            ),
+        ),
+        _route(
+            "GET",
+            "/v2/{name:path}/tags/list",
+            mirror.tags,
+            summary="The tags of a repository, one page of them",
+            parameters=(
+                NAME,
+                Parameter("n", {"type": "integer", "minimum": 0}, "Tags of a page, at most."),
+                Parameter("last", STRING, "The page begins after this tag."),
+                NAMESPACE,
+            ),
+            answers=(TAGS, *ERRORS),
+        ),
+        _route("GET", "/v2/{rest:path}", mirror.unsupported),
+        _route("OPTIONS", "/v2/{rest:path}", mirror.options),
+    ]
     for method in _WRITE_METHODS:
         routes.append(_route(method, "/v2/{rest:path}", mirror.refused))
     return routes
 
 
-def _route(method: str, pattern: str, handler: Handler) -> Route:
-    return Route(method=method, pattern=pattern, handler=_answering(handler), listeners=("mirror",))
+def _route(method: str, pattern: str, handler: Handler, **description: Any) -> Route:
+    return Route(
+        method=method,
+        pattern=pattern,
+        handler=_answering(handler),
+        listeners=("mirror",),
+        **description,
+    )
 
 
 def _answering(handler: Handler) -> Handler:

@@ -11,17 +11,47 @@ from typing import Final
 import msgspec
 
 from beiran.agent.api.parameters import read_digest
+from beiran.api.models import TagMeaning
 from beiran.engine.interface import Engine
 from beiran.errors import ApiError, BadRequest, DataError, EngineUnavailable, NotFound
+from beiran.http.description import (
+    ANY_BYTES,
+    DIGEST,
+    NOT_FOUND,
+    RANGE,
+    Answer,
+    Parameter,
+    Schema,
+    bytes_answers,
+    error,
+    json_answer,
+    object_of,
+    path_parameter,
+)
 from beiran.http.messages import Request, Response, Route, json_response
 from beiran.ids import digest_text
-from beiran.oci.manifests import BadManifest, media_type_of
+from beiran.mirror.routes import BLOB_MEDIA_TYPE
+from beiran.oci.manifests import MANIFEST_TYPES, BadManifest, media_type_of
 from beiran.pull.manifest_store import ManifestStore
-from beiran.pull.peer_lookup import HAVE_PATH, TAGS_PATH, HaveAnswer, HaveQuestion
+from beiran.pull.peer_lookup import HAVE_DIGESTS_MAX, HAVE_PATH, TAGS_PATH, HaveAnswer, HaveQuestion
 from beiran.store.async_reads import Reads
 from beiran.transfer.uploads import Uploads
 
 REFERENCE_CHARS_MAX: Final = 1024
+
+# The descriptions of the routes, for the OpenAPI document.
+TAGS: Final = ("agents",)
+INTEGER: Final[Schema] = {"type": "integer"}
+TAG_REFERENCE: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z0-9._:/-]{1,200}$"}
+MANIFEST: Final = Answer(
+    200, "The manifest or the index, byte for byte.", dict.fromkeys(MANIFEST_TYPES, ANY_BYTES)
+)
+HAVE_BODY: Final = object_of(
+    digests={"type": "array", "items": DIGEST, "maxItems": HAVE_DIGESTS_MAX}
+)
+STRANGER: Final = error(403, "The client is not a member of the cluster.")
+DAMAGED: Final = error(500, "The files of this node are damaged.")
+AWAY: Final = error(503, "The engine does not answer, or too many requests are under way.")
 
 
 class Giving:
@@ -49,11 +79,67 @@ class Giving:
     def routes(self) -> list[Route]:
         """For the TCP and the unix door."""
         return [
-            Route(method="POST", pattern=HAVE_PATH, handler=self._have),
-            Route(method="GET", pattern="/blobs/{digest}", handler=self._blob),
-            Route(method="GET", pattern="/manifests/{digest}", handler=self._manifest),
-            Route(method="GET", pattern="/images/{id}/manifest", handler=self._image_manifest),
-            Route(method="GET", pattern=TAGS_PATH, handler=self._tag),
+            Route(
+                method="POST",
+                pattern=HAVE_PATH,
+                handler=self._have,
+                summary="Which of these blobs this node can serve, and their sizes",
+                request_body=HAVE_BODY,
+                answers=(
+                    json_answer(
+                        "The blobs that this node can serve: bytes by digest.",
+                        object_of(blobs={"type": "object", "additionalProperties": INTEGER}),
+                    ),
+                    STRANGER,
+                    error(413, "The request has too many digests."),
+                ),
+                tags=TAGS,
+            ),
+            Route(
+                method="GET",
+                pattern="/blobs/{digest}",
+                handler=self._blob,
+                summary="A blob, whole or in part: from the cache, a download under way, or the"
+                " engine",
+                parameters=(path_parameter("digest", DIGEST, "The blob's digest."), RANGE),
+                answers=(
+                    *bytes_answers(BLOB_MEDIA_TYPE, "The blob."),
+                    STRANGER,
+                    NOT_FOUND,
+                    DAMAGED,
+                    AWAY,
+                ),
+                tags=TAGS,
+            ),
+            Route(
+                method="GET",
+                pattern="/manifests/{digest}",
+                handler=self._manifest,
+                summary="A manifest or an index that this node has",
+                parameters=(path_parameter("digest", DIGEST, "The manifest's digest."),),
+                answers=(MANIFEST, STRANGER, NOT_FOUND, DAMAGED),
+                tags=TAGS,
+            ),
+            Route(
+                method="GET",
+                pattern="/images/{id}/manifest",
+                handler=self._image_manifest,
+                summary="The manifest by which this node can serve an image",
+                parameters=(path_parameter("id", DIGEST, "The digest of the image's config."),),
+                answers=(MANIFEST, STRANGER, NOT_FOUND, DAMAGED, AWAY),
+                tags=TAGS,
+            ),
+            Route(
+                method="GET",
+                pattern=TAGS_PATH,
+                handler=self._tag,
+                summary="How the registry last resolved a tag for this node",
+                parameters=(
+                    Parameter("reference", TAG_REFERENCE, "The whole tag.", required=True),
+                ),
+                answers=(json_answer("The tag's digest.", TagMeaning), STRANGER, NOT_FOUND),
+                tags=TAGS,
+            ),
         ]
 
     async def _have(self, request: Request) -> Response:

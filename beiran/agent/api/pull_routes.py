@@ -11,10 +11,21 @@ import msgspec
 import trio
 
 from beiran.agent.api.parameters import read_node_id
-from beiran.api.models import Change, Prefetch, Prefetching, Transfer
+from beiran.api.models import Change, Prefetch, Prefetching, PullDone, Transfer
 from beiran.errors import ApiError, BadRequest, RemoteProtocolError
 from beiran.gossip.membership.member import Address
 from beiran.gossip.membership.member_table import Membership
+from beiran.http.description import (
+    IMAGE_REFERENCE,
+    PLATFORM,
+    UUID,
+    Parameter,
+    Schema,
+    array_of,
+    error,
+    json_answer,
+    object_of,
+)
 from beiran.http.messages import Request, Response, Route, SendMessage, json_response
 from beiran.ids import NodeId, node_id_text
 from beiran.oci.references import Reference
@@ -31,6 +42,36 @@ PREFETCHES_MAX: Final = 64
 
 PREFETCH_ANSWER_BYTES_MAX: Final = 16 * 1024
 HERE_PATH: Final = "/prefetch/here"
+
+# The descriptions of the routes, for the OpenAPI document.
+REFERENCE: Final = Parameter(
+    "reference", IMAGE_REFERENCE, "The image, of any registry.", required=True
+)
+PLATFORM_PARAMETER: Final = Parameter(
+    "platform", PLATFORM, "Such as `linux/arm64`. The default is the host's platform."
+)
+PULL_PARAMETERS: Final = (
+    REFERENCE,
+    Parameter("from", UUID, "Pull the image that the node with this UUID has under that name."),
+    PLATFORM_PARAMETER,
+)
+PULL_ERRORS: Final = (
+    error(403, "The registry does not allow it."),
+    error(404, "There is no such image."),
+    error(429, "The registry limits its requests. Ask again later."),
+    error(500, "The bytes received, or the files of this node, are damaged."),
+    error(502, "The engine refused the image, or the registry's answer cannot be used."),
+    error(503, "No node that has the image and no registry can be reached."),
+)
+PREFETCH_BODY: Final[Schema] = {
+    "type": "object",
+    "properties": {
+        "reference": IMAGE_REFERENCE,
+        "nodes": {"anyOf": [array_of(UUID), {"const": "all"}]},
+        "platform": {"anyOf": [PLATFORM, {"type": "null"}]},
+    },
+    "required": ["reference", "nodes"],
+}
 
 _log: Final = logging.getLogger(__name__)
 
@@ -65,9 +106,17 @@ class PullRoutes:
         self._nursery: Final = nursery
 
     def routes(self) -> list[Route]:
-        """Pulls are begun on the unix socket only; what moves may be asked anywhere."""
+        """Pulls begin on the unix socket only; every listener answers ``/transfers``."""
         return [
-            Route(method="POST", pattern="/pulls", handler=self._pull, listeners=("unix",)),
+            Route(
+                method="POST",
+                pattern="/pulls",
+                handler=self._pull,
+                listeners=("unix",),
+                summary="Pull an image into this host's engine",
+                parameters=PULL_PARAMETERS,
+                answers=(json_answer("The engine has the image.", PullDone), *PULL_ERRORS),
+            ),
             Route(
                 method="GET",
                 pattern="/pulls/run",
@@ -75,10 +124,34 @@ class PullRoutes:
                 prepare=_check_pull,
                 stream=self._follow_pull,
                 listeners=("unix",),
+                summary="Pull an image by WebSocket, with progress; plain HTTP is answered with"
+                " 400",
+                parameters=PULL_PARAMETERS,
             ),
-            Route(method="POST", pattern="/prefetch", handler=self._prefetch, listeners=("unix",)),
             Route(
-                method="POST", pattern=HERE_PATH, handler=self._prefetch_here, listeners=("tcp",)
+                method="POST",
+                pattern="/prefetch",
+                handler=self._prefetch,
+                listeners=("unix",),
+                summary="Have other nodes pull an image",
+                request_body=PREFETCH_BODY,
+                answers=(
+                    json_answer("What each node answered.", object_of(nodes=array_of(Prefetching))),
+                ),
+            ),
+            Route(
+                method="POST",
+                pattern=HERE_PATH,
+                handler=self._prefetch_here,
+                listeners=("tcp",),
+                summary="Have this node pull an image, if its operator allows it",
+                parameters=(REFERENCE, PLATFORM_PARAMETER),
+                answers=(
+                    json_answer("The pull has begun.", object_of(state={"const": "started"})),
+                    error(403, "The operator of this node does not allow it."),
+                    error(503, "Too many prefetches are under way (`BUSY`)."),
+                ),
+                tags=("agents",),
             ),
             Route(
                 method="GET",
@@ -86,6 +159,8 @@ class PullRoutes:
                 handler=self._list_transfers,
                 prepare=_check_transfers,
                 stream=self._follow_transfers,
+                summary="The blobs that this node is receiving or sending",
+                answers=(json_answer("The transfers.", object_of(transfers=array_of(Transfer))),),
             ),
         ]
 

@@ -1,14 +1,13 @@
 """The API's routes: what ``docs/api.md`` says, over HTTP and by WebSocket alike."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
-from beiran.agent.api.layer_tar import layer_response, prefers_json
+from beiran.agent.api.layer_tar import LAYER_MEDIA_TYPE, layer_response, prefers_json
 from beiran.agent.api.listings import (
     Listing,
     R,
@@ -23,15 +22,60 @@ from beiran.agent.api.metrics import METRICS_CONTENT_TYPE, Metric, metrics_text
 from beiran.agent.api.parameters import Parameters, read_digest, read_node_id, read_parameters
 from beiran.agent.api.streams import follow_rows, listing_response, send_rows
 from beiran.agent.event_bus import Bus
+from beiran.api.events import Event
 from beiran.api.models import ErrorItem, Errors, Image, Info, Layer, Node
 from beiran.engine.interface import LayerReader
-from beiran.http.messages import Request, Response, Route, SendMessage, json_response
+from beiran.http.description import (
+    ANY_BYTES,
+    DIGEST,
+    JSON,
+    NOT_FOUND,
+    RANGE,
+    STRING,
+    UUID,
+    Answer,
+    Parameter,
+    Schema,
+    array_of,
+    error,
+    json_answer,
+    object_of,
+    path_parameter,
+)
+from beiran.http.messages import Handler, Request, Response, Route, SendMessage, json_response
 from beiran.ids import Digest, NodeId
 from beiran.store.async_reads import Reads
 from beiran.store.reads import Everybody, HeldBy, Scope, node_unknown
 from beiran.store.store import Store
 
-OPENAPI_FILE: Final = Path(__file__).with_name("openapi.json")
+# The descriptions of the routes, for the OpenAPI document.
+IMAGE_NAME: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z0-9._:/@-]+$"}
+NODE: Final = Parameter(
+    "node",
+    UUID,
+    "What the node with this UUID holds. For an offline node, what it was last known to hold."
+    " Not together with `all=true`.",
+)
+_TAR_AND_JSON: Final[Mapping[str, Schema]] = {LAYER_MEDIA_TYPE: ANY_BYTES, JSON: Layer}
+_TAR_HEADERS: Final[Mapping[str, Schema]] = {
+    "ETag": STRING,
+    "Accept-Ranges": {"const": "bytes"},
+    "Content-Range": STRING,
+}
+LAYER_ANSWERS: Final = (
+    Answer(
+        200,
+        "The whole tar. With `Accept: application/json`, what is known of the layer, without the"
+        " headers of the tar.",
+        _TAR_AND_JSON,
+    ),
+    Answer(206, "The bytes that `Range` asks for.", {LAYER_MEDIA_TYPE: ANY_BYTES}, _TAR_HEADERS),
+    Answer(304, "`If-None-Match` names this layer."),
+    NOT_FOUND,
+    Answer(416, "`Range` lies outside of the tar.", {JSON: Errors}, {"Content-Range": STRING}),
+    error(500, "The files of this node are not that layer (`LAYER_DAMAGED`)."),
+    error(503, "The engine does not answer (`ENGINE_UNAVAILABLE`)."),
+)
 
 
 class ApiAgent(Protocol):
@@ -65,23 +109,85 @@ def api_routes(agent: ApiAgent, store: Store, bus: Bus) -> list[Route]:
     rows = _Rows(store, Reads(store), bus)
     single = _Single(agent, bus)
     return [
-        _message_route("/info", single.info),
-        rows.listing_route("/nodes", ("all", "follow"), rows.nodes),
-        rows.item_route("/nodes/{uuid}", rows.node),
-        rows.listing_route("/images", ("all", "node", "follow"), rows.images),
-        rows.item_route("/images/{id:path}", rows.image),
-        rows.listing_route("/layers", ("all", "node", "follow"), rows.layers),
-        rows.item_route("/layers/{digest}", rows.layer, partial(_layer, agent)),
+        _message_route(
+            "/info",
+            single.info,
+            summary="This node, and how it is doing",
+            answers=(json_answer("This node.", Info),),
+        ),
+        rows.listing_route(
+            "/nodes",
+            ("all", "follow"),
+            rows.nodes,
+            summary="The online nodes, this one included, by name",
+            parameters=(_all("all known nodes, the offline ones too"),),
+            answers=(json_answer("The nodes.", object_of(nodes=array_of(Node))),),
+        ),
+        rows.item_route(
+            "/nodes/{uuid}",
+            rows.node,
+            summary="One node, online or not",
+            parameters=(path_parameter("uuid", UUID, "The node's UUID."),),
+            answers=(json_answer("The node.", Node), NOT_FOUND),
+        ),
+        rows.listing_route(
+            "/images",
+            ("all", "node", "follow"),
+            rows.images,
+            summary="The images that this node holds, by first tag; images without a tag last,"
+            " the newest first",
+            parameters=(_all("the images that online nodes hold"), NODE),
+            answers=(json_answer("The images.", object_of(images=array_of(Image))), NOT_FOUND),
+        ),
+        rows.item_route(
+            "/images/{id:path}",
+            rows.image,
+            summary="One image, by its digest, a prefix of it that no other image has, a tag or"
+            " NAME@DIGEST",
+            parameters=(path_parameter("id", IMAGE_NAME, "A digest, a prefix of one, or a name."),),
+            answers=(json_answer("The image.", Image), NOT_FOUND),
+        ),
+        rows.listing_route(
+            "/layers",
+            ("all", "node", "follow"),
+            rows.layers,
+            summary="The layers of the images that this node holds, the largest first",
+            parameters=(_all("the layers of the images that online nodes hold"), NODE),
+            answers=(json_answer("The layers.", object_of(layers=array_of(Layer))), NOT_FOUND),
+        ),
+        rows.item_route(
+            "/layers/{digest}",
+            rows.layer,
+            partial(_layer, agent),
+            summary="The uncompressed tar of a layer that this node holds",
+            parameters=(path_parameter("digest", DIGEST, "The layer's diff ID."), RANGE),
+            answers=LAYER_ANSWERS,
+        ),
         Route(
             method="GET",
             pattern="/events",
             handler=single.recent_events,
             prepare=partial(_check, ("follow",)),
             stream=single.stream_events,
+            summary="The last events, the oldest first",
+            answers=(json_answer("The events.", object_of(events=array_of(Event))),),
         ),
-        Route(method="GET", pattern="/metrics", handler=single.metrics),
-        _message_route("/healthz", single.healthz),
-        Route(method="GET", pattern="/openapi.json", handler=single.openapi),
+        Route(
+            method="GET",
+            pattern="/metrics",
+            handler=single.metrics,
+            summary="Metrics for Prometheus",
+            answers=(Answer(200, "The metrics, text format 0.0.4.", {"text/plain": STRING}),),
+        ),
+        _message_route(
+            "/healthz",
+            single.healthz,
+            summary="Whether the agent can do its work",
+            answers=(
+                json_answer("It can.", object_of(status={"const": "ok"})),
+                error(503, "It cannot. Each error gives one reason."),
+            ),
+        ),
     ]
 
 
@@ -91,7 +197,6 @@ class _Single:
     def __init__(self, agent: ApiAgent, bus: Bus) -> None:
         self._agent = agent
         self._bus = bus
-        self._openapi = OPENAPI_FILE.read_bytes()
 
     async def info(self, request: Request) -> Response:
         return json_response(await self._agent.info())
@@ -109,10 +214,6 @@ class _Single:
             headers=[("Content-Type", METRICS_CONTENT_TYPE)],
             body=metrics_text(self._agent.metrics()),
         )
-
-    async def openapi(self, request: Request) -> Response:
-        read_parameters(request, (), websocket=False)
-        return Response(headers=[("Content-Type", "application/json")], body=self._openapi)
 
     async def recent_events(self, request: Request) -> Response:
         read_parameters(request, ("follow",), websocket=False)
@@ -157,7 +258,11 @@ class _Rows:
         return layer_listing(read_digest(request.path_args["digest"]))
 
     def listing_route(
-        self, path: str, names: Sequence[str], listing: Callable[[Parameters], Listing[R]]
+        self,
+        path: str,
+        names: Sequence[str],
+        listing: Callable[[Parameters], Listing[R]],
+        **description: Any,
     ) -> Route:
         """A path with many rows, which takes the parameters ``names``."""
 
@@ -172,13 +277,21 @@ class _Rows:
             parameters = read_parameters(request, names, websocket=True)
             await self._stream(listing(parameters), parameters, send)
 
-        return Route(method="GET", pattern=path, handler=handler, prepare=prepare, stream=stream)
+        return Route(
+            method="GET",
+            pattern=path,
+            handler=handler,
+            prepare=prepare,
+            stream=stream,
+            **description,
+        )
 
     def item_route(
         self,
         path: str,
         item: Callable[[Request], Awaitable[Listing[R]]],
         payload: Callable[[Request], Awaitable[Response | None]] | None = None,
+        **description: Any,
     ) -> Route:
         """A path with one row, or with what ``payload`` answers if it does."""
 
@@ -202,7 +315,14 @@ class _Rows:
             parameters = read_parameters(request, ("follow",), websocket=True)
             await self._stream(await item(request), parameters, send)
 
-        return Route(method="GET", pattern=path, handler=handler, prepare=prepare, stream=stream)
+        return Route(
+            method="GET",
+            pattern=path,
+            handler=handler,
+            prepare=prepare,
+            stream=stream,
+            **description,
+        )
 
     async def _stream(self, listing: Listing[R], parameters: Parameters, send: SendMessage) -> None:
         if parameters.follow:
@@ -223,6 +343,10 @@ class _Rows:
             raise node_unknown(node)
 
 
+def _all(rows: str) -> Parameter:
+    return Parameter("all", {"type": "boolean", "default": False}, f"`true`: {rows}.")
+
+
 def _check(names: Sequence[str], request: Request) -> None:
     read_parameters(request, names, websocket=True)
 
@@ -235,7 +359,7 @@ async def _layer(agent: ApiAgent, request: Request) -> Response | None:
     return await layer_response(request, digest, agent.open_layer)
 
 
-def _message_route(path: str, handler: Callable[[Request], Awaitable[Response]]) -> Route:
+def _message_route(path: str, handler: Handler, **description: Any) -> Route:
     """A path without parameters, whose JSON is also one message of a WebSocket."""
 
     async def checked(request: Request) -> Response:
@@ -253,4 +377,5 @@ def _message_route(path: str, handler: Callable[[Request], Awaitable[Response]])
         handler=checked,
         prepare=partial(_check, ()),
         stream=stream,
+        **description,
     )

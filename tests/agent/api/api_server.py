@@ -16,6 +16,7 @@ import trio
 from msgspec import Struct
 
 from beiran.agent.api.metrics import Metric, Sample
+from beiran.agent.api.openapi import openapi_route
 from beiran.agent.api.routes import api_routes
 from beiran.agent.event_bus import Bus
 from beiran.api.models import EngineInfo, Info
@@ -124,7 +125,8 @@ class ApiServer:
     async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
         listeners = await open_tcp_listeners("127.0.0.1", 0)
         self.port = listeners[0].socket.getsockname()[1]
-        routes = api_routes(self.agent, self.store, self.bus)
+        described = api_routes(self.agent, self.store, self.bus)
+        routes = [*described, openapi_route(described)]
         async with trio.open_nursery() as nursery:
             self.nursery = nursery
             serve = partial(serve_http, listeners, routes, listener="tcp", counters=self.counters)

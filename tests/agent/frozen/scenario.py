@@ -584,7 +584,8 @@ def described(document: Json) -> Json:
             name: described(inner)
             for name, inner in document.items()
             if not (name in ("description", "summary") and isinstance(inner, str))
-            and name not in ("info", "example")
+            and (name, inner) != ("headers", {})
+            and name != "info"
         }
     return list(map(described, document)) if isinstance(document, list) else document
 
