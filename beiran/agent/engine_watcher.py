@@ -1,7 +1,7 @@
-"""Tells the core what this node's engine holds.
+"""Watch the engine, and report its images to the gossip core as this node's holdings.
 
-The engine says what it has, in full or change by change; the core is told the difference to what it
-knows. While the engine is away its images are still on the disk, and what was known stays.
+The engine reports its images in full or change by change; the core works out the difference. While
+the engine is down its images are still on the disk, so the holdings stay as they were.
 """
 
 import logging
@@ -9,7 +9,7 @@ from typing import Final
 
 import trio
 
-from beiran.agent.event_bus import Bus
+from beiran.agent.event_bus import EventBus
 from beiran.agent.gossip_driver import GossipDriver
 from beiran.api.events import Event, EventName
 from beiran.api.models import EngineInfo
@@ -26,45 +26,52 @@ from beiran.engine.interface import (
 )
 from beiran.ids import Digest, node_id_text
 
+# Chosen, not measured: more than the events of one `docker system prune`. A full channel makes the
+# engine's task wait and loses nothing.
 NEWS_WAITING_MAX: Final = 1024
 
 _log: Final = logging.getLogger(__name__)
 
 
-class Holder:
+class EngineWatcher:
     """Follows one engine.
 
     Attributes:
+      engine: the engine.
       down_reason: why the engine does not answer; None while it does.
-      turned: set when the engine has come or gone; whoever waits for it puts a new one there.
-      listed: set once the engine has said for the first time what it holds.
+      listed: set once the engine has listed its images for the first time.
     """
 
-    def __init__(self, engine: Engine, driver: GossipDriver, bus: Bus) -> None:
-        self._engine: Final = engine
+    def __init__(self, engine: Engine, driver: GossipDriver, bus: EventBus) -> None:
+        self.engine: Final = engine
         self._driver: Final = driver
         self._bus: Final = bus
         self.down_reason: str | None = "it has not answered yet"
         self.listed: Final = trio.Event()
-        self.turned = trio.Event()
+        self._turned = trio.Event()
 
     async def serve(self) -> None:
-        """Follow the engine for ever."""
+        """Follow the engine until cancelled."""
         send, receive = trio.open_memory_channel[EngineNews](NEWS_WAITING_MAX)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._engine.serve, send)
+            nursery.start_soon(self.engine.serve, send)
             async for news in receive:
                 self._take(news)
+
+    async def turned(self) -> None:
+        """Wait until the engine has gone up or down since the last call. For one task only."""
+        await self._turned.wait()
+        self._turned = trio.Event()
 
     def _take(self, news: EngineNews) -> None:
         match news:
             case EngineUp():
                 self.down_reason = None
-                self._tell("engine.up", "")
+                self._publish("engine.up", "")
                 _log.info("%s", _words(news.info))
             case EngineDown(reason=reason):
                 self.down_reason = reason
-                self._tell("engine.down", reason)
+                self._publish("engine.down", reason)
                 _log.warning("engine is down: %s", reason)
             case ImagesListed(images=images):
                 self._hold(images)
@@ -87,8 +94,8 @@ class Holder:
     def _release(self, images: list[Digest]) -> None:
         self._driver.do(self._driver.node.release(images, now=trio.current_time()))
 
-    def _tell(self, event: EventName, reason: str) -> None:
-        self.turned.set()
+    def _publish(self, event: EventName, reason: str) -> None:
+        self._turned.set()
         own = self._driver.node.own
         self._bus.publish(
             Event(

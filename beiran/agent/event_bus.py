@@ -1,8 +1,12 @@
-"""Where everything that happens is told, and everybody who listens hears it.
+"""The bus between the agent and its clients that follow events or listings.
 
-Two things are told: events, one by one, to those who want to know what happened; and which rows
-may read differently, to those who follow a listing. Telling never waits: a listener that is too
-far behind is cut off, and learns that it was.
+It carries two things: events, one by one, to clients of ``/events``; and the keys of rows that may
+have changed, to followers of a listing, who then read these rows from the store
+(``agent/api/streams.py``). Publishing never waits: the bus cuts off a listener that falls too far
+behind, and the listener's next read raises ``TooSlow``.
+
+The store writer announces what it wrote, and the engine watcher publishes ``engine.up`` and
+``engine.down``. Nothing else publishes.
 """
 
 from collections import deque
@@ -16,32 +20,27 @@ from beiran.api.events import Event
 from beiran.errors import ApiError
 from beiran.store.changes import Applied, RowsChanged
 
-RECENT_EVENTS: Final = 1000
-"""How many events are remembered for those who ask later."""
-
-EVENTS_BEHIND_MAX: Final = 2000
-"""How many events a listener may be behind. A new node with 100 images is about 1,000."""
-
-ROWS_BEHIND_MAX: Final = 200_000
-"""How many different rows may wait for the follower of a listing; about 40 MB."""
+RECENT_EVENTS: Final = 1000  # kept for GET /events; about 300 kB
+EVENTS_BEHIND_MAX: Final = 2000  # a new node with 100 images causes about 1,000 events
+ROWS_BEHIND_MAX: Final = 200_000  # keys of rows for one follower; about 40 MB
 
 
 class TooSlow(ApiError):
-    """A listener was cut off because it did not keep up."""
+    """The bus cut off a listener that did not keep up."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(503, "TOO_SLOW", f"cut off: {what}; ask again, and read faster")
+        super().__init__(503, "TOO_SLOW", f"cut off: {what}; connect again, and read faster")
 
 
 class EventListener:
-    """Iterate it for events; ends with TooSlow once it was ``EVENTS_BEHIND_MAX`` behind."""
+    """An iterator of events. Raises TooSlow once it was ``EVENTS_BEHIND_MAX`` behind."""
 
     def __init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[Event](EVENTS_BEHIND_MAX)
         self._cut_off = False
 
-    def tell(self, event: Event) -> None:
-        """Hand it an event, or cut it off."""
+    def push(self, event: Event) -> None:
+        """Queue an event, or cut the listener off."""
         if self._cut_off:
             return
         try:
@@ -61,9 +60,9 @@ class EventListener:
 
 
 class RowsListener:
-    """Which rows may read differently since it was last asked.
+    """The keys of rows that may have changed since the listener last read.
 
-    A row that changes often waits once: who is slow sees fewer states of it, and the last.
+    A row that changes often waits once: a slow follower sees fewer of its states, and the last one.
     """
 
     def __init__(self) -> None:
@@ -73,8 +72,8 @@ class RowsListener:
         self._waiting = trio.Event()
         self._cut_off = False
 
-    def tell(self, rows: RowsChanged) -> None:
-        """Add rows, or cut it off."""
+    def push(self, rows: RowsChanged) -> None:
+        """Add rows, or cut the listener off."""
         if self._cut_off:
             return
         self._nodes |= rows.nodes
@@ -85,7 +84,7 @@ class RowsListener:
         self._waiting.set()
 
     async def changed(self) -> RowsChanged:
-        """Wait for changes, and take all there are.
+        """Wait for changes, and take all of them.
 
         Raises: TooSlow once more than ``ROWS_BEHIND_MAX`` rows were waiting.
         """
@@ -104,8 +103,8 @@ class RowsListener:
         return rows
 
 
-class Bus:
-    """One per agent; everything is told from the agent's own thread."""
+class EventBus:
+    """One per agent. Used from the agent's own thread only."""
 
     def __init__(self) -> None:
         self._recent: deque[Event] = deque(maxlen=RECENT_EVENTS)
@@ -119,26 +118,26 @@ class Bus:
 
     @property
     def listeners(self) -> int:
-        """How many listen now."""
+        """Listeners now, of events and of rows."""
         return len(self._event_listeners) + len(self._rows_listeners)
 
     def publish(self, *events: Event) -> None:
-        """Tell events."""
+        """Send events to all event listeners, and keep them for ``recent``."""
         self._recent.extend(events)
         for listener in self._event_listeners:
             for event in events:
-                listener.tell(event)
+                listener.push(event)
 
     def announce(self, applied: Applied) -> None:
-        """Tell what the store has written: its rows and its events. After it has, not before."""
+        """Send the rows and the events of one transaction. Call it after the commit."""
         if applied.rows:
             for listener in self._rows_listeners:
-                listener.tell(applied.rows)
+                listener.push(applied.rows)
         self.publish(*applied.events)
 
     @asynccontextmanager
     async def subscribe(self) -> AsyncIterator[EventListener]:
-        """Hear every event from now on."""
+        """A listener of every event from now on."""
         listener = EventListener()
         self._event_listeners[listener] = None
         try:
@@ -148,7 +147,7 @@ class Bus:
 
     @asynccontextmanager
     async def follow_rows(self) -> AsyncIterator[RowsListener]:
-        """Hear of every row that is written from now on."""
+        """A listener of every row that is written from now on."""
         listener = RowsListener()
         self._rows_listeners[listener] = None
         try:

@@ -1,12 +1,12 @@
 """The loop around the gossip core: packets and time in, effects out.
 
 The core decides, this acts. Everything runs in one task at a time (trio), so the core sees its
-inputs one after the other. What the core has found out goes to ``record``, in order.
+inputs one after the other. What the core has found out goes to the observers, in order.
 """
 
 import logging
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
 import trio
 
@@ -41,11 +41,19 @@ FAREWELL_S: Final = 1.0
 _log: Final = logging.getLogger(__name__)
 
 
+class EffectObserver(Protocol):
+    """Part of the agent that acts on what the core found out."""
+
+    def on_effects(self, effects: Sequence[Effect]) -> None:
+        """Take effects, in the order in which the core emitted them. Must not wait."""
+        ...
+
+
 class GossipDriver:
     """Drives one core.
 
     Args:
-      record: takes what the core has found out, for the store.
+      observers: take the effects that are not the driver's own, one after the other.
       swarm: takes datagrams of the swarm, which come to the same port.
     """
 
@@ -56,7 +64,7 @@ class GossipDriver:
         udp: UdpSocket,
         beacon: Beacon | None,
         peers: PeerClient,
-        record: Callable[[list[Effect]], None],
+        observers: Sequence[EffectObserver],
         swarm: Callable[[bytes, Address], None],
     ) -> None:
         self.node: Final = node
@@ -64,7 +72,7 @@ class GossipDriver:
         self._udp: Final = udp
         self._beacon: Final = beacon
         self._peers: Final = peers
-        self._record: Final = record
+        self._observers: Final = observers
         self._swarm: Final = swarm
         self._nursery: trio.Nursery | None = None
         self._watches: dict[NodeId, trio.CancelScope] = {}
@@ -135,7 +143,8 @@ class GossipDriver:
                 case _:
                     found.append(effect)
         if found:
-            self._record(found)
+            for observer in self._observers:
+                observer.on_effects(found)
         if self._leaving and self.node.farewell_heard:
             self._farewell_heard.set()
         self._alarm.look()

@@ -1,11 +1,16 @@
-"""Asks every agent that shows itself for its ``/info``: gossip carries what changes, not this."""
+"""Fetch ``/info`` from each member when it joins or restarts, and write it into the store.
+
+Gossip carries membership and holdings only. The release and the engine of a node change when it
+restarts, so one request for each generation is enough.
+"""
 
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 import trio
 
-from beiran.agent.store_writer import Recorder
+from beiran.agent.store_writer import StoreWriter
 from beiran.api.models import Info
 from beiran.errors import RemoteProtocolError
 from beiran.gossip.effects import Effect, MemberChanged, MemberForgotten
@@ -14,35 +19,34 @@ from beiran.gossip.node import GossipNode
 from beiran.ids import NodeId, node_id_text
 from beiran.peers.peer_client import PeerClient, PeerRefused, PeerUnreachable
 
-AT_ONCE: Final = 4
-TRY_AGAIN_S: Final = 1.0
-TRY_AGAIN_MAX_S: Final = 60.0
+AT_ONCE: Final = 4  # so that 1,000 members that join at once do not open 1,000 connections
+RETRY_MIN_S: Final = 1.0
+RETRY_MAX_S: Final = 60.0
 TIMEOUT_S: Final = 5.0
-PATIENCE_S_A_MEMBER: Final = 0.002  # so that a thousand do not ask a newcomer in one instant
+DELAY_S_PER_MEMBER: Final = 0.002  # so that 1,000 members ask a newcomer over 2 s, not at once
 
 _log: Final = logging.getLogger(__name__)
 
 
-class Acquaintance:
-    """Keeps what the nodes tell of themselves up to date in the store."""
+class PeerInfo:
+    """Keeps the ``/info`` of each member up to date in the store.
 
-    def __init__(self, node: GossipNode, peers: PeerClient, recorder: Recorder) -> None:
+    Args:
+      nursery: runs the requests.
+    """
+
+    def __init__(
+        self, node: GossipNode, peers: PeerClient, writer: StoreWriter, nursery: trio.Nursery
+    ) -> None:
         self._node: Final = node
         self._peers: Final = peers
-        self._recorder: Final = recorder
-        self._asked: dict[NodeId, int] = {}
+        self._writer: Final = writer
+        self._nursery: Final = nursery
+        self._asked: dict[NodeId, int] = {}  # the generation whose /info was requested
         self._limiter: Final = trio.CapacityLimiter(AT_ONCE)
-        self._nursery: trio.Nursery | None = None
 
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Ask whoever is to be asked, for ever."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            task_status.started()
-            await trio.sleep_forever()
-
-    def notice(self, effects: list[Effect]) -> None:
-        """Somebody may have shown itself."""
+    def on_effects(self, effects: Sequence[Effect]) -> None:
+        """Request ``/info`` of each member that is online in a new generation."""
         for effect in effects:
             if isinstance(effect, MemberForgotten):
                 self._asked.pop(effect.node, None)
@@ -51,20 +55,21 @@ class Acquaintance:
             member = effect.member
             if member.node == self._node.own.node:
                 continue
-            if self._asked.get(member.node) != member.generation and self._nursery is not None:
+            if self._asked.get(member.node) != member.generation:
                 self._asked[member.node] = member.generation
                 self._nursery.start_soon(self._ask, member)
 
     async def _ask(self, member: Member) -> None:
-        """Ask until there is an answer, or nobody there to give one."""
-        wait_s = PATIENCE_S_A_MEMBER * len(self._node.members)
+        """Request until there is an answer, or the member has left or restarted."""
+        wait_s = DELAY_S_PER_MEMBER * len(self._node.members)
         while self._is_current(member):
+            # A share of the delay that the UUID decides: the requests of all members spread out.
             await trio.sleep(wait_s * (member.node[0] + 1) / 256)
             async with self._limiter:
                 info = await self._info_of(member)
-            if info is not None and await self._recorder.record_info(member.node, info):
+            if info is not None and await self._writer.record_info(member.node, info):
                 return
-            wait_s = min(max(2 * wait_s, TRY_AGAIN_S), TRY_AGAIN_MAX_S)
+            wait_s = min(max(2 * wait_s, RETRY_MIN_S), RETRY_MAX_S)
         if self._asked.get(member.node) == member.generation:
             del self._asked[member.node]
 
@@ -76,6 +81,6 @@ class Acquaintance:
         try:
             info = await self._peers.get_json(member.address, "/info", Info, timeout_s=TIMEOUT_S)
         except (PeerRefused, PeerUnreachable, RemoteProtocolError, OSError) as error:
-            _log.debug("asking %s for /info: %s", member.name, error)
+            _log.debug("GET /info from %s: %s", member.name, error)
             return None
         return info if info.uuid == node_id_text(member.node) else None

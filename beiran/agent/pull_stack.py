@@ -22,6 +22,7 @@ from beiran.agent.api.peer_routes import Giving
 from beiran.agent.api.pull_routes import PullRoutes
 from beiran.cache.blob_cache import BlobCache
 from beiran.engine.interface import Engine
+from beiran.gossip.effects import Effect, MemberChanged, MemberForgotten
 from beiran.gossip.membership.member import Address
 from beiran.gossip.membership.member_table import Membership
 from beiran.http.messages import Route
@@ -148,6 +149,11 @@ class PullStack:
     transfers: TransferRows
     routes: list[Route]
     members: MemberDirectory
+
+    def on_effects(self, effects: Sequence[Effect]) -> None:
+        """Follow which members are online, and at which addresses."""
+        if any(isinstance(effect, MemberChanged | MemberForgotten) for effect in effects):
+            self.members_changed()
 
     def members_changed(self) -> None:
         """A member joined, left or moved."""

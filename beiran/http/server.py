@@ -14,11 +14,11 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import h11
 import trio
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from beiran import __version__
@@ -80,23 +80,23 @@ _log: Final = logging.getLogger(__name__)
 
 
 class HttpCounters(Struct):
-    """What a listener has seen since it was opened.
+    """Requests and connections of all listeners since the start."""
 
-    Attributes:
-      http_bad_requests: requests (or other bytes) that could not be read, or not in time.
-      http_failures: requests that ended with 500, or whose answer broke off by our fault.
-      http_refused: connections beyond the limit.
-      http_stalled: answers, WebSocket messages included, that the other end stopped reading.
-      http_connections: open now; ``http_watchers`` are those of them that are held.
-    """
-
-    http_requests: int = 0
-    http_bad_requests: int = 0
-    http_failures: int = 0
-    http_refused: int = 0
-    http_stalled: int = 0
-    http_connections: int = 0
-    http_watchers: int = 0
+    http_requests: Annotated[int, Meta(description="Requests.")] = 0
+    http_bad_requests: Annotated[
+        int, Meta(description="Requests, or other bytes, that could not be read in time or at all.")
+    ] = 0
+    http_failures: Annotated[
+        int, Meta(description="Requests answered with 500, and answers that this agent broke off.")
+    ] = 0
+    http_refused: Annotated[int, Meta(description="Connections beyond the limit, closed.")] = 0
+    http_stalled: Annotated[
+        int, Meta(description="Answers and WebSocket messages that the client stopped reading.")
+    ] = 0
+    http_connections: Annotated[int, Meta(description="Connections that are open now.")] = 0
+    http_watchers: Annotated[
+        int, Meta(description="Connections that are open now and watched by other agents.")
+    ] = 0
 
 
 async def serve_http(

@@ -17,10 +17,10 @@ import socket
 import struct
 from contextlib import suppress
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Annotated, Final, NamedTuple, Self
 
 import trio
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from beiran.errors import LocalError
 from beiran.gossip.membership.member import Address
@@ -56,18 +56,15 @@ class Lan(NamedTuple):
 
 
 class BeaconCounters(Struct):
-    """What a beacon socket has done since it was opened.
+    """Datagrams of a beacon socket since it was opened."""
 
-    Attributes:
-      sent: beacons that the kernel took, one for each LAN.
-      unsent: those it refused (no room, a firewall, an interface that went down).
-      elsewhere: datagrams that came by an interface we do not beacon on.
-    """
-
-    sent: int = 0
-    unsent: int = 0
-    received: int = 0
-    elsewhere: int = 0
+    sent: Annotated[int, Meta(description="Beacons sent, one for each LAN.")] = 0
+    # Its buffer is full, a firewall forbids them, or an interface went down.
+    unsent: Annotated[int, Meta(description="Beacons that the kernel refused.")] = 0
+    received: Annotated[int, Meta(description="Datagrams received on the beacon port.")] = 0
+    elsewhere: Annotated[
+        int, Meta(description="Datagrams received on an interface that sends no beacons.")
+    ] = 0
 
 
 class Beacon:

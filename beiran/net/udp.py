@@ -12,10 +12,10 @@ import errno
 import socket
 import struct
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Annotated, Final, NamedTuple, Self
 
 import trio
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from beiran.errors import LocalError
 from beiran.gossip.membership.member import Address
@@ -46,23 +46,19 @@ class Datagram(NamedTuple):
 
 
 class UdpCounters(Struct):
-    """What a UDP socket has done since it was opened.
+    """Datagrams of a UDP socket since it was opened."""
 
-    Attributes:
-      refused: somebody's kernel said that no program listens on the port we sent to.
-      unreachable: the network, or the way to it, said no: other ICMP errors included.
-      unsent: given to ``send`` and dropped here, for whatever reason; ``full`` are those for
-        which the kernel had no room.
-    """
-
-    sent: int = 0
-    sent_bytes: int = 0
-    received: int = 0
-    received_bytes: int = 0
-    refused: int = 0
-    unreachable: int = 0
-    unsent: int = 0
-    full: int = 0
+    sent: Annotated[int, Meta(description="Datagrams accepted by the kernel.")] = 0
+    sent_bytes: Annotated[int, Meta(description="Bytes accepted by the kernel.")] = 0
+    received: Annotated[int, Meta(description="Datagrams received.")] = 0
+    received_bytes: Annotated[int, Meta(description="Bytes of the datagrams received.")] = 0
+    refused: Annotated[
+        int,
+        Meta(description="Datagrams refused by their port's host."),
+    ] = 0
+    unreachable: Annotated[int, Meta(description="Datagrams that could not be delivered.")] = 0
+    unsent: Annotated[int, Meta(description="Datagrams dropped on this host.")] = 0
+    full: Annotated[int, Meta(description="Datagrams dropped for lack of buffers.")] = 0
 
 
 class UdpSocket:

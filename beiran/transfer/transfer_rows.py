@@ -1,5 +1,6 @@
 """The rows of ``/transfers``: which blob moves now, from or to which node, and how fast."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from beiran.api.models import Transfer
@@ -9,6 +10,15 @@ from beiran.transfer.blob_download import BlobDownload
 from beiran.transfer.local_blobs import LocalBlobs
 from beiran.transfer.swarm_driver import SwarmDriver
 from beiran.transfer.uploads import Served, Uploads
+
+# The counters that ``TransferRows.counters`` returns, each with its help for ``/metrics``.
+BLOB_COUNTERS: Final[Mapping[str, str]] = {
+    "blob_bytes_from_cache": "Bytes of blobs read from the cache.",
+    "blob_bytes_from_origin": "Bytes of blobs received from registries.",
+    "blob_bytes_from_peers": "Bytes of blobs received from other nodes.",
+    "blob_bytes_served": "Bytes of blobs sent to other nodes.",
+    "blob_bytes_wasted": "Bytes of blobs received and discarded, or received twice.",
+}
 
 
 class TransferRows:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from beiran.agent.event_bus import Bus
-from beiran.agent.store_writer import Recorder
+from beiran.agent.event_bus import EventBus
+from beiran.agent.store_writer import StoreWriter
 from beiran.gossip.effects import MemberChanged
 from beiran.gossip.membership.member import Address, Member, Status
 from beiran.ids import NodeId, new_node_id, node_id_text
@@ -20,11 +20,11 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-async def recorder(store: Store) -> AsyncIterator[Recorder]:
-    recorder = Recorder(store, Bus())
+async def writer(store: Store) -> AsyncIterator[StoreWriter]:
+    writer = StoreWriter(store, EventBus())
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(recorder.serve)
-        yield recorder
+        nursery.start_soon(writer.serve)
+        yield writer
         nursery.cancel_scope.cancel()
     store.close()
 
@@ -38,21 +38,21 @@ def came(node: NodeId) -> MemberChanged:
 
 
 async def test_a_full_disk_does_not_end_the_agent_and_nothing_is_lost(
-    store: Store, recorder: Recorder
+    store: Store, writer: StoreWriter
 ) -> None:
     (pages,) = store._writer.execute("PRAGMA page_count").fetchone()
     store._writer.execute(f"PRAGMA max_page_count = {pages}").fetchone()
     nodes = newcomers(400)
-    recorder.record([came(node) for node in nodes[:200]])
+    writer.on_effects([came(node) for node in nodes[:200]])
     with trio.fail_after(10):
-        while recorder.problem is None:  # noqa: ASYNC110
+        while writer.problem is None:  # noqa: ASYNC110
             await trio.sleep(0.01)
-    assert "full" in recorder.problem
-    recorder.record([came(node) for node in nodes[200:]])
+    assert "full" in writer.problem
+    writer.on_effects([came(node) for node in nodes[200:]])
     store._writer.execute("PRAGMA max_page_count = 100000").fetchone()
     with trio.fail_after(10):
-        await recorder.flushed()
-    assert recorder.problem is None
+        await writer.flushed()
+    assert writer.problem is None
     with store.reading() as queries:
         known = {node.uuid for node in queries.nodes()}
     assert {node_id_text(node) for node in nodes} <= known

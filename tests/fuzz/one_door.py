@@ -19,7 +19,7 @@ from typing import Final
 import trio
 
 from beiran.agent.api.routes import api_routes
-from beiran.agent.event_bus import Bus
+from beiran.agent.event_bus import EventBus
 from beiran.agent.gossip_driver import GOSSIP_PATH, REQUEST_BODY_BYTES_MAX, WATCH_PATH
 from beiran.errors import BadRequest
 from beiran.gossip.messages import Stream
@@ -98,7 +98,7 @@ class Door:
         self.port = 0
         self.errors: list[str] = []
         self._store = open_store(folder)
-        self._bus = Bus()
+        self._bus = EventBus()
         self._core = OneNode().core
         self._counters = HttpCounters()
         self._knocks = 0
@@ -108,8 +108,15 @@ class Door:
         """Serve until cancelled."""
         listeners = await open_tcp_listeners("127.0.0.1", 0)
         self.port = listeners[0].socket.getsockname()[1]
+        agent = SmallAgent()
         routes = [
-            *api_routes(SmallAgent(), self._store, self._bus),
+            *api_routes(
+                agent,
+                self._store,
+                self._bus,
+                metrics=agent.metrics,
+                open_layer=agent.open_layer,
+            ),
             Route(
                 method="POST",
                 pattern=GOSSIP_PATH,

@@ -1,13 +1,12 @@
 """The API's routes: what ``docs/api.md`` says, over HTTP and by WebSocket alike."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Final, Protocol
 
 import msgspec
 
-from beiran.agent.api.layer_tar import LAYER_MEDIA_TYPE, layer_response, prefers_json
+from beiran.agent.api.layer_tar import LAYER_MEDIA_TYPE, OpenLayer, layer_response, prefers_json
 from beiran.agent.api.listings import (
     Listing,
     R,
@@ -21,10 +20,9 @@ from beiran.agent.api.listings import (
 from beiran.agent.api.metrics import METRICS_CONTENT_TYPE, Metric, metrics_text
 from beiran.agent.api.parameters import Parameters, read_digest, read_node_id, read_parameters
 from beiran.agent.api.streams import follow_rows, listing_response, send_rows
-from beiran.agent.event_bus import Bus
+from beiran.agent.event_bus import EventBus
 from beiran.api.events import Event
 from beiran.api.models import ErrorItem, Errors, Image, Info, Layer, Node
-from beiran.engine.interface import LayerReader
 from beiran.http.description import (
     ANY_BYTES,
     DIGEST,
@@ -43,7 +41,7 @@ from beiran.http.description import (
     path_parameter,
 )
 from beiran.http.messages import Handler, Request, Response, Route, SendMessage, json_response
-from beiran.ids import Digest, NodeId
+from beiran.ids import NodeId
 from beiran.store.async_reads import Reads
 from beiran.store.reads import Everybody, HeldBy, Scope, node_unknown
 from beiran.store.store import Store
@@ -78,36 +76,36 @@ LAYER_ANSWERS: Final = (
 )
 
 
-class ApiAgent(Protocol):
-    """What the agent itself answers. None of it may take long."""
+class StatusSource(Protocol):
+    """How the agent is doing (``agent/status.py``)."""
 
     async def info(self) -> Info:
         """This node now."""
         ...
 
     def problems(self) -> Sequence[str]:
-        """What keeps it from doing its work, a line each; empty when all is well."""
-        ...
-
-    def metrics(self) -> Iterable[Metric]:
-        """Its numbers."""
-        ...
-
-    def open_layer(self, digest: Digest) -> AbstractAsyncContextManager[LayerReader]:
-        """As ``beiran.engine.interface.Engine`` says."""
+        """What keeps the agent from its work, one line each; empty when all is well."""
         ...
 
 
-def api_routes(agent: ApiAgent, store: Store, bus: Bus) -> list[Route]:
-    """Every route of the API.
+def api_routes(
+    status: StatusSource,
+    store: Store,
+    bus: EventBus,
+    *,
+    metrics: Callable[[], Iterable[Metric]],
+    open_layer: OpenLayer,
+) -> list[Route]:
+    """The routes for nodes, images, layers, events and the agent's status.
 
     Args:
-      agent: what only the agent knows.
-      store: read in threads, one question at a time.
-      bus: on which the agent announces what it writes to ``store``.
+      store: read in threads, one request at a time.
+      bus: announces what the agent writes to ``store``.
+      metrics: reads the metrics of ``/metrics``.
+      open_layer: opens a layer that this node's engine holds.
     """
     rows = _Rows(store, Reads(store), bus)
-    single = _Single(agent, bus)
+    single = _Single(status, metrics, bus)
     return [
         _message_route(
             "/info",
@@ -158,7 +156,7 @@ def api_routes(agent: ApiAgent, store: Store, bus: Bus) -> list[Route]:
         rows.item_route(
             "/layers/{digest}",
             rows.layer,
-            partial(_layer, agent),
+            partial(_layer, open_layer),
             summary="The uncompressed tar of a layer that this node holds",
             parameters=(path_parameter("digest", DIGEST, "The layer's diff ID."), RANGE),
             answers=LAYER_ANSWERS,
@@ -194,15 +192,18 @@ def api_routes(agent: ApiAgent, store: Store, bus: Bus) -> list[Route]:
 class _Single:
     """What is not a listing."""
 
-    def __init__(self, agent: ApiAgent, bus: Bus) -> None:
-        self._agent = agent
-        self._bus = bus
+    def __init__(
+        self, status: StatusSource, metrics: Callable[[], Iterable[Metric]], bus: EventBus
+    ) -> None:
+        self._status: Final = status
+        self._metrics: Final = metrics
+        self._bus: Final = bus
 
     async def info(self, request: Request) -> Response:
-        return json_response(await self._agent.info())
+        return json_response(await self._status.info())
 
     async def healthz(self, request: Request) -> Response:
-        problems = self._agent.problems()
+        problems = self._status.problems()
         if not problems:
             return json_response({"status": "ok"})
         errors = tuple(ErrorItem(code="UNHEALTHY", message=problem) for problem in problems)
@@ -212,7 +213,7 @@ class _Single:
         read_parameters(request, (), websocket=False)
         return Response(
             headers=[("Content-Type", METRICS_CONTENT_TYPE)],
-            body=metrics_text(self._agent.metrics()),
+            body=metrics_text(self._metrics()),
         )
 
     async def recent_events(self, request: Request) -> Response:
@@ -232,7 +233,7 @@ class _Single:
 class _Rows:
     """Nodes, images and layers."""
 
-    def __init__(self, store: Store, reads: Reads, bus: Bus) -> None:
+    def __init__(self, store: Store, reads: Reads, bus: EventBus) -> None:
         self._store = store
         self._reads = reads
         self._bus = bus
@@ -351,12 +352,12 @@ def _check(names: Sequence[str], request: Request) -> None:
     read_parameters(request, names, websocket=True)
 
 
-async def _layer(agent: ApiAgent, request: Request) -> Response | None:
+async def _layer(open_layer: OpenLayer, request: Request) -> Response | None:
     """The layer's tar; None when its description is wanted."""
     digest = read_digest(request.path_args["digest"])
     if prefers_json(request):
         return None
-    return await layer_response(request, digest, agent.open_layer)
+    return await layer_response(request, digest, open_layer)
 
 
 def _message_route(path: str, handler: Handler, **description: Any) -> Route:

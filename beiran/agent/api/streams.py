@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from beiran.agent.api.listings import Listing, R
-from beiran.agent.event_bus import Bus
+from beiran.agent.event_bus import EventBus
 from beiran.api.models import Change
 from beiran.http.messages import Response, SendMessage
 from beiran.store.async_reads import Reads
@@ -50,7 +50,7 @@ async def send_rows(listing: Listing[R], reads: Reads, send: SendMessage) -> Non
             await send(row)
 
 
-async def follow_rows(listing: Listing[R], reads: Reads, bus: Bus, send: SendMessage) -> None:
+async def follow_rows(listing: Listing[R], reads: Reads, bus: EventBus, send: SendMessage) -> None:
     """All rows, then ``listed``, then every change, until the other end leaves.
 
     What was shown is compared with what there is now whenever the store has written. So nothing

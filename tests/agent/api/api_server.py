@@ -18,7 +18,7 @@ from msgspec import Struct
 from beiran.agent.api.metrics import Metric, Sample
 from beiran.agent.api.openapi import openapi_route
 from beiran.agent.api.routes import api_routes
-from beiran.agent.event_bus import Bus
+from beiran.agent.event_bus import EventBus
 from beiran.api.models import EngineInfo, Info
 from beiran.engine.interface import LayerReader
 from beiran.errors import DataError, EngineUnavailable, NotFound
@@ -43,7 +43,7 @@ class TarReader:
 
 
 class SmallAgent:
-    """An agent with one layer. Keeps ``api.ApiAgent``."""
+    """An agent with one layer: a ``StatusSource`` with metrics."""
 
     def __init__(self) -> None:
         self.trouble: list[str] = []
@@ -116,7 +116,7 @@ class ApiServer:
 
     def __init__(self, folder: Path) -> None:
         self.store = open_store(folder)
-        self.bus = Bus()
+        self.bus = EventBus()
         self.agent = SmallAgent()
         self.counters = HttpCounters()
         self.port = 0
@@ -125,7 +125,13 @@ class ApiServer:
     async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
         listeners = await open_tcp_listeners("127.0.0.1", 0)
         self.port = listeners[0].socket.getsockname()[1]
-        described = api_routes(self.agent, self.store, self.bus)
+        described = api_routes(
+            self.agent,
+            self.store,
+            self.bus,
+            metrics=self.agent.metrics,
+            open_layer=self.agent.open_layer,
+        )
         routes = [*described, openapi_route(described)]
         async with trio.open_nursery() as nursery:
             self.nursery = nursery

@@ -21,7 +21,7 @@ from beiran.agent.api.openapi import openapi_document, openapi_route
 from beiran.agent.api.peer_routes import Giving
 from beiran.agent.api.pull_routes import PullRoutes
 from beiran.agent.api.routes import api_routes
-from beiran.agent.event_bus import Bus
+from beiran.agent.event_bus import EventBus
 from beiran.api import models
 from beiran.api.events import EVENT_NAMES, Event
 from beiran.gossip.membership.member import Status
@@ -47,7 +47,7 @@ def all_routes() -> list[Route]:
     giving = Giving(nothing, nothing, nothing, nothing, is_member=nothing)
     pulls = PullRoutes(nothing, nothing, nothing, nothing, nothing, is_member=nothing, allowed=())
     described = [
-        *api_routes(nothing, nothing, Bus()),
+        *api_routes(nothing, nothing, EventBus(), metrics=nothing, open_layer=nothing),
         *giving.routes(),
         *pulls.routes(),
         *mirror_routes(nothing),

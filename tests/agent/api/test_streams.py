@@ -10,7 +10,7 @@ import trio
 import trio.lowlevel
 
 from beiran.agent import event_bus as bus_module
-from beiran.agent.event_bus import Bus, TooSlow
+from beiran.agent.event_bus import EventBus, TooSlow
 from beiran.api.events import Event
 from beiran.client.protocol import parse_endpoint
 from beiran.client.trio_client import Follow
@@ -281,7 +281,7 @@ async def test_rows_and_changes_leave_no_gap_and_tell_nothing_twice(api: ApiServ
 
 
 async def test_a_listener_that_does_not_read_is_cut_off_and_told() -> None:
-    bus = Bus()
+    bus = EventBus()
     event = Event(event="engine.up", at="", node="x")
     async with bus.subscribe() as slow, bus.subscribe() as quick:
         bus.publish(event)
@@ -299,25 +299,25 @@ async def test_a_listener_that_does_not_read_is_cut_off_and_told() -> None:
 
 
 async def test_a_follower_of_rows_that_is_far_behind_is_cut_off_and_told() -> None:
-    bus = Bus()
+    bus = EventBus()
     many = frozenset(map(str, range(bus_module.ROWS_BEHIND_MAX)))
     async with bus.follow_rows() as slow:
-        slow.tell(RowsChanged(images=many))
+        slow.push(RowsChanged(images=many))
         assert (await slow.changed()).images == many
-        slow.tell(RowsChanged(images=many))
-        slow.tell(RowsChanged(layers=frozenset("x")))
+        slow.push(RowsChanged(images=many))
+        slow.push(RowsChanged(layers=frozenset("x")))
         with pytest.raises(TooSlow, match="200000 changed rows behind"):
             await slow.changed()
-        slow.tell(RowsChanged(layers=frozenset("y")))
+        slow.push(RowsChanged(layers=frozenset("y")))
         with pytest.raises(TooSlow):
             await slow.changed()
 
 
 async def test_rows_that_change_often_wait_once() -> None:
-    bus = Bus()
+    bus = EventBus()
     async with bus.follow_rows() as listener:
         for _ in range(3):
-            listener.tell(RowsChanged(nodes=frozenset("a"), images=frozenset("b")))
+            listener.push(RowsChanged(nodes=frozenset("a"), images=frozenset("b")))
         rows = await listener.changed()
         assert rows == RowsChanged(nodes=frozenset("a"), images=frozenset("b"))
         with trio.move_on_after(0.01) as scope:
