@@ -1,4 +1,4 @@
-"""The wall clock, as the API and the store say it."""
+"""The wall clock as text, for the API and the store."""
 
 from datetime import UTC, datetime
 
@@ -9,6 +9,6 @@ def now_text() -> str:
 
 
 def seconds_ago_text(seconds: float) -> str:
-    """The same, some time ago."""
+    """``now_text`` as it was ``seconds`` ago."""
     then = datetime.fromtimestamp(datetime.now(UTC).timestamp() - seconds, UTC)
     return then.isoformat(timespec="milliseconds").replace("+00:00", "Z")

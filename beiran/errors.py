@@ -1,24 +1,24 @@
-"""What can go wrong, by whose fault, and what to do about it.
+"""The errors of beiran, by whose fault they are.
 
-``LocalError`` is ours or the operator's, ``RemoteProtocolError`` is a peer's: the first may
-end the agent with one clear line, the second is counted and never changes our state.
+``LocalError`` is the fault of this host or its operator, and may end the agent with one line.
+``RemoteProtocolError`` is the fault of a peer: the agent counts it, and its state does not change.
 """
 
 
 class BeiranError(Exception):
-    """Anything beiran raises on purpose. The text is one line for a person."""
+    """An error that beiran raises on purpose. Its text is one line for the operator."""
 
 
 class LocalError(BeiranError):
-    """Something on this host is wrong: a setting, a file, a port."""
+    """A setting, a file or a port of this host cannot be used."""
 
 
 class SettingsError(LocalError):
-    """A setting cannot be used. The text names it, its source and what would be right."""
+    """A setting cannot be used. The text names it, its source and a valid form."""
 
 
 class DataError(LocalError):
-    """A file of ours cannot be read, or holds what we never wrote. It is left as it is."""
+    """A file of the agent cannot be used, or has foreign contents. It stays as it is."""
 
 
 class RemoteProtocolError(BeiranError):
@@ -26,7 +26,7 @@ class RemoteProtocolError(BeiranError):
 
 
 class BadPacket(RemoteProtocolError):
-    """A peer sent bytes we cannot read. Our state is unchanged."""
+    """A peer sent bytes that cannot be read. The state is unchanged."""
 
 
 class EngineUnavailable(BeiranError):
@@ -34,16 +34,16 @@ class EngineUnavailable(BeiranError):
 
 
 class EngineRefused(BeiranError):
-    """The engine answers, and will not do what it was asked to; the text is its reason."""
+    """The engine answers, and refuses a request. The text is its reason."""
 
 
 class ApiError(BeiranError):
-    """A request that cannot be served, as the API says it.
+    """A request that cannot be served.
 
     Attributes:
       status: the HTTP status, 400 to 599.
       code: a word in capitals for programs, as in the OCI distribution specification.
-      message: one line for a person.
+      message: one line for the operator.
     """
 
     def __init__(self, status: int, code: str, message: str) -> None:
@@ -54,7 +54,7 @@ class ApiError(BeiranError):
 
 
 class NotFound(ApiError):
-    """There is no such node, image or layer: HTTP 404."""
+    """No such node, image or layer is known: HTTP 404."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(404, code, message)
@@ -73,3 +73,12 @@ class AgentUnreachable(BeiranError):
 
 class AgentForbidden(AgentUnreachable):
     """This user may not open the agent's socket. An agent may well be there."""
+
+
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error of a nursery that ends the program: a Ctrl-C before any other."""
+    interrupts, _ = group.split(KeyboardInterrupt)
+    error: BaseException = interrupts or group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

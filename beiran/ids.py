@@ -1,4 +1,4 @@
-"""Identities: nodes are UUIDs, content is SHA-256. Inside both are raw bytes, outside text."""
+"""Identities: a node is a UUID, content is a SHA-256. Both are raw bytes inside, text outside."""
 
 import re
 import uuid
@@ -14,7 +14,7 @@ NodeId = NewType("NodeId", bytes)
 """A node's UUID, 16 bytes."""
 
 Digest = NewType("Digest", bytes)
-"""A SHA-256, 32 bytes. An image's is its config's, a layer's is its diff ID's (OCI image spec)."""
+"""A SHA-256, 32 bytes: of an image its config's, of a layer its diff ID (OCI image spec)."""
 
 WireNodeId = Annotated[NodeId, Meta(min_length=NODE_ID_BYTES, max_length=NODE_ID_BYTES)]
 WireDigest = Annotated[Digest, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]

@@ -1,4 +1,4 @@
-"""Who this node is: the UUID in ``{config_dir}/node.uuid``, made on the first start."""
+"""This node's UUID, in ``{config_dir}/node.uuid``, made on the first start."""
 
 import contextlib
 import os
@@ -16,8 +16,8 @@ FILE_BYTES_MAX: Final = 128
 def node_uuid(config_dir: Path) -> NodeId:
     """Read this node's UUID, or make it (and ``config_dir``) when there is none.
 
-    Whole or not at all: the file appears with its text in it, and one that is there is never
-    written to. Of two agents that start at once, both get the UUID of the first.
+    The file appears with its whole text or not at all, and an existing file is never changed. Two
+    agents that start at once both get the UUID of the first.
 
     Raises: DataError, one line, when the file holds anything else, or cannot be read or made.
     """
@@ -45,8 +45,8 @@ def _read(path: Path) -> NodeId | None:
         return parse_node_id(data.decode("ascii").strip())
     except ValueError:
         raise DataError(
-            f"{path}: does not hold a UUID; put the right one back, or remove the file "
-            f"to join as a new node"
+            f"{path}: does not contain a UUID; restore its text, or remove the file "
+            "to join as a new node"
         ) from None
 
 
@@ -55,11 +55,11 @@ def _make(path: Path, node: NodeId) -> None:
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, FILE_MODE)
     try:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            os.fchmod(file.fileno(), FILE_MODE)  # whatever the umask
+            os.fchmod(file.fileno(), FILE_MODE)  # the umask may have removed bits
             file.write(node_id_text(node) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        # A link, unlike a rename, leaves a file that is there already alone.
+        # A link, unlike a rename, never replaces an existing file.
         with contextlib.suppress(FileExistsError):
             os.link(draft, path)
     finally:

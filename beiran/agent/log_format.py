@@ -1,4 +1,4 @@
-"""How the agent logs: lines for people or JSON for programs, on standard error."""
+"""The log on standard error: lines of text, or JSON."""
 
 import logging
 import sys
@@ -13,7 +13,7 @@ class TextFormatter(logging.Formatter):
     """``2026-11-23T02:15:22Z warning engine is down: …``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, and the traceback below it where there is one."""
+        """One line, and below it the traceback if there is one."""
         text = f"{_at(record)} {record.levelname.lower()} {record.getMessage()}"
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
@@ -24,7 +24,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a line: ``at``, ``level``, ``logger``, ``message``, ``traceback``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, whatever is in it."""
+        """One line: JSON escapes line breaks."""
         fields = {
             "at": _at(record),
             "level": record.levelname.lower(),
@@ -37,7 +37,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logging(settings: Settings) -> None:
-    """Log as the settings say, from now on."""
+    """Log in the settings' format and level from now on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)

@@ -1,4 +1,4 @@
-"""Start an agent and see it to its end: what goes wrong becomes one line and an exit code."""
+"""Run an agent as a program: an error of this host becomes one line and an exit code."""
 
 import logging
 import sys
@@ -7,15 +7,15 @@ import trio
 
 from beiran.agent.agent import serve_agent
 from beiran.agent.log_format import set_up_logging
-from beiran.errors import LocalError
+from beiran.errors import LocalError, first_of
 from beiran.settings.settings import Settings
 
 
 def run_agent(settings: Settings) -> int:
-    """Run an agent in the foreground until it is told to stop.
+    """Run an agent in the foreground until SIGTERM or SIGINT.
 
-    Returns: 0 when it was stopped by SIGTERM or SIGINT, 1 when something on this host stood in
-    its way, which is then told in one line on standard error.
+    Returns: the exit code: 0 after a signal; 1 after an error, which is one line on standard error
+    if it is a ``LocalError``.
     """
     set_up_logging(settings)
     try:
@@ -26,7 +26,7 @@ def run_agent(settings: Settings) -> int:
             logging.getLogger(__name__).exception("the agent failed")
             return 1
         assert ours is not None
-        return _fail(_first(ours))
+        return _fail(first_of(ours))
     except LocalError as error:
         return _fail(error)
     return 0
@@ -35,8 +35,3 @@ def run_agent(settings: Settings) -> int:
 def _fail(error: BaseException) -> int:
     print(f"beirand: {error}", file=sys.stderr)
     return 1
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    inner = group.exceptions[0]
-    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner

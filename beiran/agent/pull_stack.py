@@ -18,7 +18,7 @@ from typing import Final
 
 import trio
 
-from beiran.agent.api.peer_routes import Giving
+from beiran.agent.api.peer_routes import PeerRoutes
 from beiran.agent.api.pull_routes import PullRoutes
 from beiran.cache.blob_cache import BlobCache
 from beiran.engine.interface import Engine
@@ -332,7 +332,9 @@ def _pull_stack(
     mirror = f"{MIRROR_HOST}:{settings.mirror_port}" if settings.mirror_port else None
     pulls = PullJobs(resolver, delivery, downloads, engine, nursery, mirror=mirror)
     transfers = TransferRows(transfer.driver, transfer.uploads, transfer.local, directory.members)
-    giving = Giving(reads, engine, manifests, transfer.uploads, is_member=directory.is_member)
+    peer_routes = PeerRoutes(
+        reads, engine, manifests, transfer.uploads, is_member=directory.is_member
+    )
     pull_routes = PullRoutes(
         pulls,
         transfers,
@@ -348,7 +350,7 @@ def _pull_stack(
         mirror_routes=mirror_routes(backend, platforms=host_platforms()),
         pulls=pulls,
         transfers=transfers,
-        routes=[*giving.routes(), *pull_routes.routes()],
+        routes=[*peer_routes.routes(), *pull_routes.routes()],
         members=directory,
     )
 

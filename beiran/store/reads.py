@@ -48,7 +48,7 @@ _NAMED: Final = """
 """
 
 
-class Everybody(Struct, frozen=True):
+class OnlineNodes(Struct, frozen=True):
     """Listings of what all online nodes hold."""
 
 
@@ -58,7 +58,7 @@ class HeldBy(Struct, frozen=True):
     node: NodeId
 
 
-Scope = Everybody | HeldBy
+Scope = OnlineNodes | HeldBy
 
 
 class NamedHolding(Struct, frozen=True):
@@ -170,7 +170,7 @@ class Queries:
         Raises: NotFound (``IMAGE_UNKNOWN``); BadRequest (``IMAGE_AMBIGUOUS``) when several match.
         """
         row = self._image_row(image)
-        found = self._images([row], Everybody()).get(row)
+        found = self._images([row], OnlineNodes()).get(row)
         if found is not None and (found.tags or found.digests or found.available_at):
             return found
         return self._images([row], None)[row]
@@ -455,7 +455,7 @@ class Queries:
         match scope:
             case None:
                 return "1", []
-            case Everybody():
+            case OnlineNodes():
                 return ONLINE, []
             case HeldBy(node=node):
                 uuid = node_id_text(node)

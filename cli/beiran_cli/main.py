@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from cyclopts import App, CycloptsError
 
 import beiran
-from beiran.errors import AgentForbidden, AgentUnreachable, BeiranError, SettingsError
+from beiran.errors import AgentForbidden, AgentUnreachable, BeiranError, SettingsError, first_of
 from beiran_cli.exits import FAILED, INTERRUPTED, NO_AGENT, OK, USAGE, Unfound, WrongUsage
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _run(make: "Callable[[], App]", arguments: Sequence[str], *, program: str) -
         sys.stdout.flush()
         return code if isinstance(code, int) else OK
     except BaseExceptionGroup as group:  # from a nursery
-        return _end(program, _first(group))
+        return _end(program, first_of(group))
     except (Exception, KeyboardInterrupt) as error:
         return _end(program, error)
 
@@ -152,15 +152,6 @@ def _end(program: str, error: BaseException) -> int:
             return _fail(program, _one_line(error), FAILED)
         case _:
             raise error
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The exception of a group that ends the program; Ctrl-C before any other."""
-    interrupts, others = group.split(KeyboardInterrupt)
-    error: BaseException = interrupts or others or group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _fail(program: str, message: str, code: int) -> int:

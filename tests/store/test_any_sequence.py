@@ -20,7 +20,7 @@ from beiran.gossip.effects import (
 from beiran.gossip.membership.member import Member, Status
 from beiran.ids import Digest, NodeId, digest_text, node_id_text, node_uri
 from beiran.oci.images import Holding, ImageDescription
-from beiran.store.reads import Everybody, HeldBy
+from beiran.store.reads import HeldBy, OnlineNodes
 from beiran.store.store import Store
 from tests.store.pictures import AT, description, digest, holding, member, node, open_store
 
@@ -162,7 +162,7 @@ def check_listings(store: Store, model: Model) -> None:
     online = model.online()
     with store.reading() as queries:
         assert {n.uuid for n in queries.nodes(online_only=True)} == set(map(node_id_text, online))
-        for image in queries.images(Everybody()):
+        for image in queries.images(OnlineNodes()):
             holders = [n for n in online if image.id in map(digest_text, model.held.get(n, {}))]
             assert image.available_at == tuple(sorted(map(node_uri, holders)))
             assert set(image.tags) == {
@@ -172,7 +172,7 @@ def check_listings(store: Store, model: Model) -> None:
                 if digest_text(held.image) == image.id
                 for tag in held.tags
             }
-        for layer in queries.layers(Everybody()):
+        for layer in queries.layers(OnlineNodes()):
             holders = [n for n in online if layer.digest in model.layers_of(n)]
             assert holders
             assert layer.available_at == tuple(sorted(map(node_uri, holders)))

@@ -18,7 +18,7 @@ from beiran.errors import DataError
 from beiran.gossip.effects import Effect, HoldingsChanged, ImageForgotten
 from beiran.gossip.membership.member import Status
 from beiran.store.database import FILE_MODE
-from beiran.store.reads import Everybody, HeldBy
+from beiran.store.reads import HeldBy, OnlineNodes
 from beiran.store.restore import Restored, RestoredMember
 from beiran.store.schema import MIGRATION_NAMES, MIGRATIONS
 from beiran.store.store import Store
@@ -129,7 +129,7 @@ def test_after_a_start_nobody_is_online_until_heard(tmp_path: Path) -> None:
     store.begin_life(1)
     with store.reading() as queries:
         assert [n.name for n in queries.nodes(online_only=True)] == ["me"]
-        assert queries.images(Everybody()) == []
+        assert queries.images(OnlineNodes()) == []
         assert queries.node(node("gone")).state == "left"
         assert len(queries.images(HeldBy(node("peer")))) == 1
     events = store.apply([changed("peer")], AT).events

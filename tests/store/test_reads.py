@@ -6,7 +6,7 @@ from beiran.api.models import EngineInfo, Image, Info, Layer
 from beiran.errors import BadRequest, NotFound
 from beiran.gossip.effects import MemberForgotten
 from beiran.gossip.membership.member import Status
-from beiran.store.reads import Everybody, HeldBy, Scope
+from beiran.store.reads import HeldBy, OnlineNodes, Scope
 from beiran.store.store import Store
 from tests.store.pictures import (
     AT,
@@ -23,7 +23,7 @@ from tests.store.pictures import (
     uuid,
 )
 
-EVERYBODY = Everybody()
+EVERYBODY = OnlineNodes()
 MINE = HeldBy(node("me"))
 
 

@@ -1,4 +1,4 @@
-"""``/layers/DIGEST``: a layer's tar, whole or in part, as this node's engine has it."""
+"""``/layers/DIGEST``: the tar of a layer that this node's engine holds, whole or in part."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -6,12 +6,13 @@ from typing import Final
 
 from beiran.engine.interface import LayerReader
 from beiran.errors import ApiError, DataError, EngineUnavailable, NotFound
-from beiran.http.messages import Request, Response, content_range, parse_range
-from beiran.ids import Digest, digest_text
+from beiran.http.description import JSON
+from beiran.http.messages import Request, Response
+from beiran.http.ranges import entity_tag, has_current, ranged
+from beiran.ids import Digest
 from beiran.oci.media_types import parse_accept
 
 LAYER_MEDIA_TYPE: Final = "application/vnd.oci.image.layer.v1.tar"
-JSON_MEDIA_TYPE: Final = "application/json"
 
 OpenLayer = Callable[[Digest], AbstractAsyncContextManager[LayerReader]]
 
@@ -19,11 +20,11 @@ OpenLayer = Callable[[Digest], AbstractAsyncContextManager[LayerReader]]
 async def layer_response(request: Request, digest: Digest, open_layer: OpenLayer) -> Response:
     """Answer GET and HEAD.
 
-    Raises: NotFound when the engine does not have the layer; HttpError (416); ApiError 503 when
-    the engine is away, 500 when what it has is damaged.
+    Raises: NotFound when the engine does not hold the layer; HttpError (416); ApiError 503 when
+    the engine does not answer, 500 when its files are damaged.
     Source: RFC 9110 §13.2.2 (which condition comes first), §14 (ranges).
     """
-    tag = f'"{digest_text(digest)}"'
+    tag = entity_tag(digest)
     headers = [
         ("Content-Type", LAYER_MEDIA_TYPE),
         ("ETag", tag),
@@ -39,20 +40,14 @@ async def layer_response(request: Request, digest: Digest, open_layer: OpenLayer
             raise ApiError(503, "ENGINE_UNAVAILABLE", str(error)) from error
         except DataError as error:
             raise ApiError(500, "LAYER_DAMAGED", str(error)) from error
-        size = reader.size_bytes
-        if _names_tag(request.headers.get("if-none-match", []), tag):
+        if has_current(request, tag):
             return Response(status=304, headers=headers[1:])
-        status, start, end = 200, 0, size
-        if request.method == "GET" and request.header("if-range") in (None, tag):
-            wanted = parse_range(request.header("range"), size)
-            if wanted is not None:
-                status, (start, end) = 206, wanted
-                headers.append(content_range(start, end, size))
+        part = ranged(request, reader.size_bytes, tag)
         return Response(
-            status=status,
-            headers=headers,
-            body=reader.chunks(start, end),
-            length=end - start,
+            status=part.status,
+            headers=headers + part.headers,
+            body=reader.chunks(part.start, part.end),
+            length=part.end - part.start,
             close=stack.pop_all().aclose,
         )
     raise AssertionError("an open layer does not swallow errors")
@@ -61,9 +56,4 @@ async def layer_response(request: Request, digest: Digest, open_layer: OpenLayer
 def prefers_json(request: Request) -> bool:
     """Whether ``Accept`` rates JSON above the tar. Source: RFC 9110 §12.5.1."""
     accept = parse_accept(request.headers.get("accept", []))
-    return accept.quality(JSON_MEDIA_TYPE) > accept.quality(LAYER_MEDIA_TYPE)
-
-
-def _names_tag(values: list[str], tag: str) -> bool:
-    tags = [part.strip().removeprefix("W/") for value in values for part in value.split(",")]
-    return tag in tags or "*" in tags
+    return accept.quality(JSON) > accept.quality(LAYER_MEDIA_TYPE)

@@ -1,4 +1,4 @@
-"""The listings there are: which rows each has, how they are read, and what changes them."""
+"""The listings of the API: the rows of each, how to read them, and which changes touch them."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from beiran.api.models import Change, Image, Layer, Node
 from beiran.errors import NotFound
 from beiran.ids import Digest, NodeId, digest_text, node_id_text
 from beiran.store.changes import RowsChanged
-from beiran.store.reads import Everybody, Queries, Scope
+from beiran.store.reads import OnlineNodes, Queries, Scope
 
 ChangeKind = Literal["added", "changed", "removed"]
 R = TypeVar("R", Node, Image, Layer)
@@ -22,13 +22,13 @@ class Listing(Generic[R]):
     """One listing. Its keys are UUIDs of nodes, or digests as text.
 
     Attributes:
-      name: what the rows come under in JSON.
+      name: the name of the rows' array in JSON.
       keys: the keys of all its rows, in its order.
-      read: the rows of some keys, in their order, without those that are not (or no longer) in it.
-      touched: the keys that a change of the store is about, whether in the listing or not.
-      key: of a row.
-      essence: a row without what changes all the time and is no news.
-      gone: a row as it is told of when it is removed.
+      read: the rows of these keys, in their order, without keys that are not in the listing.
+      touched: the keys that a change of the store may concern, in the listing or not.
+      key: the key of a row.
+      essence: a row without the fields whose changes are not sent to followers.
+      gone: a row as the message about its removal shows it.
       change: the message about a row.
     """
 
@@ -66,7 +66,7 @@ def node_listing(node: NodeId) -> Listing[Node]:
 
 
 def images_listing(scope: Scope) -> Listing[Image]:
-    """The images that a scope's nodes hold."""
+    """The images that the nodes of a scope hold."""
     return Listing(
         name="images",
         keys=lambda queries: queries.image_digests(scope),
@@ -81,11 +81,11 @@ def images_listing(scope: Scope) -> Listing[Image]:
 
 def image_listing(digest: str) -> Listing[Image]:
     """One image, by its whole digest. Raises (when read): NotFound."""
-    return _only(images_listing(Everybody()), digest, Queries.image)
+    return _only(images_listing(OnlineNodes()), digest, Queries.image)
 
 
 def layers_listing(scope: Scope) -> Listing[Layer]:
-    """The layers of the images that a scope's nodes hold."""
+    """The layers of the images that the nodes of a scope hold."""
     return Listing(
         name="layers",
         keys=lambda queries: queries.layer_digests(scope),
@@ -100,11 +100,11 @@ def layers_listing(scope: Scope) -> Listing[Layer]:
 
 def layer_listing(digest: Digest) -> Listing[Layer]:
     """One layer. Raises (when read): NotFound."""
-    return _only(layers_listing(Everybody()), digest_text(digest), Queries.layer)
+    return _only(layers_listing(OnlineNodes()), digest_text(digest), Queries.layer)
 
 
 def _only(listing: Listing[R], key: str, one: Callable[[Queries, str], R]) -> Listing[R]:
-    """``listing``, of which only one row is wanted."""
+    """``listing`` reduced to one row."""
 
     def keys(queries: Queries) -> Sequence[str]:
         one(queries, key)

@@ -1,8 +1,7 @@
-"""What this agent gives to other agents: blobs, manifests, what tags meant here.
+"""The routes for other agents: blobs, manifests, and tag resolutions.
 
-Only members of the cluster are given anything over TCP: whoever else asks is told so. What was
-pulled from a private repository lies in our cache as well, and the network is not the place to
-prove who may have it.
+Over TCP only members of the cluster may use them, and any other client gets 403. The cache also has
+blobs of private repositories, and these routes do not ask for credentials.
 """
 
 from collections.abc import Callable
@@ -37,7 +36,7 @@ from beiran.pull.peer_lookup import HAVE_DIGESTS_MAX, HAVE_PATH, TAGS_PATH, Have
 from beiran.store.async_reads import Reads
 from beiran.transfer.uploads import Uploads
 
-REFERENCE_CHARS_MAX: Final = 1024
+REFERENCE_CHARS_MAX: Final = 1024  # a registry, a repository of 255 characters and a tag of 128
 
 # The descriptions of the routes, for the OpenAPI document.
 TAGS: Final = ("agents",)
@@ -54,11 +53,11 @@ DAMAGED: Final = error(500, "The files of this node are damaged.")
 AWAY: Final = error(503, "The engine does not answer, or too many requests are under way.")
 
 
-class Giving:
+class PeerRoutes:
     """The routes for other agents.
 
     Args:
-      is_member: whether an online member of the cluster is at this IP address.
+      is_member: whether an online member of the cluster has this IP address.
     """
 
     def __init__(
@@ -77,7 +76,7 @@ class Giving:
         self._is_member: Final = is_member
 
     def routes(self) -> list[Route]:
-        """For the TCP and the unix door."""
+        """For the TCP and the unix listener."""
         return [
             Route(
                 method="POST",
@@ -147,7 +146,7 @@ class Giving:
         try:
             question = msgspec.json.decode(request.body, type=HaveQuestion)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadRequest(f'give {{"digests": ["sha256:…", …]}}: {error}') from None
+            raise BadRequest(f'the body must be {{"digests": ["sha256:…", …]}}: {error}') from None
         digests = [read_digest(text) for text in question.digests]
         found = await self._uploads.having(digests)
         return json_response(HaveAnswer({digest_text(d): size for d, size in found.items()}))
@@ -174,23 +173,25 @@ class Giving:
         except DataError as error:
             raise ApiError(500, "IMAGE_DAMAGED", str(error)) from error
         if kept is None:
-            raise NotFound("IMAGE_UNKNOWN", f"this node cannot give {digest_text(image)}")
+            raise NotFound("IMAGE_UNKNOWN", f"this node cannot serve {digest_text(image)}")
         return _manifest_response(kept.data)
 
     async def _tag(self, request: Request) -> Response:
         self._check(request)
         references = request.query.get("reference", [])
         if len(references) != 1 or len(references[0]) > REFERENCE_CHARS_MAX:
-            raise BadRequest("give one reference=REGISTRY/REPOSITORY:TAG")
-        meaning = await self._reads(lambda queries: queries.tag_meaning(references[0]))
-        if meaning is None:
-            raise NotFound("TAG_UNKNOWN", f"this node has not asked what {references[0]} means")
-        return json_response(meaning)
+            raise BadRequest("give the parameter reference=REGISTRY/REPOSITORY:TAG once")
+        resolved = await self._reads(lambda queries: queries.tag_meaning(references[0]))
+        if resolved is None:
+            raise NotFound("TAG_UNKNOWN", f"this node has not resolved {references[0]}")
+        return json_response(resolved)
 
     def _check(self, request: Request) -> None:
         if request.listener == "tcp" and not self._is_member(request.peer):
             raise ApiError(
-                403, "DENIED", f"{request.path} is for members of the cluster; see /nodes"
+                403,
+                "DENIED",
+                f"{request.path} is for members of the cluster only (see /nodes)",
             )
 
 

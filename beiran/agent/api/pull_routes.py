@@ -1,4 +1,4 @@
-"""The API's routes for pulls: ``/pulls``, ``/prefetch``, ``/transfers``; see ``docs/api.md``."""
+"""The routes that pull, have other nodes pull, and list what moves: see ``docs/api.md``."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import msgspec
 import trio
 
-from beiran.agent.api.parameters import read_node_id
+from beiran.agent.api.parameters import check_names, read_boolean, read_node_id
 from beiran.api.models import Change, Prefetch, Prefetching, PullDone, Transfer
 from beiran.errors import ApiError, BadRequest, RemoteProtocolError
 from beiran.gossip.membership.member import Address
@@ -33,13 +33,11 @@ from beiran.peers.peer_client import PeerClient, PeerDeclined, PeerRefused, Peer
 from beiran.pull.jobs import PullJobs, read_key
 from beiran.transfer.transfer_rows import TransferRows
 
-FOLLOW_S: Final = 0.5
-"""How often those who follow the transfers are told."""
-PREFETCH_TIMEOUT_S: Final = 10.0
-PREFETCHES_AT_ONCE: Final = 16
-PREFETCHES_MAX: Final = 64
-"""That other nodes had this one begin, and that are not done; more are refused."""
-
+# Chosen, not measured, like all of these.
+FOLLOW_S: Final = 0.5  # between two looks at the transfers for a follower: a bar moves smoothly
+PREFETCH_TIMEOUT_S: Final = 10.0  # for the answer of one node; it only starts the pull
+PREFETCHES_AT_ONCE: Final = 16  # nodes asked at the same time
+PREFETCHES_MAX: Final = 64  # under way here on the orders of other nodes; more are refused
 PREFETCH_ANSWER_BYTES_MAX: Final = 16 * 1024
 HERE_PATH: Final = "/prefetch/here"
 
@@ -77,12 +75,12 @@ _log: Final = logging.getLogger(__name__)
 
 
 class PullRoutes:
-    """The routes.
+    """``/pulls``, ``/prefetch`` and ``/transfers``.
 
     Args:
-      is_member: whether an online member of the cluster is at this IP address.
-      nursery: runs what other nodes had this one prefetch.
-      allowed: repositories that others may have this node pull, with ``*``; ``all`` is every one.
+      is_member: whether an online member of the cluster has this IP address.
+      nursery: runs the prefetches that other nodes order.
+      allowed: patterns (``*``) of repositories that other nodes may have this node pull.
     """
 
     def __init__(
@@ -179,11 +177,11 @@ class PullRoutes:
     # --- prefetches -------------------------------------------------------------------------
 
     async def _prefetch(self, request: Request) -> Response:
-        """Have others pull."""
+        """Have other nodes pull."""
         try:
             wanted = msgspec.json.decode(request.body, type=Prefetch)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadRequest(f"not what to prefetch: {error}") from None
+            raise BadRequest(f"the body is not a prefetch: {error}") from None
         read_key(wanted.reference, None, wanted.platform)
         own = self._members.own.node
         if wanted.nodes == "all":
@@ -205,22 +203,24 @@ class PullRoutes:
     async def _ask(self, node: NodeId, wanted: Prefetch) -> Prefetching:
         """Have one node pull."""
         member = self._members.get(node)
-        told = partial(Prefetching, node=node_id_text(node), name=member.name if member else "")
+        answer = partial(Prefetching, node=node_id_text(node), name=member.name if member else "")
         if node == self._members.own.node:
             self._begin(wanted.reference, wanted.platform)
-            return told(state="started")
+            return answer(state="started")
         if member is None or not member.status.online:
-            return told(state="unreachable", message="it is offline, or not known here")
+            return answer(
+                state="unreachable", message="the node is offline, or this node does not know it"
+            )
         fields = {"reference": wanted.reference, "platform": wanted.platform}
         query = urlencode({name: text for name, text in fields.items() if text is not None})
         try:
             await self._post(member.address, f"{HERE_PATH}?{query}")
         except PeerDeclined as error:
-            why = "its operator does not allow it (--allow-prefetch)"
-            return told(state="refused", message=why if error.status == 403 else str(error))
+            why = "the node's operator does not allow it (--allow-prefetch)"
+            return answer(state="refused", message=why if error.status == 403 else str(error))
         except (PeerRefused, PeerUnreachable, RemoteProtocolError, OSError) as error:
-            return told(state="unreachable", message=str(error))
-        return told(state="started")
+            return answer(state="unreachable", message=str(error))
+        return answer(state="started")
 
     async def _post(self, address: Address, path: str) -> None:
         await self._peers.post(
@@ -232,21 +232,25 @@ class PullRoutes:
         )
 
     async def _prefetch_here(self, request: Request) -> Response:
-        """Another node has this one pull, as far as the operator allows it."""
+        """Pull on the order of another node, if the operator allows it."""
         reference, node, platform = _read_pull(request)
         parsed = read_key(reference, None, platform).reference
         if not self._is_member(request.peer) or not self._allows(parsed):
-            raise ApiError(403, "DENIED", f"prefetching {reference} is not allowed here")
+            raise ApiError(
+                403, "DENIED", f"this node's --allow-prefetch does not include {reference}"
+            )
         if node is not None:
-            raise BadRequest("from is not for prefetching")
+            raise BadRequest("a prefetch takes no parameter from")
         if self._prefetching >= PREFETCHES_MAX:
-            raise ApiError(503, "BUSY", f"{PREFETCHES_MAX} prefetches are under way; ask later")
+            raise ApiError(
+                503, "BUSY", f"{PREFETCHES_MAX} prefetches are under way; try again later"
+            )
         self._begin(reference, platform)
         return json_response({"state": "started"})
 
     def _allows(self, reference: Reference) -> bool:
         name = f"{reference.registry}/{reference.repository}"
-        return any(pattern == "all" or fnmatchcase(name, pattern) for pattern in self._allowed)
+        return any(fnmatchcase(name, pattern) for pattern in self._allowed)
 
     def _begin(self, reference: str, platform: str | None) -> None:
         self._prefetching += 1
@@ -263,7 +267,7 @@ class PullRoutes:
     # --- transfers --------------------------------------------------------------------------
 
     async def _list_transfers(self, request: Request) -> Response:
-        _check_parameters(request, ())
+        check_names(request, ())
         return json_response({"transfers": self._transfers.rows()})
 
     async def _follow_transfers(self, request: Request, send: SendMessage) -> None:
@@ -295,10 +299,10 @@ def _differences(before: Mapping[str, Transfer], now: Mapping[str, Transfer]) ->
 
 def _read_pull(request: Request) -> tuple[str, NodeId | None, str | None]:
     """The reference, the node and the platform. Raises: BadRequest."""
-    _check_parameters(request, ("reference", "from", "platform"))
+    check_names(request, ("reference", "from", "platform"))
     given = {name: values[0] for name, values in request.query.items()}
     if not given.get("reference"):
-        raise BadRequest("say what to pull: reference=NAME")
+        raise BadRequest("the parameter reference is missing: reference=NAME")
     node = read_node_id(given["from"]) if "from" in given else None
     return given["reference"], node, given.get("platform")
 
@@ -309,19 +313,9 @@ def _check_pull(request: Request) -> None:
 
 
 def _check_transfers(request: Request) -> None:
-    _check_parameters(request, ("follow",))
-    if request.query.get("follow", ["true"])[0] not in ("true", "false"):
-        raise BadRequest("follow is neither true nor false")
-
-
-def _check_parameters(request: Request, names: Sequence[str]) -> None:
-    for name, values in request.query.items():
-        if name not in names:
-            takes = f"it takes {', '.join(names)}" if names else "over HTTP it takes none"
-            raise BadRequest(f"{request.path} has no parameter {name!r}; {takes}")
-        if len(values) > 1:
-            raise BadRequest(f"parameter {name} is given {len(values)} times; once is right")
+    check_names(request, ("follow",))
+    read_boolean(request, "follow")
 
 
 async def _websocket_only(request: Request) -> Response:
-    raise BadRequest("/pulls/run is for WebSockets; over plain HTTP it is POST /pulls")
+    raise BadRequest("/pulls/run needs a WebSocket; over HTTP send POST /pulls")

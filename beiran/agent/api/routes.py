@@ -1,4 +1,4 @@
-"""The API's routes: what ``docs/api.md`` says, over HTTP and by WebSocket alike."""
+"""The API's routes of ``docs/api.md`` for nodes, images, layers, events and the agent's status."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -43,7 +43,7 @@ from beiran.http.description import (
 from beiran.http.messages import Handler, Request, Response, Route, SendMessage, json_response
 from beiran.ids import NodeId
 from beiran.store.async_reads import Reads
-from beiran.store.reads import Everybody, HeldBy, Scope, node_unknown
+from beiran.store.reads import HeldBy, OnlineNodes, Scope, node_unknown
 from beiran.store.store import Store
 
 # The descriptions of the routes, for the OpenAPI document.
@@ -190,7 +190,7 @@ def api_routes(
 
 
 class _Single:
-    """What is not a listing."""
+    """The paths that are not listings."""
 
     def __init__(
         self, status: StatusSource, metrics: Callable[[], Iterable[Metric]], bus: EventBus
@@ -231,7 +231,7 @@ class _Single:
 
 
 class _Rows:
-    """Nodes, images and layers."""
+    """The listings of nodes, images and layers, and their single rows."""
 
     def __init__(self, store: Store, reads: Reads, bus: EventBus) -> None:
         self._store = store
@@ -265,7 +265,7 @@ class _Rows:
         listing: Callable[[Parameters], Listing[R]],
         **description: Any,
     ) -> Route:
-        """A path with many rows, which takes the parameters ``names``."""
+        """A listing that takes the parameters ``names``."""
 
         async def handler(request: Request) -> Response:
             parameters = read_parameters(request, names, websocket=False)
@@ -294,7 +294,7 @@ class _Rows:
         payload: Callable[[Request], Awaitable[Response | None]] | None = None,
         **description: Any,
     ) -> Route:
-        """A path with one row, or with what ``payload`` answers if it does."""
+        """A path with one row, or with the answer of ``payload`` unless that is None."""
 
         async def handler(request: Request) -> Response:
             read_parameters(request, ("follow",), websocket=False)
@@ -333,7 +333,7 @@ class _Rows:
 
     def _scope(self, parameters: Parameters) -> Scope:
         if parameters.all:
-            return Everybody()
+            return OnlineNodes()
         if parameters.node is None:
             return HeldBy(self._store.node)
         self._check_node(parameters.node)
@@ -353,7 +353,7 @@ def _check(names: Sequence[str], request: Request) -> None:
 
 
 async def _layer(open_layer: OpenLayer, request: Request) -> Response | None:
-    """The layer's tar; None when its description is wanted."""
+    """The layer's tar; None when ``Accept`` prefers its description."""
     digest = read_digest(request.path_args["digest"])
     if prefers_json(request):
         return None
@@ -361,7 +361,7 @@ async def _layer(open_layer: OpenLayer, request: Request) -> Response | None:
 
 
 def _message_route(path: str, handler: Handler, **description: Any) -> Route:
-    """A path without parameters, whose JSON is also one message of a WebSocket."""
+    """A path without parameters, whose JSON body is also the one message of a WebSocket."""
 
     async def checked(request: Request) -> Response:
         read_parameters(request, (), websocket=False)

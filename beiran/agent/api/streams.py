@@ -1,4 +1,8 @@
-"""Sending a listing: whole over HTTP, row by row by WebSocket, and then every change of it."""
+"""Send a listing: whole over HTTP; by WebSocket row by row, and then every change of a row.
+
+This is the end of the way of an update through the agent: gossip effect, store transaction, event
+bus, and here the message to a follower.
+"""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Final, Generic
@@ -14,11 +18,11 @@ from beiran.store.async_reads import Reads
 from beiran.store.reads import Queries
 
 ROWS_AT_ONCE: Final = 100
-"""Rows read and sent in one step: 100 layers held by 1,000 nodes each are 5 MB of JSON."""
+"""Rows read and sent in one step: 100 layers that 1,000 nodes hold are 5 MB of JSON."""
 
 
 async def listing_response(listing: Listing[R], reads: Reads) -> Response:
-    """All rows as ``{"nodes": […]}``, in one piece when they are few."""
+    """All rows as ``{"nodes": […]}``, in one piece up to ``ROWS_AT_ONCE`` rows."""
 
     def start(queries: Queries) -> tuple[Sequence[str], list[bytes]]:
         keys = listing.keys(queries)
@@ -44,19 +48,20 @@ async def listing_response(listing: Listing[R], reads: Reads) -> Response:
 
 
 async def send_rows(listing: Listing[R], reads: Reads, send: SendMessage) -> None:
-    """All rows, a message each."""
+    """Send each row as a message."""
     for chunk in _chunks(await reads(listing.keys)):
         for row in await reads(_encoded(listing, chunk)):
             await send(row)
 
 
 async def follow_rows(listing: Listing[R], reads: Reads, bus: EventBus, send: SendMessage) -> None:
-    """All rows, then ``listed``, then every change, until the other end leaves.
+    """Send all rows, then ``listed``, then every change, until the client disconnects.
 
-    What was shown is compared with what there is now whenever the store has written. So nothing
-    that happens while the rows are read is missed, and nothing is told twice.
+    The listener is there before the first row is read, and after each transaction of the store the
+    touched rows are compared with those that were sent. So no change is missed, and none is sent
+    twice.
 
-    Raises: TooSlow; NotFound when the node whose listing it is has been forgotten.
+    Raises: TooSlow; NotFound when the node of the listing has been forgotten.
     """
     shown: dict[str, _Shown[R]] = {}
     async with bus.follow_rows() as listener:
@@ -74,7 +79,7 @@ async def follow_rows(listing: Listing[R], reads: Reads, bus: EventBus, send: Se
 
 
 class _Shown(Struct, Generic[R], frozen=True):
-    """What is kept of a row that a follower was shown: a hash of it, and what tells of its end."""
+    """A row that was sent to a follower: its hash, and the row for the message of its removal."""
 
     hash: int
     gone: R
@@ -87,7 +92,7 @@ class _Shown(Struct, Generic[R], frozen=True):
 def _differences(
     listing: Listing[R], shown: dict[str, _Shown[R]], keys: Sequence[str], rows: Sequence[R]
 ) -> Iterator[Change]:
-    """What to tell of ``keys`` when ``rows`` is what there is of them now; brings ``shown`` up."""
+    """The messages about ``keys``, whose rows are ``rows`` now. Updates ``shown``."""
     now = {listing.key(row): row for row in rows}
     for key in keys:
         before, row = shown.get(key), now.get(key)

@@ -18,7 +18,7 @@ from schemathesis import Case
 from schemathesis.checks import not_a_server_error
 
 from beiran.agent.api.openapi import openapi_document, openapi_route
-from beiran.agent.api.peer_routes import Giving
+from beiran.agent.api.peer_routes import PeerRoutes
 from beiran.agent.api.pull_routes import PullRoutes
 from beiran.agent.api.routes import api_routes
 from beiran.agent.event_bus import EventBus
@@ -44,7 +44,7 @@ GUIDE = (ROOT / "docs" / "api.md").read_text()
 def all_routes() -> list[Route]:
     """Those of an agent and its mirror; none of them is asked anything."""
     nothing: Any = None
-    giving = Giving(nothing, nothing, nothing, nothing, is_member=nothing)
+    giving = PeerRoutes(nothing, nothing, nothing, nothing, is_member=nothing)
     pulls = PullRoutes(nothing, nothing, nothing, nothing, nothing, is_member=nothing, allowed=())
     described = [
         *api_routes(nothing, nothing, EventBus(), metrics=nothing, open_layer=nothing),
@@ -124,7 +124,7 @@ def sharing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PullStackThrea
     folder = tmp_path_factory.mktemp("sharing")
     with (
         no_other_registries(),
-        PullStackThread(folder, registry=ObligingRegistry(), allow_prefetch=("all",)) as sharing,
+        PullStackThread(folder, registry=ObligingRegistry(), allow_prefetch=("*",)) as sharing,
     ):
         sharing.call(sharing.site.pulls.pull, f"{NAME}:1")
         yield sharing
