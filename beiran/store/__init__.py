@@ -1,1 +1,1 @@
-"""Where this node's picture is kept: one SQLite file, and what can be asked of it."""
+"""The store: this node's view of the cluster in one SQLite file, its writes and its reads."""

@@ -1,4 +1,4 @@
-"""Reads of the store from trio: in a thread, one at a time."""
+"""Reads of the store from trio, in a worker thread so that the event loop never waits."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -12,14 +12,14 @@ T = TypeVar("T")
 
 
 class Reads:
-    """Asks the store in a thread, one question at a time."""
+    """Reads the store in a thread, one read at a time."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._limiter = trio.CapacityLimiter(1)
 
     async def __call__(self, ask: Callable[[Queries], T]) -> T:
-        """What ``ask`` answers, all of it from one moment. Raises what ``ask`` does; DataError."""
+        """The result of ``ask`` in one read transaction. Raises what ``ask`` raises; DataError."""
 
         def run() -> T:
             with self._store.reading() as queries:

@@ -1,4 +1,4 @@
-"""What a batch of effects changed: events for people, rows for those who follow a listing."""
+"""What one transaction changed: events for clients, and keys of rows for followers of listings."""
 
 from msgspec import Struct
 
@@ -6,7 +6,7 @@ from beiran.api.events import Event
 
 
 class RowsChanged(Struct, frozen=True):
-    """Rows that may read differently now, by UUID or digest as listings show them."""
+    """Keys of rows that may have changed: UUIDs and digests, as listings show them."""
 
     nodes: frozenset[str] = frozenset()
     images: frozenset[str] = frozenset()
@@ -17,7 +17,7 @@ class RowsChanged(Struct, frozen=True):
 
 
 class Applied(Struct, frozen=True):
-    """What came of one transaction."""
+    """The outcome of one transaction."""
 
     events: tuple[Event, ...] = ()
     """In the order of the effects that caused them."""

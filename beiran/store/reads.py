@@ -1,11 +1,11 @@
-"""Questions about the picture, answered in the words of the API.
+"""Reads of the store, as models of the API.
 
-A listing can be had in two steps, so that a long one is sent as it is read: first what is in it,
-as UUIDs or digests in its order, then the rows of as many of them as one likes. A row that went
-away in between is left out.
+A listing takes two steps, so that a long one is sent while it is read: first its keys (UUIDs or
+digests, in order), then the rows of a part of the keys. A row that disappears between the steps is
+left out. Rows without a tag come last.
 
-Who "has" something in a listing of all nodes, and in ``available_at``, is online (alive or
-suspect); a listing of one node shows what that node holds, or last held.
+A listing of all nodes, and ``available_at``, count the holdings of online nodes (alive or suspect).
+A listing of one node shows the holdings of that node, or its last known ones.
 """
 
 import re
@@ -30,9 +30,7 @@ from beiran.ids import (
 ONLINE: Final = "nodes.state IN ('alive', 'suspect')"
 
 AMBIGUOUS_SHOWN_MAX: Final = 5
-
-LAST_CHAR: Final = "\U0010ffff"
-"""Behind a prefix: comes after all that begins with it."""
+LAST_CHAR: Final = "\U0010ffff"  # a prefix with it sorts after every string with that prefix
 
 _HEX: Final = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})")
 
@@ -49,11 +47,11 @@ _NAMED: Final = """
 
 
 class OnlineNodes(Struct, frozen=True):
-    """Listings of what all online nodes hold."""
+    """Listings of the holdings of all online nodes."""
 
 
 class HeldBy(Struct, frozen=True):
-    """Listings of what one node holds; the last it was known to hold when it is offline."""
+    """Listings of the holdings of one node; of an offline node, the last known ones."""
 
     node: NodeId
 
@@ -62,7 +60,7 @@ Scope = OnlineNodes | HeldBy
 
 
 class NamedHolding(Struct, frozen=True):
-    """That an online node holds an image under a name that was asked for."""
+    """An online node that holds an image under a given name."""
 
     image: Digest
     node: NodeId
@@ -73,7 +71,7 @@ class NamedHolding(Struct, frozen=True):
 
 
 class Counts(Struct, frozen=True):
-    """How much there is."""
+    """Numbers of rows."""
 
     nodes_online: int
     nodes_known: int
@@ -82,15 +80,15 @@ class Counts(Struct, frozen=True):
     layers: int
     """Of the images held by this node."""
     images_known: int
-    """Held by anybody, offline or not."""
+    """Held by any node, offline or not."""
     layers_known: int
     holdings: int
 
 
 class Queries:
-    """Questions within one read transaction; ``Store.reading()`` makes them.
+    """Reads within one transaction. Made by ``Store.reading()``.
 
-    Scopes and nodes that nobody knows raise NotFound (``NODE_UNKNOWN``).
+    An unknown node, in a scope too, raises NotFound (``NODE_UNKNOWN``).
     """
 
     def __init__(self, db: Database, node: NodeId) -> None:
@@ -114,7 +112,7 @@ class Queries:
         return _node(row)
 
     def nodes_of(self, uuids: Sequence[str], *, online_only: bool = False) -> list[Node]:
-        """Those of ``uuids`` that are in ``nodes``, in their order."""
+        """The rows of those of ``uuids`` that are in ``nodes``, in the order of ``uuids``."""
         condition = f" AND {ONLINE}" if online_only else ""
         rows = self._db.execute(
             _NODES + condition + " AND uuid IN (SELECT value FROM json_each(?))", [_json(uuids)]
@@ -125,11 +123,11 @@ class Queries:
     # Images
 
     def images(self, scope: Scope) -> list[Image]:
-        """By first tag, those without a tag last and the newest of them first."""
+        """By first tag; images without a tag last, the newest first."""
         return self.images_of(self.image_digests(scope), scope)
 
     def image_digests(self, scope: Scope) -> list[str]:
-        """What is in ``images``, in that order."""
+        """The digests of ``images``, in the same order."""
         where, arguments = self._holders(scope)
         first_tags: dict[int, str] = {}
         for image, tag in self._db.execute(
@@ -149,7 +147,7 @@ class Queries:
         return [digest for _, digest in images]
 
     def images_of(self, digests: Sequence[str], scope: Scope) -> list[Image]:
-        """Those of ``digests`` that are in ``images``, in their order."""
+        """The rows of those of ``digests`` that are in ``images``, in the order of ``digests``."""
         where, arguments = self._holders(scope)
         rows = self._column(
             "SELECT id FROM images WHERE digest IN (SELECT value FROM json_each(?))"
@@ -163,9 +161,9 @@ class Queries:
     def image(self, image: str) -> Image:
         """One image by its digest, a name, or a prefix of the digest that no other image has.
 
-        A name is a tag (``:latest`` may be left out) or ``NAME@sha256:…``. This node's own meaning
-        of a name counts before the others'. Offline nodes count where no other knows it. Names go
-        before prefixes, as with docker.
+        A name is a tag (``:latest`` may be left out) or ``NAME@sha256:…``. This node's holdings go
+        before those of other online nodes, and these before those of offline nodes. Names go before
+        prefixes, as with docker.
 
         Raises: NotFound (``IMAGE_UNKNOWN``); BadRequest (``IMAGE_AMBIGUOUS``) when several match.
         """
@@ -250,10 +248,10 @@ class Queries:
     def _names(
         self, rows: Sequence[int], scope: Scope | None
     ) -> dict[int, tuple[set[str], set[str]]]:
-        """Tags and repository digests of images: those that a scope's nodes give them."""
+        """Tags and repository digests of images, from the holdings of a scope's nodes."""
         where, arguments = self._holders(scope)
         names: dict[int, tuple[set[str], set[str]]] = {}
-        # A thousand nodes that pulled one image call it the same: DISTINCT spares the decoding.
+        # 1,000 nodes that pulled one image have the same names for it: DISTINCT saves decoding.
         for image, tags, digests in self._db.execute(
             "SELECT DISTINCT holdings.image, holdings.tags, holdings.digests FROM holdings"
             " JOIN nodes ON nodes.id = holdings.node"
@@ -279,11 +277,11 @@ class Queries:
     # Layers
 
     def layers(self, scope: Scope) -> list[Layer]:
-        """The largest first."""
+        """The largest layer first."""
         return self.layers_of(self.layer_digests(scope), scope)
 
     def layer_digests(self, scope: Scope) -> list[str]:
-        """What is in ``layers``, in that order."""
+        """The digests of ``layers``, in the same order."""
         where, arguments = self._holders(scope)
         rows = self._db.execute(
             "SELECT digest FROM layers WHERE id IN (SELECT layer FROM image_layers WHERE image IN"
@@ -294,7 +292,7 @@ class Queries:
         return [digest for (digest,) in rows]
 
     def layers_of(self, digests: Sequence[str], scope: Scope) -> list[Layer]:
-        """Those of ``digests`` that are in ``layers``, in their order."""
+        """The rows of those of ``digests`` that are in ``layers``, in the order of ``digests``."""
         where, arguments = self._holders(scope)
         rows = self._column(
             "SELECT id FROM layers WHERE digest IN (SELECT value FROM json_each(?))"
@@ -308,7 +306,7 @@ class Queries:
         return [found[digest] for digest in digests if digest in found]
 
     def layer(self, digest: str) -> Layer:
-        """One layer by its whole digest, and every known image that it is part of.
+        """One layer by its whole digest, with every known image that contains it.
 
         Raises: NotFound (``LAYER_UNKNOWN``).
         """
@@ -362,9 +360,9 @@ class Queries:
     # For pulls
 
     def holdings_named(self, name: str) -> list[NamedHolding]:
-        """Who online holds an image under a tag (``busybox:1``) or ``NAME@sha256:…``.
+        """The online nodes that hold an image under a tag (``busybox:1``) or ``NAME@sha256:…``.
 
-        The newest images come first.
+        The newest image comes first.
         """
         rows = self._db.execute(
             "SELECT images.digest, nodes.uuid, holdings.tags, holdings.digests,"
@@ -385,7 +383,7 @@ class Queries:
         ]
 
     def tags_in(self, prefix: str) -> list[str]:
-        """Tags that images have on online nodes and that begin with ``prefix``, sorted."""
+        """Tags of images on online nodes that begin with ``prefix``, sorted."""
         rows = self._db.execute(
             "SELECT names.name FROM names"
             " WHERE names.name >= ?1 AND names.name < ?2 AND instr(names.name, '@') = 0 AND EXISTS"
@@ -396,7 +394,7 @@ class Queries:
         return [tag for (tag,) in rows]
 
     def holders(self, digests: Sequence[str]) -> dict[str, list[NodeId]]:
-        """Which online nodes hold each of these images, or layers (by diff ID), by digest."""
+        """The online nodes that hold each of these images or layers (diff IDs), by digest."""
         found: dict[str, list[NodeId]] = {}
         for digest, node in self._db.execute(
             "SELECT images.digest, nodes.uuid FROM images"
@@ -414,7 +412,7 @@ class Queries:
         return found
 
     def tag_meaning(self, reference: str) -> TagMeaning | None:
-        """What a tag meant when its origin last answered us."""
+        """How a tag's origin last resolved it; None where it never did."""
         row = self._db.execute(
             "SELECT digest, media_type, size_bytes, resolved_at FROM tags WHERE reference = ?",
             [reference],
@@ -432,7 +430,7 @@ class Queries:
     # All of them
 
     def counts(self) -> Counts:
-        """How much there is of everything."""
+        """Numbers of all rows."""
         uuid = node_id_text(self._self)
         mine = "SELECT image FROM holdings WHERE node = (SELECT id FROM nodes WHERE uuid = ?)"
         row = self._db.execute(
@@ -451,7 +449,7 @@ class Queries:
         return Counts(*row)
 
     def _holders(self, scope: Scope | None) -> tuple[str, list[int]]:
-        """A condition on ``nodes``, and its arguments; None is everybody, the offline too."""
+        """An SQL condition on ``nodes`` and its arguments. None is all nodes, offline ones too."""
         match scope:
             case None:
                 return "1", []
@@ -479,7 +477,7 @@ class Queries:
 
 
 def node_unknown(node: NodeId) -> NotFound:
-    """What to raise when nobody knows ``node``."""
+    """The error for a node that is not in the store."""
     return NotFound("NODE_UNKNOWN", f"no node {node_id_text(node)} is known here")
 
 
@@ -504,7 +502,7 @@ def _node(row: tuple[str, ...]) -> Node:
 
 
 def _uris(nodes: str, uris: dict[int, str]) -> tuple[str, ...]:
-    """The URIs of those of a JSON array of row ids that are online."""
+    """The URIs of the online nodes among a JSON array of row ids."""
     ids = msgspec.json.decode(nodes, type=list[int])
     return tuple(sorted([uris[node] for node in ids if node in uris]))
 

@@ -1,4 +1,4 @@
-"""What the core gets back when an agent starts again."""
+"""Read the state of the gossip core back from the store when an agent starts."""
 
 import msgspec
 from msgspec import Struct
@@ -11,7 +11,7 @@ from beiran.store.writes import STATUS_OF_STATE
 
 
 class RestoredMember(Struct, frozen=True):
-    """A peer as it was last known, and what it held then."""
+    """A peer and its holdings, as last known."""
 
     member: Member
     version: int
@@ -19,13 +19,13 @@ class RestoredMember(Struct, frozen=True):
 
 
 class Restored(Struct, frozen=True):
-    """The picture as it was when the agent last wrote it.
+    """The state as the agent last wrote it.
 
     Attributes:
-      version: of our own holdings; what we tell next must be above it.
-      holdings: our own.
-      members: the others, online or not.
-      descriptions: of images that somebody holds; not every such image has one.
+      version: of this node's holdings. The next version must be above it.
+      holdings: of this node.
+      members: the other nodes, online or not.
+      descriptions: of held images, as far as they are known.
     """
 
     version: int
@@ -35,7 +35,7 @@ class Restored(Struct, frozen=True):
 
 
 def restore(db: Database, node: NodeId) -> Restored:
-    """Read everything, in one transaction of the caller's."""
+    """Read everything, within a transaction of the caller."""
     holdings = _holdings(db)
     uuid = node_id_text(node)
     members = []

@@ -1,8 +1,8 @@
-"""The tables, and the steps from one release's to the next's.
+"""The tables and views, and the migrations from one release to the next.
 
-They are meant to be read by people too, in ``sqlite-utils`` or Datasette: digests and UUIDs are
-text, each once; the large tables join them by integer ids (1,000 nodes with 500 layers each fit
-into a few megabytes), and the views put the text back.
+Operators read them too, in ``sqlite-utils`` or Datasette. Each digest and UUID is stored once, as
+text; the large tables refer to them by integer ids (1,000 nodes with 500 layers each fit into a few
+megabytes), and the views put the text back.
 """
 
 from typing import Final
@@ -10,13 +10,13 @@ from typing import Final
 from sqlite_utils import Database, Migrations
 
 MIGRATIONS: Final = Migrations("beiran")
-"""Append only: what a release has applied is never edited."""
+"""Append only: a migration that a release has applied never changes."""
 
 MIGRATION_NAMES: Final = ("m001_first_tables", "m002_tags", "m003_names")
-"""Those of this release: a file with others comes from a newer one."""
+"""The migrations of this release. A file with any other comes from a newer release."""
 
 _TABLES: Final = (
-    # The row with id 1 is all there is: what this node must remember of itself.
+    # One row, with id 1: what this node must remember about itself.
     """
     CREATE TABLE self (
         id INTEGER PRIMARY KEY CHECK (id = 1),
@@ -25,7 +25,7 @@ _TABLES: Final = (
         generation INTEGER NOT NULL
     )
     """,
-    # first_seen_at is null while only a node's holdings are known, not yet the member.
+    # first_seen_at is null while only the node's holdings are known, and not the member.
     """
     CREATE TABLE nodes (
         id INTEGER PRIMARY KEY,
@@ -43,7 +43,7 @@ _TABLES: Final = (
         holdings_version INTEGER NOT NULL DEFAULT 0
     )
     """,
-    # size_bytes and what follows is null until the image is described.
+    # The columns after digest are null until the image is described.
     """
     CREATE TABLE images (
         id INTEGER PRIMARY KEY,
@@ -61,8 +61,8 @@ _TABLES: Final = (
         size_bytes INTEGER NOT NULL
     )
     """,
-    # position 0 is the base; a layer may come more than once in an image. size_bytes is as this
-    # image's description says: builders may count the same layer's files differently.
+    # Position 0 is the base. A layer may occur more than once in an image. size_bytes is from this
+    # image's description: builders may count the files of the same layer differently.
     """
     CREATE TABLE image_layers (
         image INTEGER NOT NULL REFERENCES images (id) ON DELETE CASCADE,
@@ -125,7 +125,7 @@ _VIEWS: Final = {
 }
 
 
-# What a tag last meant at its origin, and when that was; resolved_at is RFC 3339 in UTC.
+# How an origin last resolved a tag, and when: resolved_at is RFC 3339 in UTC.
 _TAGS: Final = """
     CREATE TABLE tags (
         reference TEXT PRIMARY KEY,
@@ -137,8 +137,9 @@ _TAGS: Final = """
 """
 
 
-# By which names (tags and ``NAME@sha256:…``) who holds what: an index of the arrays in holdings,
-# which the triggers keep. A name that nobody uses any more is deleted.
+# Which node holds which image under a name (a tag or ``NAME@sha256:…``): an index of the arrays in
+# holdings. reads.py finds names by it, and the triggers below keep it: no Python code writes it. A
+# name without a holding is deleted.
 _NAMES: Final = (
     "CREATE TABLE names (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
     """
@@ -192,7 +193,7 @@ _NAME_TRIGGERS: Final = (
 
 @MIGRATIONS()
 def m001_first_tables(db: Database) -> None:
-    """Everything that 0.1.0 keeps."""
+    """The tables and views of 0.1.0."""
     for statement in _TABLES:
         db.execute(statement)
     for name, select in _VIEWS.items():
@@ -201,13 +202,13 @@ def m001_first_tables(db: Database) -> None:
 
 @MIGRATIONS()
 def m002_tags(db: Database) -> None:
-    """What tags meant, for when their origin does not answer."""
+    """Tag resolutions, for pulls while the origin does not answer."""
     db.execute(_TAGS)
     db.execute("CREATE INDEX tags_by_age ON tags (resolved_at)")
 
 
 @MIGRATIONS()
 def m003_names(db: Database) -> None:
-    """Who holds what under a name, found without reading all holdings."""
+    """Holdings by name, found without a scan of all holdings."""
     for statement in (*_NAMES, *_NAME_TRIGGERS):
         db.execute(statement)

@@ -1,4 +1,4 @@
-"""The node's memory: opened once, written by one thread at a time, read beside it."""
+"""The store: opened once, written by one thread at a time, and read meanwhile."""
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,18 +19,18 @@ from beiran.store.reads import Queries
 from beiran.store.restore import Restored, restore
 from beiran.store.writes import Projection, prune
 
+# Tag resolutions kept; the oldest are deleted. Chosen, not measured: 2 MB at 200 bytes each.
 TAGS_MAX: Final = 10_000
-"""Meanings of tags that are kept; the oldest go."""
 
 _NOW: Final = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
 
 
 class Store:
-    """What this node knows, in one SQLite file. Every method blocks: call it in a thread.
+    """The cluster as this node knows it, in one SQLite file. Call its methods in a thread.
 
-    Writes wait for each other, and so do reads; no read waits for a write. Every method raises
-    DataError, one line about the file, when SQLite cannot do what is asked; nothing of that
-    batch is then written.
+    Writes wait for each other, and so do reads; no read waits for a write. Each method raises
+    DataError, one line about the file, when SQLite reports an error; its transaction is then rolled
+    back.
 
     Attributes:
       path: of the file.
@@ -51,15 +51,15 @@ class Store:
         """Open the file, or make it.
 
         Args:
-          path: of the file; its folder must be there.
+          path: of the file; its folder must exist.
           node, name: this node.
-          cluster: name of the cluster that this node is in.
+          cluster: name of this node's cluster.
 
-        A file that was used in another cluster loses what it knew of that one's nodes; one that
-        was another node's (the UUID file was removed) loses that node. The generation stays.
+        A file from another cluster loses the nodes of that cluster. A file of another node (the
+        UUID file was removed) loses that node. The generation stays.
 
-        Raises: DataError when the file cannot be read or written, is no database, is damaged, is
-        another program's or a newer release's. It is left as it is.
+        Raises: DataError when the file cannot be read or written, is not a database, is damaged, or
+        is another program's or a newer release's. The file then stays as it is.
         """
         writer = open_writer(path)
         try:
@@ -75,19 +75,23 @@ class Store:
         return store
 
     def close(self) -> None:
-        """Move everything into the one file and close it. Closing twice does nothing."""
+        """Move everything into the one file, and close it. A second call does nothing."""
         with self._write_lock, self._read_lock, clear_errors(self.path):
             self._reader.close()
             self._writer.close()  # the last connection checkpoints and removes the -wal
 
     def begin_life(self, now_s: int) -> int:
-        """Start anew: nobody has been heard yet, so every other node is offline.
+        """Begin a new generation of this node. Every other node is offline until it is heard.
 
-        Returns: this start's generation, above the last one's and never below the clock's
-        seconds. It is on the disk when this returns.
+        Args:
+          now_s: the wall clock, in seconds.
+
+        Returns: the generation: above the last one, and at least ``now_s``. It is on the disk when
+        this method returns.
         """
         with self._writing() as db:
-            # In WAL, NORMAL may lose the last commits with the power; this one must stay.
+            # In WAL mode NORMAL may lose the last commits in a power failure; this one must stay:
+            # peers ignore an agent that comes back with an old generation.
             db.execute("PRAGMA synchronous = FULL")
             try:
                 with db.atomic():
@@ -109,19 +113,19 @@ class Store:
         return generation
 
     def restore(self) -> Restored:
-        """What the core knew when the agent last ran."""
+        """The core's state when the agent last ran."""
         with self._read_lock, clear_errors(self.path), self._reader.atomic():
             try:
                 return restore(self._reader, self.node)
             except (ValueError, MsgspecError) as error:
-                raise DataError(f"database {self.path}: a row is not ours ({error})") from error
+                raise DataError(f"database {self.path}: a row cannot be read ({error})") from error
 
     def apply(self, effects: Sequence[Effect], at: str) -> Applied:
-        """Write what ``effects`` say of members, holdings and images, in one transaction.
+        """Write effects about members, holdings and images, in one transaction.
 
         Args:
-          effects: in the order the core gave them; those about something else are passed over.
-          at: now, as events and rows will say it (RFC 3339, UTC).
+          effects: in the order in which the core emitted them; other effects are ignored.
+          at: the time of the events and rows (RFC 3339, UTC).
         """
         with self._writing() as db, db.atomic():
             projection = Projection(db, node=self.node, at=at)
@@ -136,9 +140,9 @@ class Store:
         return applied
 
     def record_info(self, node: NodeId, info: Info) -> Applied:
-        """Note the release and the engine that a node told of in its ``/info``.
+        """Write the release and the engine of a node's ``/info``.
 
-        Of ourselves, name and address too: what the core does not tell.
+        Of this node, write name and address too, about which the core emits no effects.
         """
         with self._writing() as db, db.atomic():
             projection = Projection(db, node=self.node, at="")
@@ -146,13 +150,13 @@ class Store:
             return projection.finish()
 
     def seen(self, last_seen_at: Mapping[NodeId, str]) -> None:
-        """Note when nodes were last heard of (RFC 3339, UTC), many at once."""
+        """Write when nodes were last heard (RFC 3339, UTC)."""
         rows = [(at, node_id_text(node)) for node, at in last_seen_at.items()]
         with self._writing() as db, db.atomic():
             db.conn.executemany("UPDATE nodes SET last_seen_at = ? WHERE uuid = ?", rows)
 
     def remember_tag(self, meaning: TagMeaning) -> None:
-        """Note what a tag means at its origin now."""
+        """Write how a tag's origin resolved it now."""
         with self._writing() as db, db.atomic():
             db.execute("INSERT OR REPLACE INTO tags VALUES (?, ?, ?, ?, ?)", list(astuple(meaning)))
             db.execute(
@@ -163,7 +167,7 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[Queries]:
-        """Questions that all see the same moment.
+        """Reads within one transaction, which see the same state.
 
         >>> with store.reading() as queries:
         ...     queries.images()
@@ -172,7 +176,7 @@ class Store:
             yield Queries(self._reader, self.node)
 
     def knows(self, node: NodeId) -> bool:
-        """Whether this node is in the listings. Asks no file, so any thread may."""
+        """Whether this node is in the listings. Reads no file, so any thread may call it."""
         return node in self._known
 
     @contextmanager
@@ -182,7 +186,7 @@ class Store:
 
 
 def _become(db: Database, uuid: str, name: str, cluster: str) -> None:
-    """Make the file this node's, in this cluster."""
+    """Make this node, in this cluster, the owner of the file."""
     row = db.execute("SELECT uuid, cluster FROM self").fetchone()
     if row is None:
         db.execute("INSERT INTO self VALUES (1, ?, ?, 0)", [uuid, cluster])
@@ -190,7 +194,7 @@ def _become(db: Database, uuid: str, name: str, cluster: str) -> None:
         db.execute("UPDATE self SET uuid = ?, cluster = ?", [uuid, cluster])
         if row[1] != cluster:
             db.execute("DELETE FROM nodes WHERE uuid != ?", [uuid])
-        else:  # we were another node
+        else:  # this host was another node
             db.execute("DELETE FROM nodes WHERE uuid = ?", [row[0]])
     db.execute(
         "INSERT INTO nodes (uuid, name, address, port, state, generation, incarnation,"

@@ -1,6 +1,8 @@
-"""Effects of the core become rows, and the difference they made becomes events.
+"""Project effects of the gossip core to rows, and report the differences as events.
 
-Everything here runs inside the one transaction of a batch, on the one writer's connection.
+``Store`` runs a ``Projection`` for each batch of effects, within one transaction of the writer's
+connection. An event is derived from the row before and the effect, so an effect that changes
+nothing (a duplicate update, a restart that confirms the state) causes no event.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,8 +28,8 @@ from beiran.store.changes import Applied, RowsChanged
 
 STATUS_OF_STATE: Final = {status.state: status for status in Status}
 
-# Layers of one image that a node holds through no other of its images: what it gained with that
-# image, or is about to lose with it. `?2` null asks for every node that holds the image.
+# Layers of one image that a node holds through no other of its images: the layers that it gained
+# with that image, or is about to lose with it. A null ?2 selects every node that holds the image.
 _LAYERS_ONLY_THROUGH: Final = """
     SELECT DISTINCT holdings.node, layers.digest
     FROM holdings
@@ -49,7 +51,7 @@ def json_text(values: Iterable[object]) -> str:
 
 
 class Projection:
-    """One batch: hand it every effect in order, then ``finish``."""
+    """One batch: call ``apply`` for each effect in order, then ``finish``."""
 
     def __init__(self, db: Database, *, node: NodeId, at: str) -> None:
         self._db = db
@@ -62,7 +64,7 @@ class Projection:
         self._images_forgotten: list[str] = []
 
     def apply(self, effect: Effect) -> None:
-        """Write one effect; effects that are not about the picture are passed over."""
+        """Write one effect. Effects about anything but members, holdings and images are ignored."""
         match effect:
             case MemberChanged(member=member, reason=reason):
                 self._member_changed(member, reason)
@@ -79,25 +81,25 @@ class Projection:
                 pass
 
     def record_info(self, node: NodeId, info: Info) -> None:
-        """Note what a node told of itself. An unknown node is passed over."""
-        told: dict[str, str | int] = {
+        """Write the ``/info`` of a node, unless the node is unknown."""
+        values: dict[str, str | int] = {
             "version": info.version,
             "engine": msgspec.json.encode(info.engine).decode(),
         }
-        if node == self._self:  # of the others it is the core that knows
-            told |= {"name": info.name, "address": info.address, "port": info.port}
-            told |= {"generation": info.generation, "incarnation": info.incarnation}
+        if node == self._self:  # of other nodes the core's effects say it
+            values |= {"name": info.name, "address": info.address, "port": info.port}
+            values |= {"generation": info.generation, "incarnation": info.incarnation}
         uuid = node_id_text(node)
-        sets = ", ".join(f"{column} = :{column}" for column in told)
-        differs = " OR ".join(f"{column} IS NOT :{column}" for column in told)
+        sets = ", ".join(f"{column} = :{column}" for column in values)
+        differs = " OR ".join(f"{column} IS NOT :{column}" for column in values)
         cursor = self._db.execute(
-            f"UPDATE nodes SET {sets} WHERE uuid = :uuid AND ({differs})", {**told, "uuid": uuid}
+            f"UPDATE nodes SET {sets} WHERE uuid = :uuid AND ({differs})", {**values, "uuid": uuid}
         )
         if cursor.rowcount:
             self._nodes_changed.add(uuid)
 
     def finish(self) -> Applied:
-        """Drop rows that nobody needs any more, and tell what came of the batch."""
+        """Delete rows that no holding needs any more, and return what the batch changed."""
         layers_changed = self._layers_of(self._images_changed)
         for digest in self._images_forgotten:
             row = self._db.execute("SELECT id FROM images WHERE digest = ?", [digest]).fetchone()
@@ -183,7 +185,7 @@ class Projection:
             self._release(node, digest_text(released), about)
         for released_text in before:
             self._release(node, released_text, about)
-        # Ours never goes backwards, whoever says so; a peer's starts again with its database.
+        # This node's version never goes backwards. A peer's does when its database was deleted.
         version = "max(holdings_version, ?)" if change.owner == self._self else "?"
         self._db.execute(
             f"UPDATE nodes SET holdings_version = {version} WHERE id = ?", [change.version, node]
@@ -261,7 +263,7 @@ class Projection:
     # Images
 
     def _image(self, digest: str) -> tuple[int, bool]:
-        """Its id (made where it is new), and whether it is described."""
+        """The row id of an image, new or old, and whether the image is described."""
         row = self._db.execute(
             "SELECT id, size_bytes IS NOT NULL FROM images WHERE digest = ?", [digest]
         ).fetchone()
@@ -274,7 +276,7 @@ class Projection:
     def _image_described(self, description: ImageDescription) -> None:
         digest = digest_text(description.image)
         image, described = self._image(digest)
-        if described:  # what an image is never changes
+        if described:  # an image never changes: its digest is that of its config
             return
         self._db.execute(
             "UPDATE images SET os = ?, architecture = ?, created_at = ?, size_bytes = ?"
@@ -349,7 +351,7 @@ def delete_unused_layers(db: Database, layers: Sequence[int]) -> None:
 
 
 def member_events(before: Status | None, now: Status) -> list[EventName]:
-    """What listeners are told when a member that was ``before`` (None: unknown) is ``now``."""
+    """The events of a member that was ``before`` (None: unknown) and is ``now``."""
     events: list[EventName] = ["node.added"] if before is None else []
     was_online = before is not None and before.online
     if now.online:
@@ -366,6 +368,6 @@ def member_events(before: Status | None, now: Status) -> list[EventName]:
 
 
 def prune(db: Database) -> None:
-    """Delete images that nobody holds and layers that are part of no image."""
+    """Delete images that no node holds, and layers that are part of no image."""
     db.execute("DELETE FROM images WHERE id NOT IN (SELECT image FROM holdings)")
     db.execute("DELETE FROM layers WHERE id NOT IN (SELECT layer FROM image_layers)")
