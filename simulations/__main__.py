@@ -2,7 +2,7 @@
 
 import sys
 
-from simulations.command import main
+from simulations.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -27,7 +27,7 @@ from simulations.gossip.host import Host
 from simulations.gossip.images import digest
 from simulations.gossip.world import World
 from simulations.kernel.chance import stream
-from simulations.kernel.network import Link, Uniform
+from simulations.kernel.links import Link, Uniform
 
 LINK: Final = Link(latency=Uniform(0.0005, 0.0015))
 WARM_S: Final = 3.0

@@ -39,7 +39,7 @@ from simulations.experiments.table import (
 from simulations.gossip.host import Host
 from simulations.gossip.world import World
 from simulations.kernel.chance import stream
-from simulations.kernel.network import Link, Uniform
+from simulations.kernel.links import Link, Uniform
 
 MEMBERS: Final = 128
 BLOCKED: Final = (1, 4, 8, 12, 16, 20, 24, 28, 32)

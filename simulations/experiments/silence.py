@@ -26,7 +26,7 @@ from simulations.experiments.table import (
 from simulations.gossip.host import Host
 from simulations.gossip.world import World
 from simulations.kernel.chance import stream
-from simulations.kernel.network import Link
+from simulations.kernel.links import Link
 
 WARM_S: Final = 3.0  # until the probes of a cluster that was made at once have lost their step
 WITHIN_S: Final = 60.0

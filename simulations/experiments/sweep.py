@@ -27,7 +27,7 @@ from beiran.errors import SettingsError
 from beiran.gossip.config import GossipConfig
 from simulations.gossip.catalogue import MAKERS
 from simulations.gossip.scenario import play
-from simulations.report.gossip.row import Figure, figures
+from simulations.report.gossip.row import Figure, run_row
 from simulations.running.collector import rare_collections
 from simulations.running.pool import Mapper
 
@@ -77,7 +77,7 @@ def run_one(run: Run) -> dict[str, Figure]:
     began = time.process_time()
     with rare_collections():
         outcome = play(MAKERS[run.scenario](run.nodes, run.seed, run.loss), config=config)
-    row = figures(outcome, cpu_s=time.process_time() - began)
+    row = run_row(outcome, cpu_s=time.process_time() - began)
     varied = {name: str(value) for name, value in run.parameters}
     return {"scenario": run.scenario, **varied, **row}
 

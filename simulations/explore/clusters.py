@@ -1,16 +1,13 @@
-"""Random scenarios, thousands of them: find one that breaks an invariant, and make it small.
+"""Random gossip scenarios: a seed is a cluster with up to 16 operations."""
 
-A seed is a scenario. What is found is shrunk (``shrinking.py``); what remains prints as Python for
-``tests/simulations/test_found.py``.
-"""
-
-from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 from typing import Final
 
-from simulations.explore import shrink as shrinking
-from simulations.explore.hunt import Found, Hunt
+from typing_extensions import override
+
+from simulations.explore.draw import Draw, Kind
+from simulations.explore.hunt import Hunt
 from simulations.gossip import operations as ops
 from simulations.gossip.operations import At, Operation
 from simulations.gossip.scenario import Outcome, Scenario, play
@@ -21,6 +18,7 @@ NODES_MIN: Final = 2
 NODES_MAX: Final = 9
 STOP_S_MAX: Final = 12.0
 GAPS_S: Final = (0.0, 0.0, 0.02, 0.3, 0.3, 2.0, 2.0, 5.0, 20.0, 70.0)
+"""Between operations: at one instant, within a round trip, a probe, a suspicion, a push-pull."""
 SIMPLER: Final = (
     {"loss": 0.0},
     {"old": ()},
@@ -29,19 +27,17 @@ SIMPLER: Final = (
     {"calm_s": 0.0},
 )
 
-Play = Callable[[Scenario], Outcome]
-
 
 def generate(seed: int) -> Scenario:
-    """The scenario that this seed stands for."""
+    """Return the scenario that this seed stands for."""
     random = stream(seed, "scenario")
     nodes = random.randint(NODES_MIN, NODES_MAX)
-    dice = _Dice(random, nodes)
-    at = 0.0
+    draw = _DrawFaults(random, nodes)
+    at_s = 0.0
     operations = []
     for _ in range(random.randint(1, OPERATIONS_MAX)):
-        at = round(at + random.choice(GAPS_S) * random.choice([0.5, 1.0, 1.0]), 3)
-        operations.append(At(at, dice.operation()))
+        at_s = draw.later(at_s, GAPS_S)
+        operations.append(At(at_s, draw.operation()))
     old = tuple(n for n in range(nodes) if random.random() < 0.5) if random.random() < 0.15 else ()
     return Scenario(
         seed=seed,
@@ -55,100 +51,65 @@ def generate(seed: int) -> Scenario:
     )
 
 
-def explore_one(seed: int) -> Found[Scenario] | None:
-    """Play the scenario of one seed."""
-    scenario = generate(seed)
-    outcome = play(scenario)
-    if outcome.violation is None:
-        return None
-    return Found(seed, str(outcome.violation), scenario)
-
-
-class _Dice:
-    """Draws operations for a cluster of so many hosts.
-
-    A scenario has only some kinds of mishaps, so that those it has meet each other and changes
-    more often (swarm testing: Groce and others, 2012).
-    """
+class _DrawFaults(Draw[Operation]):
+    """Draws operations for a cluster."""
 
     def __init__(self, random: Random, nodes: int) -> None:
-        self._random = random
-        self._nodes = nodes
         self._images = 0
-        share = random.choice([0.2, 0.5, 1.0])
-        mishaps = [kind for kind in self._mishaps() if random.random() < share]
-        self._makers = self._changes() + mishaps
-        self._favourite = random.randrange(nodes)  # what befalls one host meets on it
+        super().__init__(random, nodes, favourite_share=0.4)
 
-    def operation(self) -> Operation:
-        """One at random, of the kinds that this scenario has."""
-        weights = [weight for weight, _ in self._makers]
-        (_, make) = self._random.choices(self._makers, weights)[0]
-        return make()
-
-    def _changes(self) -> list[tuple[int, Callable[[], Operation]]]:
-        """What engines do. A hundred at once is more than there are tombstones."""
-        random = self._random
+    @override
+    def usual(self) -> list[Kind[Operation]]:
+        # a hundred releases at once are more than there are tombstones
+        random = self.random
         return [
-            (4, self._hold),
-            (2, lambda: ops.Hold(self._host(), "many", random.choice([20, 120]))),
-            (4, lambda: ops.Release(self._host(), count=random.choice([1, 2, 100, 100]))),
+            Kind(4, self._hold),
+            Kind(2, lambda: ops.Hold(self.host(), "many", random.choice([20, 120]))),
+            Kind(4, lambda: ops.Release(self.host(), count=random.choice([1, 2, 100, 100]))),
         ]
 
-    def _mishaps(self) -> list[tuple[int, Callable[[], Operation]]]:
-        """All others; restarts and splits are the most usual."""
-        random = self._random
+    @override
+    def kinds(self) -> list[Kind[Operation]]:
+        random = self.random
         return [
-            (2, lambda: ops.Crash(self._host())),
-            (2, lambda: ops.PowerOff(self._host())),
-            (5, lambda: ops.Restart(self._host(), wiped=random.random() < 0.4)),
-            (1, ops.CrashAll),
-            (1, lambda: ops.RestartAll(random.random() < 0.3, random.choice([0.0, 1.0, 5.0]))),
-            (2, lambda: ops.Leave(self._host())),
-            (1, ops.Join),
-            (2, lambda: ops.Stop(self._host(), self._seconds())),
-            (2, lambda: ops.Block(self._host(), self._seconds())),
-            (1, lambda: ops.Slow(self._host(), random.choice([0.0, 0.001, 0.02, 0.3]))),
-            (1, lambda: ops.StepClock(self._host(), random.choice([-1e9, -100.0, 3.0, 1e5]))),
-            (1, lambda: ops.Drift(self._host(), random.choice([0.98, 0.9999, 1.0001, 1.02]))),
-            (3, self._split),
-            (2, lambda: ops.Cut(self._host(), self._host())),
-            (3, ops.Heal),
-            (1, lambda: ops.Flap(self._host(), random.choice([0.1, 0.7, 3.0]), self._seconds())),
-            (1, lambda: ops.Lose(random.choice([0.0, 0.02, 0.1, 0.2]))),
-            (1, lambda: ops.Garble(random.choice([0.0, 0.2]), random.choice([0.0, 0.3]))),
-            (1, lambda: ops.Babble(self._host(), self._seconds())),
-            (1, lambda: ops.Clone(self._host())),
-            (1, lambda: ops.Move(self._host())),
-            (1, lambda: ops.Change(self._host(), old=random.random() < 0.5)),
+            Kind(2, lambda: ops.Crash(self.host())),
+            Kind(2, lambda: ops.PowerOff(self.host())),
+            Kind(5, lambda: ops.Restart(self.host(), wiped=random.random() < 0.4)),
+            Kind(1, ops.CrashAll),
+            Kind(1, lambda: ops.RestartAll(random.random() < 0.3, random.choice([0.0, 1.0, 5.0]))),
+            Kind(2, lambda: ops.Leave(self.host())),
+            Kind(1, ops.Join),
+            Kind(2, lambda: ops.Stop(self.host(), self._seconds())),
+            Kind(2, lambda: ops.Block(self.host(), self._seconds())),
+            Kind(1, lambda: ops.Slow(self.host(), random.choice([0.0, 0.001, 0.02, 0.3]))),
+            Kind(1, lambda: ops.StepClock(self.host(), random.choice([-1e9, -100.0, 3.0, 1e5]))),
+            Kind(1, lambda: ops.Drift(self.host(), random.choice([0.98, 0.9999, 1.0001, 1.02]))),
+            Kind(3, self._split),
+            Kind(2, lambda: ops.Cut(self.host(), self.host())),
+            Kind(3, ops.Heal),
+            Kind(1, lambda: ops.Flap(self.host(), random.choice([0.1, 0.7, 3.0]), self._seconds())),
+            Kind(1, lambda: ops.Lose(random.choice([0.0, 0.02, 0.1, 0.2]))),
+            Kind(1, lambda: ops.Garble(random.choice([0.0, 0.2]), random.choice([0.0, 0.3]))),
+            Kind(1, lambda: ops.Babble(self.host(), self._seconds())),
+            Kind(1, lambda: ops.Clone(self.host())),
+            Kind(1, lambda: ops.Move(self.host())),
+            Kind(1, lambda: ops.Change(self.host(), old=random.random() < 0.5)),
         ]
-
-    def _host(self) -> int:
-        if self._random.random() < 0.4:
-            return self._favourite
-        return self._random.randrange(self._nodes)
 
     def _seconds(self) -> float:
-        return round(self._random.uniform(0.2, STOP_S_MAX), 2)
+        return round(self.random.uniform(0.2, STOP_S_MAX), 2)
 
     def _hold(self) -> Operation:
         self._images += 1
-        image = self._random.choice(["a", "b", f"image-{self._images}"])
-        tag = self._random.choice(["latest", "latest", "other"])
-        return ops.Hold(self._host(), image, tag=tag)
+        image = self.random.choice(["a", "b", f"image-{self._images}"])
+        tag = self.random.choice(["latest", "latest", "other"])
+        return ops.Hold(self.host(), image, tag=tag)
 
     def _split(self) -> Operation:
-        hosts = list(range(self._nodes))
-        self._random.shuffle(hosts)
-        cut = self._random.randint(1, self._nodes - 1)
+        hosts = list(range(self.nodes))
+        self.random.shuffle(hosts)
+        cut = self.random.randint(1, self.nodes - 1)
         return ops.Split((tuple(sorted(hosts[:cut])), tuple(sorted(hosts[cut:]))))
-
-
-def shrink(
-    outcome: Outcome, *, play: Play = play, tried: Callable[[int], None] = lambda tries: None
-) -> Outcome:
-    """The smallest scenario found that violates the same invariant."""
-    return shrinking.shrink(outcome, play, simpler=SIMPLER, with_nodes=_with_nodes, tried=tried)
 
 
 def _with_nodes(scenario: Scenario, nodes: int) -> Scenario:
@@ -156,9 +117,6 @@ def _with_nodes(scenario: Scenario, nodes: int) -> Scenario:
     return replace(scenario, nodes=nodes, old=old)
 
 
-def _shrink(scenario: Scenario, tried: Callable[[int], None]) -> tuple[Scenario, str]:
-    small = shrink(play(scenario), tried=tried)
-    return small.scenario, str(small.violation)
-
-
-CLUSTERS: Final = Hunt(explore_one, _shrink, "python -m simulations run")
+CLUSTERS: Final[Hunt[Scenario, Outcome]] = Hunt(
+    generate, play, SIMPLER, _with_nodes, replay="python -m simulations run"
+)

@@ -1,15 +1,13 @@
-"""Random crowds, thousands of them: find one that breaks an invariant, and make it small.
+"""Random crowds: a seed is a small crowd with up to ten operations."""
 
-A seed is a small crowd with some mishaps. What is found is shrunk as scenarios of clusters are
-(``simulations/shrinking.py``); what remains prints as Python for ``tests/simulations``.
-"""
-
-from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Final
 
-from simulations.explore import shrink as shrinking
-from simulations.explore.hunt import Found, Hunt
+from typing_extensions import override
+
+from simulations.explore.draw import Draw, Kind
+from simulations.explore.hunt import Hunt
 from simulations.kernel.chance import stream
 from simulations.swarm import operations as ops
 from simulations.swarm.operations import At, Operation
@@ -29,19 +27,17 @@ SIMPLER: Final = (
     {"origin_bytes_per_s": Crowd.origin_bytes_per_s},
 )
 
-Play = Callable[[Crowd], Outcome]
-
 
 def generate(seed: int) -> Crowd:
-    """The crowd that this seed stands for."""
+    """Return the crowd that this seed stands for."""
     random = stream(seed, "crowd")
     nodes = random.randint(1, NODES_MAX)
-    dice = _Dice(random, nodes)
-    at = 0.0
+    draw = _DrawFaults(random, nodes)
+    at_s = 0.0
     operations = []
     for _ in range(random.choice([0, random.randint(1, OPERATIONS_MAX), OPERATIONS_MAX])):
-        operations.append(At(at, dice.operation()))
-        at = round(at + random.choice(GAPS_S) * random.choice([0.5, 1.0, 1.0]), 3)
+        operations.append(At(at_s, draw.operation()))
+        at_s = draw.later(at_s, GAPS_S)
     return Crowd(
         seed=seed,
         nodes=nodes,
@@ -56,69 +52,39 @@ def generate(seed: int) -> Crowd:
     )
 
 
-def explore_one(seed: int) -> Found[Crowd] | None:
-    """Play the crowd of one seed."""
-    crowd = generate(seed)
-    outcome = play(crowd)
-    if outcome.violation is None:
-        return None
-    return Found(seed, str(outcome.violation), crowd)
-
-
-def shrink(
-    outcome: Outcome, *, play: Play = play, tried: Callable[[int], None] = lambda tries: None
-) -> Outcome:
-    """The smallest crowd found that violates the same invariant."""
-    return shrinking.shrink(outcome, play, simpler=SIMPLER, tried=tried)
-
-
-class _Dice:
-    """Draws operations for a crowd of so many hosts; only some kinds for each crowd."""
+class _DrawFaults(Draw[Operation]):
+    """Draws operations for a crowd."""
 
     def __init__(self, random: Random, nodes: int) -> None:
-        self._random = random
-        self._nodes = nodes
-        share = random.choice([0.2, 0.5, 1.0])
-        kinds = [kind for kind in self._kinds() if random.random() < share]
-        self._makers = kinds or self._kinds()
-        self._favourite = random.randrange(nodes)  # what befalls one host meets on it
+        super().__init__(random, nodes, favourite_share=0.3)
 
-    def operation(self) -> Operation:
-        """One at random, of the kinds that this crowd has."""
-        weights = [weight for weight, _ in self._makers]
-        (_, make) = self._random.choices(self._makers, weights)[0]
-        return make()
-
-    def _kinds(self) -> list[tuple[int, Callable[[], Operation]]]:
-        random = self._random
+    @override
+    def kinds(self) -> list[Kind[Operation]]:
+        random = self.random
         return [
-            (3, lambda: ops.Come(self._host())),
-            (2, ops.Join),
-            (2, lambda: ops.Have(self._host())),
-            (2, lambda: ops.GiveUp(self._host())),
-            (2, lambda: ops.Leave(self._host())),
-            (3, lambda: ops.Kill(self._host())),
-            (4, lambda: ops.Restart(self._host(), wiped=random.random() < 0.3)),
-            (2, lambda: ops.Unplug(self._host())),
-            (2, lambda: ops.PlugIn(self._host())),
-            (2, lambda: ops.Slow(self._host(), random.choice([10_000.0, 200_000.0]))),
-            (2, lambda: ops.Flip(self._host())),
-            (1, lambda: ops.Forge(self._host())),
-            (1, lambda: ops.Refuse(self._host())),
-            (1, lambda: ops.OriginAway(random.choice([0.5, 2.0, 8.0]))),
-            (1, lambda: ops.OriginRate(random.choice([100_000.0, 1e6, 1e8]))),
-            (1, lambda: ops.Lose(random.choice([0.0, 0.02, 0.1, 0.2]))),
+            Kind(3, lambda: ops.Come(self.host())),
+            Kind(2, ops.Join),
+            Kind(2, lambda: ops.Have(self.host())),
+            Kind(2, lambda: ops.GiveUp(self.host())),
+            Kind(2, lambda: ops.Leave(self.host())),
+            Kind(3, lambda: ops.Kill(self.host())),
+            Kind(4, lambda: ops.Restart(self.host(), wiped=random.random() < 0.3)),
+            Kind(2, lambda: ops.Unplug(self.host())),
+            Kind(2, lambda: ops.PlugIn(self.host())),
+            Kind(2, lambda: ops.Slow(self.host(), random.choice([10_000.0, 200_000.0]))),
+            Kind(2, lambda: ops.Flip(self.host())),
+            Kind(1, lambda: ops.Forge(self.host())),
+            Kind(1, lambda: ops.Refuse(self.host())),
+            Kind(1, lambda: ops.OriginAway(random.choice([0.5, 2.0, 8.0]))),
+            Kind(1, lambda: ops.OriginRate(random.choice([100_000.0, 1e6, 1e8]))),
+            Kind(1, lambda: ops.Lose(random.choice([0.0, 0.02, 0.1, 0.2]))),
         ]
 
-    def _host(self) -> int:
-        if self._random.random() < 0.3:
-            return self._favourite
-        return self._random.randrange(self._nodes)
+
+def _with_nodes(crowd: Crowd, nodes: int) -> Crowd:
+    return replace(crowd, nodes=nodes)
 
 
-def _shrink(crowd: Crowd, tried: Callable[[int], None]) -> tuple[Crowd, str]:
-    small = shrink(play(crowd), tried=tried)
-    return small.scenario, str(small.violation)
-
-
-CROWDS: Final = Hunt(explore_one, _shrink, "python -m simulations crowd")
+CROWDS: Final[Hunt[Crowd, Outcome]] = Hunt(
+    generate, play, SIMPLER, _with_nodes, replay="python -m simulations crowd"
+)

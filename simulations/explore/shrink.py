@@ -1,4 +1,4 @@
-"""A scenario that breaks an invariant is made small, whatever it is a scenario of.
+"""Shrinking: a scenario that violates an invariant is made small, whatever it is a scenario of.
 
 Operations are left out first (delta debugging: Zeller and Hildebrandt, 2002), then hosts and
 disturbances of the whole, and times are rounded, as long as the same invariant is violated.
@@ -8,23 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, replace
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
-TRIES_MAX: Final = 400
-"""Scenarios played to shrink one."""
+from simulations.kernel.checkers import Violation
+from simulations.kernel.operations import At
 
-
-class Timed(Protocol):
-    """An operation, and when."""
-
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
-
-    @property
-    def at_s(self) -> float:
-        """Seconds after the start."""
-        ...
+TRIES_MAX: Final = 400  # scenarios played to shrink one; 0.1 s of processor time each
 
 
 class Shrinkable(Protocol):
-    """A scenario: a frozen dataclass of hosts and of what befalls them."""
+    """A scenario: a frozen dataclass of hosts and operations."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
@@ -34,34 +25,24 @@ class Shrinkable(Protocol):
         ...
 
     @property
-    def operations(self) -> Sequence[Timed]:
-        """What befalls them."""
+    def operations(self) -> tuple[At[Any], ...]:
+        """Operations and their times."""
         ...
 
 
-class Broken(Protocol):
-    """Which invariant did not hold."""
-
-    @property
-    def invariant(self) -> str:
-        """Its name; shrinking keeps it."""
-        ...
-
-
-Scenario = TypeVar("Scenario", bound=Shrinkable)
 ScenarioOut = TypeVar("ScenarioOut", bound=Shrinkable, covariant=True)
 
 
 class Played(Protocol[ScenarioOut]):
-    """What came of a scenario."""
+    """The outcome of a scenario."""
 
     @property
     def scenario(self) -> ScenarioOut:
-        """What was played."""
+        """The scenario that was played."""
         ...
 
     @property
-    def violation(self) -> Broken | None:
+    def violation(self) -> Violation | None:
         """The first invariant that did not hold, or None."""
         ...
 
@@ -73,18 +54,15 @@ def shrink(
     outcome: Outcome,
     play: Callable[[Any], Outcome],
     *,
-    simpler: Sequence[Mapping[str, object]] = (),
-    with_nodes: Callable[[Any, int], Any] = lambda scenario, nodes: replace(scenario, nodes=nodes),
-    tried: Callable[[int], None] = lambda tries: None,
+    simpler: Sequence[Mapping[str, object]],
+    with_nodes: Callable[[Any, int], Any],
+    tried: Callable[[int], None],
 ) -> Outcome:
-    """The smallest scenario found that violates the same invariant.
+    """Return the outcome of the smallest scenario found that violates the same invariant.
 
-    Args:
-      simpler: fields with values that make any scenario simpler.
-      with_nodes: the scenario with another number of hosts.
-      tried: called with how many were played.
+    The arguments are those of ``Hunt``.
     """
-    assert outcome.violation is not None, "only what violates is shrunk"
+    assert outcome.violation is not None, "only a violation can be shrunk"
     return _Shrinker(outcome, play, simpler, with_nodes, tried).run()
 
 

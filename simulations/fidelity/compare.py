@@ -73,7 +73,7 @@ def _pairs(lab: Measured, twin: Measured) -> list[Pair]:
     ]
 
 
-def table(pairs: list[Pair]) -> str:
+def comparison_table(pairs: list[Pair]) -> str:
     """For people, a line each."""
     width = max(len(pair.name) for pair in pairs)
     lines = [f"{'':<{width}}  {'lab':>9}  {'simulated':>9}  difference"]

@@ -1,38 +1,40 @@
-"""A world whose hosts have kernels, which send packets of their own: ARP and TCP keepalive."""
+"""A world whose hosts have kernels that send packets of their own: ARP and TCP keepalive."""
 
 from typing import Final
 
+from typing_extensions import override
+
 from beiran.gossip.effects import Effect, SendDatagram
-from simulations.fidelity.kinds import KEEPALIVE
 from simulations.fidelity.neighbours import Neighbours
 from simulations.gossip.host import Host
 from simulations.gossip.world import World
-from simulations.kernel.network import TCP_PACKET_BYTES, Link
+from simulations.kernel.links import Link
+from simulations.kernel.streams import TCP_PACKET_BYTES
+from simulations.kernel.traffic import KEEPALIVE
 
 KEEPALIVE_S: Final = 120.0  # beiran/http/listeners.py
 
 
 class KernelWorld(World):
-    """Interface counters see what kernels send, and so does whoever pays for the network."""
+    """Counts the packets of kernels, as interface counters in the lab do."""
 
     def __init__(self, seed: int, *, link: Link | None = None) -> None:
         super().__init__(seed, link=link)
         self._neighbours: Final = Neighbours(self)
         self.every(KEEPALIVE_S, self._keep_alive)
 
+    @override
     def do(self, host: Host, effects: list[Effect]) -> None:
-        """As ``World.do``, counting what the kernel asks for before it sends."""
         for effect in effects:
             if type(effect) is SendDatagram:
-                target = self.machine_at(effect.to)
+                target = self.machines.at(effect.to)
                 if target is not None:
                     self._neighbours.sent(host, target, confirmed=effect.confirmed)
         super().do(host, effects)
 
     def _keep_alive(self) -> None:
-        """Each accepted connection is asked whether it lives: a packet each way."""
+        """Probe each accepted connection: a packet each way."""
         for host in self.hosts:
-            for watching in host.watched_by.values():
-                for end in (host, watching.watcher):
-                    end.traffic.packets_by_tag[KEEPALIVE] += 1
-                    end.traffic.bytes_by_tag[KEEPALIVE] += TCP_PACKET_BYTES
+            for connection in host.watched_by.values():
+                for end in (host, connection.watcher):
+                    end.traffic.count(KEEPALIVE, 1, TCP_PACKET_BYTES)

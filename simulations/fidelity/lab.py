@@ -19,7 +19,7 @@ from typing import Final
 
 from benchmarks.cluster import KINDS, Cluster, open_cluster
 from simulations.fidelity.measured import Costs, Counts, LabRun, Measured
-from simulations.gossip.world import AGENT_PORT
+from simulations.kernel.host import AGENT_PORT
 from tests.lab.network import Host, Lan
 
 NAMESPACE_PREFIX: Final = "brnfid"

@@ -10,10 +10,10 @@ neighbour is asked by one unicast frame, and answers with another. A datagram se
 
 from typing import Final
 
-from simulations.fidelity.kinds import ARP
 from simulations.gossip.host import Host
 from simulations.gossip.world import World
 from simulations.kernel.chance import stream
+from simulations.kernel.traffic import ARP
 
 ARP_BYTES: Final = 42  # the frame, as sent to a veth link: nothing pads it
 REACHABLE_S: Final = (15.0, 45.0)  # base_reachable_time, times 0.5 to 1.5
@@ -79,5 +79,4 @@ class Neighbours:
     def _exchange(self, source: Host, target: Host) -> None:
         """A question and its answer."""
         for host in (source, target):
-            host.traffic.packets_by_tag[ARP] += 1
-            host.traffic.bytes_by_tag[ARP] += ARP_BYTES
+            host.traffic.count(ARP, 1, ARP_BYTES)

@@ -11,18 +11,21 @@ TCP keepalive) are counted as well.
 import statistics
 from collections import deque
 from collections.abc import Callable
+from random import Random
 from typing import Any, Final
 
 import msgspec
+from typing_extensions import override
 
 from beiran.gossip.effects import Effect, HoldingsChanged, MemberChanged
-from beiran.gossip.membership.member import Status
+from beiran.gossip.membership.member import Address, Status
 from simulations.fidelity.kernels import KernelWorld
 from simulations.fidelity.measured import Costs, Counts, LabRun, Measured
 from simulations.gossip.host import Host
-from simulations.gossip.world import Action
 from simulations.kernel.chance import stream
-from simulations.kernel.network import Link, Uniform
+from simulations.kernel.links import Link, Uniform
+from simulations.kernel.processes import Processes
+from simulations.kernel.time import Action, VirtualTime
 
 BATCH_MAX: Final = 64  # beiran/net/udp.py takes as many datagrams at once
 TRAFFIC_SETTLE_S: Final = 60.0
@@ -75,7 +78,7 @@ class HostModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Process:
-    """What waits for one host's process (or for the reader), and whether it has a core."""
+    """The jobs that wait for one host's process (or for the reader), and whether it has a core."""
 
     __slots__ = ("busy", "jobs", "used_s")
 
@@ -85,83 +88,18 @@ class _Process:
         self.used_s = 0.0
 
 
-class SharedMachine(KernelWorld):
-    """A world whose hosts share a few cores.
+class _Cores:
+    """The cores that all processes share: the process that has waited longest gets the next."""
 
-    Attributes:
-      told: called with (host, effect) when a host has written it and tells it.
-    """
-
-    def __init__(self, seed: int, model: HostModel) -> None:
-        latency = Uniform(model.latency_s / 2, model.latency_s * 1.5)
-        super().__init__(seed, link=Link(latency=latency))
-        self.model: Final = model
-        self.told: Final[list[Callable[[Host, Effect], None]]] = []
-        self._processes: Final[dict[int, _Process]] = {}
-        self._reader: Final = _Process()
+    def __init__(self, time: VirtualTime, model: HostModel, random: Random) -> None:
+        self._time: Final = time
+        self._model: Final = model
+        self._random: Final = random
         self._ready: Final[deque[_Process]] = deque()
         self._free = model.cores
-        self._random: Final = stream(seed, "machine")
-        self._unwritten: Final[dict[int, list[Effect]]] = {}
-        self.found.append(self._note_found)
 
-    def used_s(self) -> float:
-        """Processor time that all hosts used so far."""
-        return sum(process.used_s for process in self._processes.values())
-
-    def end_s(self) -> float:
-        """How long the kernel takes to end a process this time."""
-        return self._random.choice(self.model.ends_s)
-
-    def kill(self, host: Host) -> None:
-        """As ``World.kill``; what it had not written yet is lost."""
-        self._process(host).jobs.clear()
-        self._unwritten.pop(host.number, None)
-        super().kill(host)
-
-    # --- inputs wait for a core -------------------------------------------------------------
-
-    def _hear(self, target: Host, source: Any, data: bytes) -> None:
-        if not target.running or not target.up:
-            self.dropped["no agent"] += 1
-        else:
-            self._job(target, self.model.input_s, self._receive, target, source, data)
-
-    def deliver(self, host: Host, action: Action, *arguments: Any, size_bytes: int = 0) -> None:
-        """As ``World.deliver``, when the process has a core."""
-        self._job(host, self.model.tcp_s, action, *arguments)
-
-    def _wake(self, host: Host, life: int) -> None:
-        self._job(host, self.model.input_s, super()._wake, host, life)
-
-    def _note_found(self, host: Host, effect: Effect) -> None:
-        waiting = self._unwritten.setdefault(host.number, [])
-        if not waiting:
-            self._job(host, self.model.record_s, self._write, host)
-        waiting.append(effect)
-
-    def _write(self, host: Host) -> None:
-        for effect in self._unwritten.pop(host.number, []):
-            self._run_in(self._reader, self.model.observe_s, self._tell, host, effect)
-
-    def _tell(self, host: Host, effect: Effect) -> None:
-        for callback in self.told:
-            callback(host, effect)
-
-    def _process(self, host: Host) -> _Process:
-        return self._processes.setdefault(host.number, _Process())
-
-    def _job(self, host: Host, cost_s: float, action: Action, *arguments: Any) -> None:
-        self._run_in(
-            self._process(host), cost_s, self._if_alive, host, host.life, action, arguments
-        )
-
-    @staticmethod
-    def _if_alive(host: Host, life: int, action: Action, arguments: tuple[Any, ...]) -> None:
-        if host.running and host.life == life:
-            action(*arguments)
-
-    def _run_in(self, process: _Process, cost_s: float, action: Action, *arguments: Any) -> None:
+    def run(self, process: _Process, cost_s: float, action: Action, *arguments: Any) -> None:
+        """Call ``action`` when the process has had a core for ``cost_s``."""
         process.jobs.append((cost_s, action, arguments))
         if not process.busy:
             process.busy = True
@@ -169,19 +107,19 @@ class SharedMachine(KernelWorld):
             self._dispatch()
 
     def _dispatch(self) -> None:
-        """Give free cores to whoever has waited longest."""
+        time = self._time
         while self._free and self._ready:
             self._free -= 1
             process = self._ready.popleft()
-            at = self.now + self.model.wake_s
-            wait_s = self._random.choice(self.model.waits_s)
+            at = time.now + self._model.wake_s
+            wait_s = self._random.choice(self._model.waits_s)
             at += wait_s
             for _ in range(min(BATCH_MAX, len(process.jobs))):
                 cost_s, action, arguments = process.jobs.popleft()
                 at += cost_s
-                self.schedule(at, action, *arguments)
-            process.used_s += at - self.now - wait_s
-            self.schedule(at, self._rest, process)
+                time.schedule(at, action, *arguments)
+            process.used_s += at - time.now - wait_s
+            time.schedule(at, self._rest, process)
 
     def _rest(self, process: _Process) -> None:
         self._free += 1
@@ -189,6 +127,102 @@ class SharedMachine(KernelWorld):
         if process.busy:
             self._ready.append(process)
         self._dispatch()
+
+
+class _SharedProcesses(Processes[Host]):
+    """Processes whose inputs and timers wait for a core."""
+
+    def __init__(self, world: "SharedMachine", cores: _Cores, model: HostModel) -> None:
+        super().__init__(world.time, world, world.dropped)
+        self._cores: Final = cores
+        self._model: Final = model
+        self._of: Final[dict[int, _Process]] = {}
+
+    def used_s(self) -> float:
+        """Return the processor time that all hosts used so far."""
+        return sum(process.used_s for process in self._of.values())
+
+    def run(self, host: Host, cost_s: float, action: Action, *arguments: Any) -> None:
+        """Call ``action`` when the host's process has had a core, if it is still the same one."""
+        process = self._of.setdefault(host.number, _Process())
+        self._cores.run(process, cost_s, self._if_alive, host, host.life, action, arguments)
+
+    def forget_jobs(self, host: Host) -> None:
+        """Drop the jobs of a process that is killed."""
+        self._of.setdefault(host.number, _Process()).jobs.clear()
+
+    @override
+    def hear(self, host: Host, source: Address, data: bytes) -> None:
+        if not host.running or not host.up:
+            self._dropped["no agent"] += 1
+        else:
+            self.run(host, self._model.input_s, self._inputs.receive, host, source, data)
+
+    @override
+    def deliver(self, host: Host, action: Action, *arguments: Any, size_bytes: int = 0) -> None:
+        self.run(host, self._model.tcp_s, action, *arguments)
+
+    @override
+    def wake(self, host: Host, life: int) -> None:
+        self.run(host, self._model.input_s, super().wake, host, life)
+
+    @staticmethod
+    def _if_alive(host: Host, life: int, action: Action, arguments: tuple[Any, ...]) -> None:
+        if host.running and host.life == life:
+            action(*arguments)
+
+
+class SharedMachine(KernelWorld):
+    """A world whose hosts share a few cores.
+
+    Attributes:
+      told: callbacks; each is called with (host, effect) when a host has written the effect into
+        its database and reports it.
+    """
+
+    def __init__(self, seed: int, model: HostModel) -> None:
+        self.model: Final = model
+        self._random: Final = stream(seed, "machine")
+        latency = Uniform(model.latency_s / 2, model.latency_s * 1.5)
+        super().__init__(seed, link=Link(latency=latency))
+        self.told: Final[list[Callable[[Host, Effect], None]]] = []
+        self._reader: Final = _Process()
+        self._unwritten: Final[dict[int, list[Effect]]] = {}
+        self.found.append(self._note_found)
+
+    @override
+    def _open_processes(self) -> Processes[Host]:
+        self._cores = _Cores(self.time, self.model, self._random)
+        self._shared = _SharedProcesses(self, self._cores, self.model)
+        return self._shared
+
+    def used_s(self) -> float:
+        """Return the processor time that all hosts used so far."""
+        return self._shared.used_s()
+
+    def end_s(self) -> float:
+        """Draw how long the kernel takes to end a process."""
+        return self._random.choice(self.model.ends_s)
+
+    @override
+    def kill(self, host: Host) -> None:
+        self._shared.forget_jobs(host)
+        self._unwritten.pop(host.number, None)
+        super().kill(host)
+
+    def _note_found(self, host: Host, effect: Effect) -> None:
+        waiting = self._unwritten.setdefault(host.number, [])
+        if not waiting:
+            self._shared.run(host, self.model.record_s, self._write, host)
+        waiting.append(effect)
+
+    def _write(self, host: Host) -> None:
+        for effect in self._unwritten.pop(host.number, []):
+            self._cores.run(self._reader, self.model.observe_s, self._report, host, effect)
+
+    def _report(self, host: Host, effect: Effect) -> None:
+        for callback in self.told:
+            callback(host, effect)
 
 
 class _Witness:

@@ -1,7 +1,7 @@
-"""A host that sends noise: random bytes, broken packets, old packets once more.
+"""A host that sends noise: random bytes, broken packets, and old packets again.
 
-What still reads as a message after it was broken is not sent. On a real network a checksum stops
-it; on purpose it would be a lie, and lies are stopped by the cluster's key, not here.
+A broken packet that still decodes is not sent. On a real network UDP's checksum stops it; one
+that is made on purpose is a forgery, which the cluster's key stops and not this simulation.
 """
 
 from collections import deque
@@ -14,24 +14,25 @@ from simulations.gossip.host import Host
 from simulations.gossip.world import World
 from simulations.kernel.chance import stream
 
-OVERHEARD_MAX: Final = 64
+OVERHEARD_MAX: Final = 64  # datagrams kept to be broken or repeated
+BITS_FLIPPED_MAX: Final = 4
 
 
 def babble(world: World, host: Host, *, seconds: float, per_s: float) -> None:
-    """Have ``host`` send ``per_s`` datagrams of noise a second, to all in turn, for a while."""
+    """Have ``host`` send ``per_s`` datagrams of noise a second to random hosts."""
     host.overheard = host.overheard or deque(maxlen=OVERHEARD_MAX)
     random = stream(world.seed, "babble", host.number, world.now)
-    _say(world, host, random, world.now + seconds, 1.0 / per_s)
+    _send(world, host, random, world.now + seconds, 1.0 / per_s)
 
 
-def _say(world: World, host: Host, random: Random, until: float, interval_s: float) -> None:
+def _send(world: World, host: Host, random: Random, until: float, interval_s: float) -> None:
     if world.now >= until or not host.up:
         return
     target = random.choice(world.hosts)
     data = _noise(host, random)
     if data:
         world.send(host, target.address, data)
-    world.schedule(world.now + interval_s, _say, world, host, random, until, interval_s)
+    world.schedule(world.now + interval_s, _send, world, host, random, until, interval_s)
 
 
 def _noise(host: Host, random: Random) -> bytes:
@@ -40,19 +41,19 @@ def _noise(host: Host, random: Random) -> bytes:
     if not heard or kind == 0:
         return random.randbytes(random.randint(1, DATAGRAM_BYTES_MAX))
     data = random.choice(heard)
-    if kind == 1:  # again, as it was
+    if kind == 1:
         return data
     if kind == 2:
         broken = data[: random.randrange(len(data))]
     else:
         flipped = bytearray(data)
-        for _ in range(random.randint(1, 4)):
+        for _ in range(random.randint(1, BITS_FLIPPED_MAX)):
             flipped[random.randrange(len(flipped))] ^= 1 << random.randrange(8)
         broken = bytes(flipped)
-    return b"" if _reads(host, broken) else broken
+    return b"" if _decodes(host, broken) else broken
 
 
-def _reads(host: Host, data: bytes) -> bool:
+def _decodes(host: Host, data: bytes) -> bool:
     try:
         message = host.codec.decode_datagram_untrusted(data)
         host.codec.decode_news_untrusted(getattr(message, "news", ()))

@@ -1,7 +1,7 @@
 """The scenarios that have a name: ``python -m simulations list``.
 
-Each is a function of the number of hosts, the seed and the loss; its docstring's first line is
-what ``list`` says of it.
+Each is a function of the number of hosts, the seed and the loss. ``list`` prints the first line
+of its docstring.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from simulations.kernel.chance import stream
 Maker = Callable[[int, int, float], Scenario]
 MAKERS: Final[dict[str, Maker]] = {}
 SETTLED_FROM: Final = 100
-"""Larger clusters do not come together from nothing, but did so long ago."""
+"""Clusters from this size begin settled: to come together from nothing takes them too long."""
 
 
 def scenario(maker: Maker) -> Maker:
@@ -25,7 +25,9 @@ def scenario(maker: Maker) -> Maker:
     return maker
 
 
-def _make(nodes: int, seed: int, loss: float, *operations: At, calm_s: float) -> Scenario:
+def _make(
+    nodes: int, seed: int, loss: float, *operations: At[Operation], calm_s: float
+) -> Scenario:
     return Scenario(
         seed=seed,
         nodes=nodes,
@@ -60,13 +62,13 @@ def crash(nodes: int, seed: int, loss: float) -> Scenario:
 
 @scenario
 def power_off(nodes: int, seed: int, loss: float) -> Scenario:
-    """One machine is gone without a word."""
+    """One machine loses its power."""
     return _make(nodes, seed, loss, At(5.0, ops.PowerOff(nodes // 2)), calm_s=60.0)
 
 
 @scenario
 def leave(nodes: int, seed: int, loss: float) -> Scenario:
-    """One agent says goodbye."""
+    """One agent leaves in good order."""
     return _make(nodes, seed, loss, At(5.0, ops.Leave(nodes // 2)), calm_s=15.0)
 
 
@@ -98,7 +100,9 @@ def rolling_upgrade(nodes: int, seed: int, loss: float) -> Scenario:
 def pauses(nodes: int, seed: int, loss: float) -> Scenario:
     """A quarter of all hosts are blocked in lock-step, 8 s of every 10, for a minute."""
     blocked = _some(stream(seed, "pauses"), nodes, max(1, nodes // 4))
-    operations = [At(5.0 + 10.0 * i, ops.Block(host, 8.0)) for i in range(6) for host in blocked]
+    operations: list[At[Operation]] = [
+        At(5.0 + 10.0 * i, ops.Block(host, 8.0)) for i in range(6) for host in blocked
+    ]
     return _make(nodes, seed, loss, *operations, calm_s=30.0)
 
 
@@ -114,7 +118,9 @@ def lifeguard_interval(nodes: int, seed: int, loss: float) -> Scenario:
     """An eighth are blocked 8.2 s of every 9.2 for two minutes: Lifeguard's interval experiment."""
     blocked = _some(stream(seed, "lifeguard"), nodes, max(1, nodes // 8))
     begins = [5.0 + 9.216 * number for number in range(14)]
-    operations = [At(when, ops.Block(host, 8.192)) for when in begins for host in blocked]
+    operations: list[At[Operation]] = [
+        At(when, ops.Block(host, 8.192)) for when in begins for host in blocked
+    ]
     return _make(nodes, seed, loss, *operations, calm_s=23.0)
 
 
@@ -133,7 +139,7 @@ def flapping(nodes: int, seed: int, loss: float) -> Scenario:
 
 @scenario
 def babbler(nodes: int, seed: int, loss: float) -> Scenario:
-    """One host sends noise and old packets to everybody, 500 a second."""
+    """One host sends noise and old packets to all, 500 a second."""
     return _make(nodes, seed, loss, At(5.0, ops.Babble(0, 30.0, per_s=500.0)), calm_s=40.0)
 
 
@@ -145,9 +151,9 @@ def twins(nodes: int, seed: int, loss: float) -> Scenario:
 
 @scenario
 def steady(nodes: int, seed: int, loss: float) -> Scenario:
-    """Ten minutes with an image every six seconds and a crash and a return every minute."""
+    """Ten minutes with an image every six seconds, and a crash and a restart every minute."""
     random = stream(seed, "steady")
-    operations: list[At] = []
+    operations: list[At[Operation]] = []
     for minute in range(10):
         host = random.randrange(nodes)
         operations.append(At(60.0 * minute + 10.0, ops.Crash(host)))
@@ -160,12 +166,14 @@ def steady(nodes: int, seed: int, loss: float) -> Scenario:
 def large(nodes: int, seed: int, loss: float) -> Scenario:
     """One minute with a failure and 100 image events: for ten thousand hosts."""
     random = stream(seed, "large")
-    operations = [At(round(1.0 + 0.5 * i, 3), _image(random, nodes)) for i in range(100)]
+    operations: list[At[Operation]] = [
+        At(round(1.0 + 0.5 * i, 3), _image(random, nodes)) for i in range(100)
+    ]
     operations.append(At(10.0, ops.Crash(nodes // 2)))
     return _make(nodes, seed, loss, *operations, calm_s=3.5)
 
 
 def _image(random: Random, nodes: int) -> Operation:
-    """Half of all images are new to everybody, the others somebody had before."""
+    """Half of all images are new to all hosts; the others some host had before."""
     host = random.randrange(nodes)
     return ops.Hold(host, random.choice([f"new-{random.getrandbits(32)}", "popular"]))

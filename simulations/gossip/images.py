@@ -1,4 +1,4 @@
-"""Images that nobody built: all that follows from a name."""
+"""Made-up images: digest, description and holding follow from a name."""
 
 import hashlib
 
@@ -7,12 +7,12 @@ from beiran.oci.images import Holding, ImageDescription, LayerDescription
 
 
 def digest(name: str) -> Digest:
-    """A digest that belongs to this name and no other."""
+    """Return the digest that belongs to this name and no other."""
     return Digest(hashlib.sha256(name.encode()).digest())
 
 
 def description(name: str, layers: int = 3) -> ImageDescription:
-    """What the image ``name`` is."""
+    """Return the description of the image ``name``."""
     return ImageDescription(
         digest(name),
         "linux",
@@ -23,5 +23,5 @@ def description(name: str, layers: int = 3) -> ImageDescription:
 
 
 def holding(name: str, tag: str = "latest") -> Holding:
-    """That somebody holds the image ``name``, under one tag."""
+    """Return a holding of the image ``name`` under one tag."""
     return Holding(digest(name), (f"{name}:{tag}",))

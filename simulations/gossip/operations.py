@@ -1,259 +1,280 @@
-"""What may befall a cluster, as values that print as the Python that makes them.
+"""The operations of gossip scenarios: faults of hosts and of the network, and changes of engines.
 
-    At(3.0, Crash(2))
-
-Hosts are named by their number. An operation that makes no sense when its time comes (killing what
-does not run) does nothing, so that a list of operations stays valid whatever is taken out of it.
+See ``simulations.kernel.operations``. Hosts are named by their numbers.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Final
+
+from typing_extensions import override
 
 from simulations.gossip import babble
-from simulations.gossip.host import Host
-from simulations.gossip.old_wire import OldCodec
-from simulations.gossip.world import CLUSTER, World
-from simulations.kernel.notation import call_text
+from simulations.gossip.codecs import OldCodec
+from simulations.gossip.host import CLUSTER, Host
+from simulations.gossip.world import World
+from simulations.kernel import operations as kernel
+from simulations.kernel.operations import At as At
 
-FLAPS_MAX: Final = 1000
-
-
-class Operation:
-    """Something that is done to a world at one moment.
-
-    Attributes:
-      disturbs: whether a host, or the way between two, is worse off for it: what follows is not
-        the members' fault for a while.
-    """
-
-    disturbs: ClassVar[bool] = True
-
-    def __call__(self, world: World) -> None:
-        raise NotImplementedError
-
-    def __repr__(self) -> str:
-        return call_text(self)
+FLAPS_MAX: Final = 1000  # of one operation: a bound on the events of a short period
 
 
-@dataclass(frozen=True, slots=True)
-class At:
-    """An operation, and when: seconds after the cluster's start."""
-
-    at_s: float
-    do: Operation
-
-    def __repr__(self) -> str:
-        return f"At({self.at_s!r}, {self.do!r})"
-
-
-def _host(world: World, number: int) -> Host | None:
-    return world.hosts[number] if 0 <= number < len(world.hosts) else None
-
-
-def _others(world: World, host: Host) -> list[Host]:
-    return [other for other in world.online() if other is not host][:2]
+class Operation(kernel.Operation[World]):
+    """Something that is done to a cluster at one moment."""
 
 
 @dataclass(frozen=True, repr=False)
-class Hold(Operation):
-    """The engine of a host has ``count`` more images, named after ``image``."""
+class OnHost(Operation):
+    """An operation on one host; nothing happens if there is no host with that number."""
+
+    host: int
+
+    @override
+    def apply(self, world: World) -> None:
+        host = world.host(self.host)
+        if host is not None:
+            self.apply_to(world, host)
+
+    def apply_to(self, world: World, host: Host) -> None:
+        """Do it."""
+        raise NotImplementedError
+
+
+def _others(world: World, host: Host) -> list[Host]:
+    """Return two hosts that a host which starts is given as seeds."""
+    return [other for other in world.online() if other is not host][:2]
+
+
+# --- engines --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class Hold(OnHost):
+    """The host's engine has ``count`` more images, named after ``image``."""
 
     disturbs = False
-    host: int
     image: str
     count: int = 1
     tag: str = "latest"
 
-    def __call__(self, world: World) -> None:
-        host = _host(world, self.host)
-        names = (
-            [self.image] if self.count == 1 else [f"{self.image}-{i}" for i in range(self.count)]
-        )
-        if host is not None:
-            world.hold(host, *names, tag=self.tag)
+    @override
+    def apply_to(self, world: World, host: Host) -> None:
+        numbered = [f"{self.image}-{i}" for i in range(self.count)]
+        world.hold(host, *([self.image] if self.count == 1 else numbered), tag=self.tag)
 
 
 @dataclass(frozen=True, repr=False)
-class Release(Operation):
-    """The engine of a host loses the image ``image``, or the first ``count`` of all it has."""
+class Release(OnHost):
+    """The host's engine loses the image ``image``, or the first ``count`` that it has."""
 
     disturbs = False
-    host: int
     image: str = ""
     count: int = 1
 
-    def __call__(self, world: World) -> None:
-        host = _host(world, self.host)
-        if host is None:
-            return
+    @override
+    def apply_to(self, world: World, host: Host) -> None:
         if self.image:
             world.release(host, self.image)
         else:
             world.release(host, *list(host.engine)[: self.count])
 
 
+# --- processes and machines -----------------------------------------------------------------------
+
+
 @dataclass(frozen=True, repr=False)
 class Join(Operation):
-    """A new host comes, and is told of two others."""
+    """A new host starts, with two others as seeds."""
 
-    def __call__(self, world: World) -> None:
+    @override
+    def apply(self, world: World) -> None:
         world.add(join=world.online()[:2])
 
 
 @dataclass(frozen=True, repr=False)
-class Crash(Operation):
+class Crash(OnHost):
     """kill -9."""
 
-    host: int
-
-    def __call__(self, world: World) -> None:
-        if host := _host(world, self.host):
-            world.kill(host)
+    @override
+    def apply_to(self, world: World, host: Host) -> None:
+        world.kill(host)
 
 
 @dataclass(frozen=True, repr=False)
-class PowerOff(Operation):
+class PowerOff(OnHost):
     """The machine is gone."""
 
-    host: int
-
-    def __call__(self, world: World) -> None:
-        if host := _host(world, self.host):
-            world.power_off(host)
+    @override
+    def apply_to(self, world: World, host: Host) -> None:
+        world.power_off(host)
 
 
 @dataclass(frozen=True, repr=False)
-class Restart(Operation):
-    """The agent starts again, killed first if it runs."""
+class Restart(OnHost):
+    """The agent starts again, killed first if it runs. ``wiped``: without its database."""
 
-    host: int
     wiped: bool = False
 
-    def __call__(self, world: World) -> None:
-        if host := _host(world, self.host):
-            world.restart(host, wiped=self.wiped, join=_others(world, host))
+    @override
+    def apply_to(self, world: World, host: Host) -> None:
+        world.restart(host, wiped=self.wiped, join=_others(world, host))
 
 
 @dataclass(frozen=True, repr=False)
 class CrashAll(Operation):
     """Every agent is killed at one instant."""
 
-    def __call__(self, world: World) -> None:
+    @override
+    def apply(self, world: World) -> None:
         for host in world.online():
             world.kill(host)
 
 
 @dataclass(frozen=True, repr=False)
 class RestartAll(Operation):
-    """Every agent starts again within ``within_s``, those that ran killed first."""
+    """Every agent is killed and starts again within ``within_s``."""
 
     wiped: bool = False
     within_s: float = 1.0
 
-    def __call__(self, world: World) -> None:
+    @override
+    def apply(self, world: World) -> None:
         hosts = [host for host in world.hosts if not host.clone]
         for host in hosts:
             world.kill(host)
         for place, host in enumerate(hosts):
             at = world.now + self.within_s * place / len(hosts)
-            world.schedule(at, self._again, world, host, host.life)
+            world.schedule(at, self._restart, world, host, host.life)
 
-    def _again(self, world: World, host: Host, life: int) -> None:
+    def _restart(self, world: World, host: Host, life: int) -> None:
         if host.life == life:
             world.restart(host, wiped=self.wiped, join=_others(world, host))
 
 
 @dataclass(frozen=True, repr=False)
-class Leave(Operation):
-    """SIGTERM: the agent says goodbye."""
+class Leave(OnHost):
+    """SIGTERM: the agent announces its leave and ends."""
 
-    host: int
-
-    def __call__(self, world: World) -> None:
-        if host := _host(world, self.host):
-            world.leave(host)
+    @override
+    def apply_to(self, world: World, host: Host) -> None:
+        world.leave(host)
 
 
 @dataclass(frozen=True, repr=False)
-class Stop(Operation):
-    """SIGSTOP for a while: nothing runs, and what comes is handled late."""
+class Stop(OnHost):
+    """SIGSTOP for a while: nothing runs, and inputs are handled late."""
 
-    host: int
     seconds: float
 
-    def __call__(self, world: World) -> None:
-        if host := _host(world, self.host):
-            world.stop(host, self.seconds)
+    @override
+    def apply_to(self, world: World, host: Host) -> None:
+        world.stop(host, self.seconds)
 
 
 @dataclass(frozen=True, repr=False)
-class Block(Operation):
-    """Blocked just before sending and just after receiving, timers running: as in Lifeguard's."""
+class Block(OnHost):
+    """Blocked before sending and after receiving, timers running (Lifeguard §V)."""
 
-    host: int
     seconds: float
 
-    def __call__(self, world: World) -> None:
-        if host := _host(world, self.host):
-            world.block(host, self.seconds)
+    @override
+    def apply_to(self, world: World, host: Host) -> None:
+        world.block(host, self.seconds)
 
 
 @dataclass(frozen=True, repr=False)
-class Slow(Operation):
-    """Each input takes the host so long; 0 ends it."""
+class Slow(OnHost):
+    """Each input takes the host ``cost_s``; 0 ends it."""
 
-    host: int
     cost_s: float
 
-    def __call__(self, world: World) -> None:
-        if host := _host(world, self.host):
-            world.slow(host, self.cost_s)
+    @override
+    def apply_to(self, world: World, host: Host) -> None:
+        world.slow(host, self.cost_s)
 
 
 @dataclass(frozen=True, repr=False)
-class StepClock(Operation):
-    """The wall clock of a host is set; the next life sees it."""
+class Clone(OnHost):
+    """A copy of the host's disk starts on a new machine: two agents with one UUID."""
+
+    @override
+    def apply_to(self, world: World, host: Host) -> None:
+        world.clone(host)
+
+
+@dataclass(frozen=True, repr=False)
+class Change(OnHost):
+    """The agent is replaced by one of an older release, or by this one: a rolling upgrade."""
+
+    old: bool = False
+
+    @override
+    def apply_to(self, world: World, host: Host) -> None:
+        codec = OldCodec(CLUSTER) if self.old else world.codec()
+        world.restart(host, join=_others(world, host), codec=codec)
+
+
+# --- clocks and addresses -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class StepClock(OnHost):
+    """The wall clock is set; the next process on the host reads it."""
 
     disturbs = False
-    host: int
     by_s: float
 
-    def __call__(self, world: World) -> None:
-        if host := _host(world, self.host):
-            world.step_clock(host, self.by_s)
+    @override
+    def apply_to(self, world: World, host: Host) -> None:
+        world.step_clock(host, self.by_s)
 
 
 @dataclass(frozen=True, repr=False)
-class Drift(Operation):
-    """The monotonic clock of a host counts ``rate`` seconds in one."""
+class Drift(OnHost):
+    """The monotonic clock counts ``rate`` seconds in one."""
 
     disturbs = False
-    host: int
     rate: float
 
-    def __call__(self, world: World) -> None:
-        if host := _host(world, self.host):
-            world.drift(host, self.rate)
+    @override
+    def apply_to(self, world: World, host: Host) -> None:
+        world.drift(host, self.rate)
+
+
+@dataclass(frozen=True, repr=False)
+class Move(OnHost):
+    """The host gets another address; without beacons the operators of the others name it."""
+
+    @override
+    def apply_to(self, world: World, host: Host) -> None:
+        world.move(host, world.machines.free_address())
+        for other in [] if world.beacons else world.online():
+            if other is not host and other.stopped_until is None:
+                world.join(other, [host])
+
+
+# --- the network ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, repr=False)
 class Split(Operation):
-    """The network falls apart into groups; who is in none is with the first."""
+    """The network splits into groups; a host in no group is with the first."""
 
     groups: tuple[tuple[int, ...], ...]
 
-    def __call__(self, world: World) -> None:
-        world.network.partition(*(list(group) for group in self.groups))
+    @override
+    def apply(self, world: World) -> None:
+        world.network.partition(*self.groups)
 
 
 @dataclass(frozen=True, repr=False)
 class Cut(Operation):
-    """Nothing gets from one host to another any more; the way back stays."""
+    """Packets from one host to another are dropped; the other direction stays."""
 
     source: int
     target: int
 
-    def __call__(self, world: World) -> None:
+    @override
+    def apply(self, world: World) -> None:
         world.network.cut(self.source, self.target)
 
 
@@ -263,20 +284,21 @@ class Heal(Operation):
 
     disturbs = False
 
-    def __call__(self, world: World) -> None:
+    @override
+    def apply(self, world: World) -> None:
         world.heal()
 
 
 @dataclass(frozen=True, repr=False)
-class Flap(Operation):
-    """The cable of a host has a loose contact: cut off and back every ``period_s``."""
+class Flap(OnHost):
+    """The host's cable has a loose contact: cut off and back every ``period_s``."""
 
-    host: int
     period_s: float
     seconds: float
 
-    def __call__(self, world: World) -> None:
-        if _host(world, self.host) is not None and self.period_s > 0:
+    @override
+    def apply_to(self, world: World, host: Host) -> None:
+        if self.period_s > 0:
             flaps = min(int(self.seconds / self.period_s), FLAPS_MAX)
             self._turn(world, flaps - flaps % 2)
 
@@ -297,69 +319,32 @@ class Lose(Operation):
     disturbs = False
     share: float
 
-    def __call__(self, world: World) -> None:
+    @override
+    def apply(self, world: World) -> None:
         world.network.change(loss=self.share)
 
 
 @dataclass(frozen=True, repr=False)
 class Garble(Operation):
-    """From now on so many datagrams come twice, and so many late."""
+    """From now on these shares of all datagrams arrive twice, or late."""
 
     disturbs = False
     duplication: float
     reordering: float
 
-    def __call__(self, world: World) -> None:
+    @override
+    def apply(self, world: World) -> None:
         world.network.change(duplication=self.duplication, reordering=self.reordering)
 
 
 @dataclass(frozen=True, repr=False)
-class Babble(Operation):
-    """A host sends noise to everybody: random bytes, broken packets, old packets again."""
+class Babble(OnHost):
+    """The host sends noise to all: random bytes, broken packets, old packets again."""
 
     disturbs = False
-    host: int
     seconds: float
     per_s: float = 50.0
 
-    def __call__(self, world: World) -> None:
-        if host := _host(world, self.host):
-            babble.babble(world, host, seconds=self.seconds, per_s=self.per_s)
-
-
-@dataclass(frozen=True, repr=False)
-class Clone(Operation):
-    """A copy of a host's disk starts on a new machine: two with one UUID."""
-
-    host: int
-
-    def __call__(self, world: World) -> None:
-        if host := _host(world, self.host):
-            world.clone(host)
-
-
-@dataclass(frozen=True, repr=False)
-class Move(Operation):
-    """A host gets another address; where there are no beacons, the others are told of it."""
-
-    host: int
-
-    def __call__(self, world: World) -> None:
-        if host := _host(world, self.host):
-            world.move(host, world.new_address())
-            for other in [] if world.beacons else world.online():
-                if other is not host and other.stopped_until is None:
-                    world.join(other, [host])
-
-
-@dataclass(frozen=True, repr=False)
-class Change(Operation):
-    """A host's agent is replaced by one of an older release, or by this one: a rolling upgrade."""
-
-    host: int
-    old: bool = False
-
-    def __call__(self, world: World) -> None:
-        if host := _host(world, self.host):
-            codec = OldCodec(CLUSTER) if self.old else world.codec()
-            world.restart(host, join=_others(world, host), codec=codec)
+    @override
+    def apply_to(self, world: World, host: Host) -> None:
+        babble.babble(world, host, seconds=self.seconds, per_s=self.per_s)

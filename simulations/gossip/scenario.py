@@ -1,54 +1,58 @@
-"""A scenario: a cluster, what befalls it and when, and whether it kept what it promises.
+"""Gossip scenarios: a cluster, its operations, and whether all invariants held.
 
     outcome = play(Scenario(seed=7, nodes=5, operations=(At(3.0, Crash(2)), At(9.5, Restart(2)))))
     assert outcome.violation is None
 
-Its ``repr`` is Python that makes it again. After the last operation everything is mended (the
-network, slow hosts, copies of others); the cluster then has ``REST_S`` and ``QUIET_S`` to come to
-one right picture, and must stay there.
+The ``repr`` of a scenario is Python that makes it again. After the last operation everything is
+mended (the network, slow hosts, clones). The cluster then has ``REST_S`` and ``QUIET_S`` to
+converge, and must stay converged.
 """
 
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from beiran.gossip.config import GossipConfig
 from simulations.gossip import operations as operations_module
-from simulations.gossip.checkers import Checkers, Violation
-from simulations.gossip.old_wire import OldCodec
-from simulations.gossip.operations import At, Operation
-from simulations.gossip.stores import Stores
-from simulations.gossip.world import CLUSTER, World
+from simulations.gossip.checkers import Checkers
+from simulations.gossip.codecs import OldCodec
+from simulations.gossip.host import CLUSTER
+from simulations.gossip.operations import At, OnHost, Operation
+from simulations.gossip.stores import open_stores
+from simulations.gossip.world import World
 from simulations.kernel.chance import stream
-from simulations.kernel.network import Link
-from simulations.kernel.notation import read, scenario_text
+from simulations.kernel.checkers import Violation
+from simulations.kernel.links import Link
+from simulations.kernel.notation import read_text, scenario_text
+from simulations.kernel.operations import operations_in
 
 START_WITHIN_S: Final = 2.0
 REST_S: Final = 20.0
-"""What was suspected is refuted or down by then."""
+"""By then every suspicion is refuted or has become a verdict."""
 QUIET_S: Final = 120.0
-"""A deaf node holds its verdicts for 60 s, and probes rarely while it doubts itself."""
+"""A node that hears from few holds its verdicts for 60 s, and probes rarely while it doubts
+itself."""
 STAY_S: Final = 5.0
 LOOK_S: Final = 0.25
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A cluster and what befalls it.
+    """A cluster and its operations.
 
     Attributes:
-      nodes: hosts at the start, which come together first if ``together``.
-      old: of these the numbers of those that speak an older wire version.
-      loss: share of datagrams lost from the start.
+      nodes: hosts at the start, which converge first if ``together``.
+      beacons: whether agents broadcast.
+      loss: share of datagrams that are lost from the start.
+      old: numbers of the hosts that speak an older wire version.
       settled: begin as a cluster that came together long ago (the only way with thousands).
       stores: hosts whose effects go into a real database, from which they restart.
+      calm_s: how long the run continues after the last operation, before everything is mended.
     """
 
     seed: int
     nodes: int
-    operations: tuple[At, ...] = ()
+    operations: tuple[At[Operation], ...] = ()
     beacons: bool = True
     loss: float = 0.0
     old: tuple[int, ...] = ()
@@ -56,19 +60,24 @@ class Scenario:
     settled: bool = False
     stores: tuple[int, ...] = (0,)
     calm_s: float = 0.0
-    """How long it runs on after the last operation, before everything is mended."""
 
     def __repr__(self) -> str:
         return scenario_text(self)
 
+    @property
+    def length_s(self) -> float:
+        """Virtual seconds that it takes at least."""
+        last = max((at.at_s for at in self.operations), default=0.0)
+        return last + self.calm_s + (0.0 if self.settled else REST_S) + STAY_S
+
 
 @dataclass
 class Outcome:
-    """What came of a scenario.
+    """The result of a scenario.
 
     Attributes:
       violation: the first invariant that did not hold, or None.
-      converged_after_s: after everything was mended; None if it never did.
+      converged_after_s: since everything was mended and ``REST_S`` over; None if it never did.
     """
 
     scenario: Scenario
@@ -88,73 +97,67 @@ def play(
     """Run a scenario with all checkers.
 
     Args:
-      prepare: called with the world before anything is in it (traces, recorders).
+      prepare: called with the empty world (traces, records).
       progress: called with the virtual time now and then.
+      carried, config: as in ``World``.
     """
-    link = Link(loss=scenario.loss)
     world = World(
-        scenario.seed, link=link, beacons=scenario.beacons, carried=carried, config=config
+        scenario.seed,
+        link=Link(loss=scenario.loss),
+        beacons=scenario.beacons,
+        carried=carried,
+        config=config,
     )
     prepare(world)
-    with Stores(world, () if scenario.settled else scenario.stores) as stores:
-        run = _Run(scenario, world, stores, progress)
+    checkers = Checkers(world)
+    converged_after_s = None
+    with open_stores(world, () if scenario.settled else scenario.stores) as stores:
         try:
-            run.play()
-        except Exception as error:  # whatever the core raises is a violation, and can be shrunk
-            run.checkers.fail("the core raised", where(error))
-        return Outcome(scenario, world, run.checkers.violation, run.converged_after_s)
-
-
-def length_s(scenario: Scenario) -> float:
-    """How much virtual time a scenario takes at least."""
-    last = max((at.at_s for at in scenario.operations), default=0.0)
-    return last + scenario.calm_s + (0.0 if scenario.settled else REST_S) + STAY_S
+            converged_after_s = _Run(scenario, world, checkers, progress).play()
+            if checkers.violation is None:
+                checkers.at_rest()
+                for text in stores.differences():
+                    checkers.fail("the database differs", text)
+        except Exception as error:
+            checkers.fail_for(error)
+    return Outcome(scenario, world, checkers.violation, converged_after_s)
 
 
 def read_scenario(text: str) -> Scenario:
-    """Read what ``repr`` printed. Raises: SettingsError for anything else."""
-    names = {
-        name: value
-        for name, value in vars(operations_module).items()
-        if isinstance(value, type) and (issubclass(value, Operation) or value is At)
-    }
-    return read(text, Scenario, names)
-
-
-def where(error: Exception) -> str:
-    """What was raised, and the line that raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "nowhere"
-    return f"{type(error).__name__}: {error} ({place})"
+    """Read the ``repr`` of a scenario. Raises: SettingsError for any other text."""
+    return read_text(text, Scenario, operations_in(operations_module))
 
 
 class _Run:
     """One scenario under way."""
 
     def __init__(
-        self, scenario: Scenario, world: World, stores: Stores, progress: Callable[[float], None]
+        self,
+        scenario: Scenario,
+        world: World,
+        checkers: Checkers,
+        progress: Callable[[float], None],
     ) -> None:
         self._scenario = scenario
         self._world = world
-        self._stores = stores
+        self._checkers = checkers
         self._progress = progress
-        self.converged_after_s: float | None = None
-        self.checkers = Checkers(world)
 
-    def play(self) -> None:
-        """All of it, or up to the first violation."""
+    def play(self) -> float | None:
+        """Run up to the end or the first violation. Returns ``Outcome.converged_after_s``."""
         world, scenario = self._world, self._scenario
         self._start()
         began = world.now
         for at in sorted(scenario.operations, key=lambda at: at.at_s):
             self._advance(began + at.at_s - world.now)
-            if self.checkers.violation is not None:
-                return
-            self._do(at.do)
+            if self._checkers.violation is not None:
+                return None
+            self._apply(at.do)
         self._advance(scenario.calm_s)
-        if self.checkers.violation is None:
-            self._mend()
-            self._come_to_rest()
+        if self._checkers.violation is not None:
+            return None
+        self._mend()
+        return self._come_to_rest()
 
     def _start(self) -> None:
         scenario, world = self._scenario, self._world
@@ -164,7 +167,8 @@ class _Run:
         random = stream(scenario.seed, "start")
         for number in range(scenario.nodes):
             codec = OldCodec(CLUSTER) if number in scenario.old else None
-            world.add(join=world.hosts, codec=codec)  # or they never meet, if one does not start
+            # all earlier hosts are seeds: with one seed they never meet if that one is down
+            world.add(join=world.hosts, codec=codec)
             if number + 1 < scenario.nodes:
                 world.run(random.uniform(0.0, START_WITHIN_S / scenario.nodes))
         if scenario.together:
@@ -175,20 +179,21 @@ class _Run:
     def _advance(self, seconds: float) -> None:
         world = self._world
         end = world.now + max(0.0, seconds)
-        while world.now < end and self.checkers.violation is None:
+        while world.now < end and self._checkers.violation is None:
             world.run(min(1.0, end - world.now))
             self._progress(world.now)
 
-    def _do(self, operation: Operation) -> None:
-        wellness = self.checkers.wellness
+    def _apply(self, operation: Operation) -> None:
+        wellness = self._checkers.wellness
         wellness.look()
-        number = getattr(operation, "host", None)
-        operation(self._world)
+        operation.apply(self._world)
         if operation.disturbs:
-            if number is None:
-                wellness.break_up()
-            elif number < len(self._world.hosts):
-                wellness.unsettle(self._world.hosts[number])
+            if isinstance(operation, OnHost):
+                host = self._world.host(operation.host)
+                if host is not None:
+                    wellness.disturb(host)
+            else:
+                wellness.disturb_network()
         wellness.look()
 
     def _mend(self) -> None:
@@ -200,19 +205,16 @@ class _Run:
                 world.power_off(host)
             world.slow(host, 0.0)
             world.drift(host, 1.0)
-        self.checkers.wellness.look()
+        self._checkers.wellness.look()
 
-    def _come_to_rest(self) -> None:
-        world, checkers = self._world, self.checkers
+    def _come_to_rest(self) -> float | None:
+        world = self._world
         self._advance(0.0 if self._scenario.settled else REST_S)
         began = world.now
-        while not world.converged() and world.now - began < QUIET_S:
+        while not world.converged():
+            if self._checkers.violation is not None or world.now - began >= QUIET_S:
+                return None
             self._advance(LOOK_S)
-            if checkers.violation is not None:
-                return
-        if world.converged():
-            self.converged_after_s = world.now - began
-            self._advance(STAY_S)
-        checkers.at_rest()
-        for text in self._stores.differences():
-            checkers.fail("the database differs", text)
+        converged_after_s = world.now - began
+        self._advance(STAY_S)
+        return converged_after_s

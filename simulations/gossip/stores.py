@@ -1,98 +1,81 @@
-"""Real databases beside some hosts: what their cores find out is written, and compared.
+"""Real databases beside some hosts: the effects of their cores are written, and compared.
 
-Such a host restarts from what its database gives back, as an agent does; the others restart from
-what the core knew.
+Such a host restarts from what its database gives back, as an agent does. The others restart from
+what their core knew.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from beiran.gossip.effects import Effect
 from beiran.gossip.node import Remembered
 from beiran.store.restore import Restored
 from beiran.store.store import Store
-from simulations.gossip.host import Disk, Host
-from simulations.gossip.world import CLUSTER, World
+from simulations.gossip.host import CLUSTER, Disk, Host
+from simulations.gossip.world import World
 
 AT: Final = "2027-01-01T00:00:00.000Z"
-"""What all rows say: virtual time has no date, and a trace must not depend on today's."""
-BATCH_MIN: Final = 256
+"""The time in all rows: virtual time has no date, and a trace must not depend on today's."""
+BATCH_MIN: Final = 256  # effects per transaction, as an agent's recorder gathers under load
+
+
+@contextmanager
+def open_stores(world: World, numbers: Sequence[int]) -> "Iterator[Stores]":
+    """Give the hosts with these numbers databases, in a folder that is removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="beiran-simulation-") as folder:
+        stores = Stores(world, numbers, Path(folder))
+        if numbers:
+            world.found.append(stores.found)
+            world.save = stores.save
+            world.rescue = stores.rescue
+        try:
+            yield stores
+        finally:
+            stores.close()
 
 
 class Stores:
-    """The databases of one world.
+    """The databases of one world."""
 
-    Args:
-      numbers: of the hosts that have one.
-    """
-
-    def __init__(self, world: World, numbers: Sequence[int]) -> None:
+    def __init__(self, world: World, numbers: Sequence[int], folder: Path) -> None:
         self._world = world
         self._numbers = frozenset(numbers)
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder = folder
         self._stores: dict[int, Store] = {}
         self._lives: dict[int, int] = {}
         self._pending: dict[int, list[Effect]] = {}
         self._added_at: dict[int, float] = {}
 
-    def __enter__(self) -> Self:
-        if self._numbers:
-            self._folder = tempfile.TemporaryDirectory(prefix="beiran-simulation-")
-            self._world.found.append(self._found)
-            self._world.save = self._save
-            self._world.rescue = self._rescue
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close all databases."""
         for store in self._stores.values():
             store.close()
-        if self._folder is not None:
-            self._folder.cleanup()
 
     def differences(self) -> list[str]:
-        """Where a database of a running host says other than its core."""
+        """Return where the database of a running host differs from its core."""
         texts = []
         for host in self._world.online():
             if host.number in self._numbers and not host.clone:
                 texts += _differences(host, self._restored(host))
         return texts
 
-    def _found(self, host: Host, effect: Effect) -> None:
+    def found(self, host: Host, effect: Effect) -> None:
+        """Keep an effect for the next transaction."""
         if host.number in self._numbers:
             if self._lives.get(host.number) != host.life:
                 self._begin_life(host)
-            # What one input led to is one batch, as it is for an agent's recorder.
+            # The effects of one input are one batch, as for an agent's recorder.
             full = len(self._pending.get(host.number, ())) >= BATCH_MIN
             if full and self._world.now > self._added_at.get(host.number, 0.0):
                 self._flush(host)
             self._pending.setdefault(host.number, []).append(effect)
             self._added_at[host.number] = self._world.now
 
-    def _begin_life(self, host: Host) -> None:
-        """A process opens its database. One that was lost (wiped, or never saved) is made anew."""
-        self._lives[host.number] = host.life
-        self._pending[host.number] = []
-        saved = self._stores.get(host.number)
-        if saved is not None and host.disk_kept:
-            saved.begin_life(host.node.own.generation)
-            return
-        if saved is not None:
-            saved.close()
-        assert self._folder is not None
-        path = Path(self._folder.name) / f"{host.number}-{host.life}.db"
-        store = Store.open(str(path), node=host.id, cluster=CLUSTER, name=host.name)
-        store.begin_life(host.node.own.generation)
-        self._stores[host.number] = store
-
-    def _save(self, host: Host) -> Disk:
+    def save(self, host: Host) -> Disk:
+        """Return what the database gives back after a kill."""
         if host.number not in self._numbers or host.clone:
             return host.remember()
         restored = self._restored(host)
@@ -104,8 +87,24 @@ class Stores:
             descriptions=restored.descriptions,
         )
 
-    def _rescue(self, host: Host) -> Disk:
-        return self._save(host) if host.number in self._numbers else host.rescue()
+    def rescue(self, host: Host) -> Disk:
+        """Return what the database gives back after a power failure; here it loses nothing."""
+        return self.save(host) if host.number in self._numbers else host.rescue()
+
+    def _begin_life(self, host: Host) -> None:
+        """Open the database of a new process; one that was wiped or never saved is made anew."""
+        self._lives[host.number] = host.life
+        self._pending[host.number] = []
+        saved = self._stores.get(host.number)
+        if saved is not None and host.disk_kept:
+            saved.begin_life(host.node.own.generation)
+            return
+        if saved is not None:
+            saved.close()
+        path = self._folder / f"{host.number}-{host.life}.db"
+        store = Store.open(str(path), node=host.id, cluster=CLUSTER, name=host.name)
+        store.begin_life(host.node.own.generation)
+        self._stores[host.number] = store
 
     def _restored(self, host: Host) -> Restored:
         if self._lives.get(host.number) != host.life:
@@ -137,14 +136,14 @@ def _differences(host: Host, restored: Restored) -> list[str]:
             texts.append(f"{host.name}'s database has {member.name} at version {row.version}")
     remembered = {member.node for member in node.remembered}
     texts += [
-        f"{host.name}'s database has {row.member.name}, whom its core does not know"
+        f"{host.name}'s database has {row.member.name}, which its core does not know"
         for row in rows.values()
         if row.member.node not in remembered
     ]
     if {h.image: h for h in restored.holdings} != host.engine:
         texts.append(f"{host.name}'s database has other images than its engine")
     described = {known.image: known for known in restored.descriptions}
-    for image in node.descriptions.images():  # it may keep one that the core must ask for again
+    for image in node.descriptions.images():  # the database may keep more than the core
         if described.get(image) != node.descriptions.get(image):
             texts.append(f"{host.name}'s database describes {image.hex()} otherwise")
     return texts

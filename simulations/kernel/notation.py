@@ -11,19 +11,19 @@ Made = TypeVar("Made")
 
 
 def call_text(value: object) -> str:
-    """A dataclass on one line, without what has its default: ``Crash(2)``."""
-    named = []
+    """Return a dataclass on one line, without the fields that have their default: ``Crash(2)``."""
+    arguments = []
     for field in fields(value):  # type: ignore[arg-type]
-        part = getattr(value, field.name)
+        argument = getattr(value, field.name)
         if field.default is MISSING:
-            named.append(repr(part))
-        elif part != field.default:
-            named.append(f"{field.name}={part!r}")
-    return f"{type(value).__name__}({', '.join(named)})"
+            arguments.append(repr(argument))
+        elif argument != field.default:
+            arguments.append(f"{field.name}={argument!r}")
+    return f"{type(value).__name__}({', '.join(arguments)})"
 
 
 def scenario_text(scenario: object) -> str:
-    """A dataclass with a field ``operations``, a line each, these last."""
+    """Return a dataclass with a field ``operations``, one line each, these last."""
     parts = []
     for field in fields(scenario):  # type: ignore[arg-type]
         value = getattr(scenario, field.name)
@@ -36,30 +36,30 @@ def scenario_text(scenario: object) -> str:
     return f"{type(scenario).__name__}(\n" + "".join(f"    {part},\n" for part in parts) + ")"
 
 
-def read(text: str, kind: type[Made], names: Mapping[str, type]) -> Made:
-    """Read what was printed so: a ``kind``, made of the classes ``names`` and literals.
+def read_text(text: str, kind: type[Made], classes: Mapping[str, type]) -> Made:
+    """Read the text of a ``kind``, made of ``classes`` (by name) and literals.
 
-    Raises: SettingsError for anything else.
+    Raises: SettingsError for any other text.
     """
-    what = kind.__name__
+    name = kind.__name__
     try:
-        made = _make(ast.parse(text.strip(), mode="eval").body, {**names, what: kind})
+        made = _make(ast.parse(text.strip(), mode="eval").body, {**classes, name: kind})
     except (SyntaxError, ValueError, TypeError, KeyError) as error:
         raise SettingsError(f"not a scenario: {error}") from None
     if not isinstance(made, kind):
-        raise SettingsError(f"not a scenario: it must be {what}(…)")
+        raise SettingsError(f"not a scenario: it must be {name}(…)")
     return made
 
 
-def _make(node: ast.expr, names: Mapping[str, type]) -> object:
-    """Literals, tuples and calls of known classes; nothing else."""
+def _make(node: ast.expr, classes: Mapping[str, type]) -> object:
+    """Evaluate literals, tuples and calls of ``classes``; refuse all else."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        arguments = [_make(argument, names) for argument in node.args]
-        named = {str(word.arg): _make(word.value, names) for word in node.keywords}
-        if node.func.id not in names:
+        arguments = [_make(argument, classes) for argument in node.args]
+        named = {str(word.arg): _make(word.value, classes) for word in node.keywords}
+        if node.func.id not in classes:
             raise ValueError(f"{node.func.id} is no operation")
-        made: object = names[node.func.id](*arguments, **named)
+        made: object = classes[node.func.id](*arguments, **named)
         return made
     if isinstance(node, ast.Tuple):
-        return tuple(_make(item, names) for item in node.elts)
+        return tuple(_make(item, classes) for item in node.elts)
     return ast.literal_eval(node)

@@ -1,27 +1,76 @@
-"""Virtual time of a crowd."""
+"""Virtual time: actions in the order of their times. Worlds and their parts schedule on it.
+
+Actions of one instant run in the order in which they were scheduled, so a run depends on nothing
+but the calls that were made.
+"""
 
 import heapq
 from collections.abc import Callable
+from typing import Any, Final
+
+STORM_STEPS_PER_HOST_S: Final = 2000
+"""Far above what a host causes: 5 events a second at rest, some hundred while all hosts start."""
+STORM_SLACK_HOSTS: Final = 10  # a world of one or two hosts may burst
+
+Action = Callable[..., None]
 
 
-class Heap:
-    """Virtual time: calls at times, those of one time in the order in which they were set."""
+class Storm(AssertionError):
+    """Events cause events without end, so virtual time stands still."""
 
-    def __init__(self, now: float) -> None:
+
+class VirtualTime:
+    """The clock of a world and its queue of actions.
+
+    Attributes:
+      now: virtual time in seconds.
+      steps: actions run so far.
+    """
+
+    __slots__ = ("_heap", "_sequence", "now", "steps")
+
+    def __init__(self, now: float = 0.0) -> None:
         self.now = now
-        self._calls: list[tuple[float, int, Callable[[], None]]] = []
+        self.steps = 0
+        self._heap: list[tuple[float, int, Action, tuple[Any, ...]]] = []
         self._sequence = 0
 
-    def at(self, time: float, call: Callable[[], None]) -> None:
-        """Call ``call`` at ``time``, or now if that is past."""
-        self._sequence += 1
-        heapq.heappush(self._calls, (max(time, self.now), self._sequence, call))
+    def schedule(self, at: float, action: Action, *arguments: Any) -> None:
+        """Call ``action(*arguments)`` at the virtual time ``at``, or now if that has passed."""
+        self._sequence = sequence = self._sequence + 1
+        heapq.heappush(self._heap, (at if at > self.now else self.now, sequence, action, arguments))
 
-    def step(self, until: float) -> bool:
-        """Do the next call that is due by ``until``; False, at ``until``, if there is none."""
-        if not self._calls or self._calls[0][0] > until:
-            self.now = until
+    def every(self, interval_s: float, action: Callable[[], None]) -> None:
+        """Call ``action`` now and every ``interval_s`` seconds."""
+        action()
+        self.schedule(self.now + interval_s, self.every, interval_s, action)
+
+    def run(self, seconds: float, *, hosts: int) -> None:
+        """Let ``seconds`` of virtual time pass.
+
+        Args:
+          hosts: in the world; they bound how many events are plausible.
+
+        Raises: Storm if there are more events than ``STORM_STEPS_PER_HOST_S`` allows.
+        """
+        end = self.now + seconds
+        heap, pop = self._heap, heapq.heappop
+        steps = 0
+        steps_max = STORM_STEPS_PER_HOST_S * (hosts + STORM_SLACK_HOSTS) * (seconds + 1.0)
+        while heap and heap[0][0] <= end:
+            self.now, _, action, arguments = pop(heap)
+            steps += 1
+            if steps > steps_max:
+                raise Storm(f"{steps} events within {seconds:g} virtual seconds")
+            action(*arguments)
+        self.now = end
+        self.steps += steps
+
+    def step(self) -> bool:
+        """Run the next action. Returns False if none is scheduled."""
+        if not self._heap:
             return False
-        self.now, _, call = heapq.heappop(self._calls)
-        call()
+        self.now, _, action, arguments = heapq.heappop(self._heap)
+        self.steps += 1
+        action(*arguments)
         return True

@@ -1,9 +1,9 @@
-"""What happened in a run, line by line, and a hash that stands for all of it.
+"""The trace of a run: one line for each thing that happens, and a hash of all lines.
 
     1.204518233 h3 hears 10.0.0.2 11 58 9f2c41aa
 
-Virtual time, host, what; of a packet its source, kind, length and a hash of its bytes. Two runs of
-one commit with the same seed give the same lines in any process.
+Virtual time, host, event; for a packet its source, kind, length, and a hash of its bytes. Two runs
+of one commit with the same seed give the same lines in any process.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ class Trace:
     """Takes lines: ``world.trace = Trace(file).line``.
 
     Args:
-      file: where they go, or None to keep only the hash.
+      file: receives the lines; None keeps only the hash.
     """
 
     def __init__(self, file: TextIO | None = None) -> None:
@@ -23,7 +23,7 @@ class Trace:
         self.lines = 0
 
     def line(self, text: str) -> None:
-        """One thing that happened."""
+        """Add a line."""
         self.lines += 1
         self._hash.update(text.encode() + b"\n")
         if self._file is not None:
@@ -31,5 +31,5 @@ class Trace:
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of all lines so far."""
+        """The SHA-256 of all lines."""
         return self._hash.hexdigest()

@@ -23,8 +23,8 @@ from simulations.gossip.host import Host
 from simulations.gossip.images import description, holding
 from simulations.gossip.world import World
 from simulations.report.gossip.chronicle import Chronicle
-from simulations.report.gossip.record import quantile
 from simulations.report.gossip.summary import times_to
+from simulations.report.record import quantile
 from simulations.running.pool import Mapper
 from simulations.sizing.weights import database_bytes, memory_bytes
 

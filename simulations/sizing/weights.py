@@ -12,11 +12,12 @@ from typing import Final
 
 from beiran.gossip.common import CommonPicture
 from beiran.gossip.effects import Effect, HoldingsChanged, ImageDescribed, MemberChanged
-from beiran.gossip.membership.member import Address, Member, Status
+from beiran.gossip.membership.member import Member, Status
 from beiran.ids import NodeId
 from beiran.oci.images import Holding
 from beiran.store.store import Store
 from simulations.gossip.images import description, digest, holding
+from simulations.kernel.host import address_of
 
 VERSION: Final = 1_800_000_000_000
 GENERATION: Final = 1_800_000_000
@@ -84,6 +85,5 @@ def _effects(owners: Sequence[Sequence[str]], layers: int) -> Iterator[Effect]:
 
 
 def _member(number: int) -> Member:
-    address = Address(f"10.{number // 62500}.{number // 250 % 250}.{number % 250 + 1}", 8888)
     node = NodeId(bytes(digest(f"node {number}"))[:16])
-    return Member(node, f"host-{number}", address, GENERATION, 0, Status.ALIVE)
+    return Member(node, f"host-{number}", address_of(number), GENERATION, 0, Status.ALIVE)

@@ -1,8 +1,8 @@
 """The least time in which a crowd can have an image, whatever the protocol.
 
-Sources: the fluid bound of Kumar and Ross, "Peer-Assisted File Distribution: The Minimum
-Distribution Time" (2006); that of whole pieces, which are passed on only when they are whole,
-Mundinger, Weber and Weiss, "Optimal scheduling of peer-to-peer file dissemination" (2008).
+Sources: for bytes as a fluid, Kumar and Ross, "Peer-Assisted File Distribution: The Minimum
+Distribution Time" (2006); for pieces that are passed on only when they are whole, Mundinger, Weber
+and Weiss, "Optimal scheduling of peer-to-peer file dissemination" (2008).
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 def fluid_bound_s(
     size_bytes: int, origin: float, ups: Sequence[float], downs: Sequence[float]
 ) -> float:
-    """Seconds until all have ``size_bytes``.
+    """Return the seconds until all hosts have ``size_bytes``.
 
     Args:
-      origin: what the origin sends, in bytes a second.
-      ups: what each host that gives can give, in bytes a second; who goes early counts whole.
-      downs: what each host that ends with the image can take, in bytes a second.
+      origin: rate of the origin, in bytes a second.
+      ups: rate of each host that sends; one that goes early counts whole.
+      downs: rate of each host that ends with the image.
     """
     if not downs:
         return 0.0
@@ -25,9 +25,9 @@ def fluid_bound_s(
 
 
 def whole_pieces_bound_s(size_bytes: int, pieces: int, rate: float, hosts: int) -> float:
-    """As ``fluid_bound_s``, where the origin and ``hosts`` all have one rate, with whole pieces.
+    """Return the bound with whole pieces, if the origin and ``hosts`` all have one rate.
 
-    The last piece leaves the origin last, and who has it doubles with each piece's time.
+    The last piece leaves the origin last; the hosts that have it double in each piece's time.
     """
     if not hosts or not pieces:
         return 0.0

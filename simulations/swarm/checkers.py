@@ -1,108 +1,103 @@
-"""What must be true of every crowd, looked at while it pulls and when it has ended.
+"""The invariants of a crowd, checked while it pulls and when it has ended.
 
-Everybody who wants the image and can be reached ends with all of it and nothing wrong in it, or is
-told why not; the origin gives no more than needs be; nobody honest is called a liar; nothing is
-left waiting.
+Every host that wants the image and can be reached ends with all of it and no wrong byte, or knows
+why it cannot have it. The origin sends no more than needed. No honest host is distrusted. At the
+end nothing is under way.
 """
 
 import math
 from typing import Final
 
 from beiran.swarm.config import PIECE_BYTES
-from simulations.gossip.checkers import Violation
-from simulations.swarm.crowd import Stage
+from simulations.kernel import checkers as kernel
 from simulations.swarm.host import Host
-from simulations.swarm.world import STARTED_AT_S
+from simulations.swarm.image_pull import ImagePull
 
 CALM_EGRESS_MAX: Final = 1.1
-"""Copies of the image that the origin gives to a crowd that nothing befalls."""
+"""Copies of the image that the origin sends to a crowd that no operation disturbs. Beyond one
+copy: pieces whose lease was passed on although their transfer was under way."""
 SLACK_PIECES: Final = 2
-"""More than that, of a small image: a piece is a large part of it."""
+"""Pieces more, because of a small image one piece is a large share."""
 REST_S: Final = 10.0
-"""After the last linger: what was to be told is told by then."""
+"""After the last linger every message that was due has been sent."""
 SOON_S: Final = 300.0
-"""What is due later is no work, but something that is forgotten then (who was distrusted)."""
+"""A timer that is due later is no work left: it ends a ban."""
 
 
-class Checkers:
-    """All invariants of one crowd; ``violation`` is the first that did not hold."""
+class Checkers(kernel.Checkers):
+    """All invariants of one crowd.
 
-    def __init__(self, stage: Stage, *, calm: bool) -> None:
-        self.violation: Violation | None = None
-        self._stage = stage
+    Args:
+      calm: whether the origin has no reason to send anything twice.
+    """
+
+    def __init__(self, pull: ImagePull, *, calm: bool) -> None:
+        super().__init__(pull.world.time)
+        self._pull = pull
         self._calm = calm
-        self._named: dict[Host, int] = {}
-
-    def fail(self, invariant: str, text: str) -> None:
-        """An invariant did not hold; the first counts."""
-        if self.violation is None:
-            at_s = self._stage.world.now - STARTED_AT_S
-            self.violation = Violation(invariant, at_s, text)
+        self._distrusted: dict[Host, int] = {}
 
     def look(self) -> None:
-        """While it runs."""
-        stage = self._stage
-        forged = any(host.lies for host in stage.hosts)
-        if stage.world.wrong_accepted and not forged:
-            self.fail("wrong bytes are accepted", f"{stage.world.wrong_accepted} pieces")
-        for host in stage.hosts:
-            if len(host.distrusted) != self._named.get(host, 0):
-                self._named[host] = len(host.distrusted)
-                self._look_at_named(host)
+        """Check while it runs."""
+        pull = self._pull
+        forged = any(host.lies for host in pull.hosts)
+        if pull.world.wrong_accepted and not forged:
+            self.fail("wrong bytes are accepted", f"{pull.world.wrong_accepted} pieces")
+        for host in pull.hosts:
+            if len(host.distrusted) != self._distrusted.get(host, 0):
+                self._distrusted[host] = len(host.distrusted)
+                self._distrusts_only_liars(host)
 
     def settled(self) -> bool:
-        """Everybody has got what is owed, or was told that there is no source."""
-        return all(self._stage.has(host) or self._excused(host) for host in self._stage.owed())
+        """Whether every host has the image or knows that there is no source."""
+        return all(self._pull.has(host) or self._excused(host) for host in self._pull.owed())
 
     def at_end(self) -> None:
-        """The time is over in which everybody must have it."""
-        stage = self._stage
+        """Check when the time is over in which every host must have the image."""
+        pull = self._pull
         self.look()
-        for host in stage.owed():
-            lacking = [blob.name for blob in stage.blobs if blob.digest not in host.done_at]
+        for host in pull.owed():
+            lacking = [blob.name for blob in pull.blobs if blob.digest not in host.done_at]
             if lacking and not self._excused(host):
                 self.fail("the image never comes", f"{host.name} lacks {', '.join(lacking)}")
-            self._look_at_bytes(host)
+            self._keeps_right_bytes(host)
         if self._calm:
             slack = SLACK_PIECES * PIECE_BYTES
-            sent, most = stage.world.origin.sent_bytes, CALM_EGRESS_MAX * stage.image_bytes + slack
+            sent, most = pull.world.origin.sent_bytes, CALM_EGRESS_MAX * pull.image_bytes + slack
             if sent > most:
-                copies = sent / stage.image_bytes
+                copies = sent / pull.image_bytes
                 self.fail("the origin gives too much", f"{copies:.2f} copies of the image")
 
     def at_rest(self) -> None:
-        """All is over since long: nothing is due, nothing flows."""
-        for host in self._stage.hosts:
-            if not host.reachable or not self._at_rest_by_now(host):
+        """Check long after the end: nothing is due, and nothing flows."""
+        for host in self._pull.hosts:
+            if not host.online or (host in self._pull.wanted and not self._pull.has(host)):
                 continue
             if host.transfers or host.uploads:
                 counts = f"{len(host.transfers)} fetches, {len(host.uploads)} uploads"
                 self.fail("something is left under way", f"{host.name}: {counts}")
             deadline = host.node.next_deadline()
-            in_s = (deadline or math.inf) - self._stage.world.now
+            in_s = (deadline or math.inf) - self._pull.world.now
             if in_s < SOON_S:
                 self.fail("something is left waiting", f"{host.name}: due in {in_s:.3f} s")
 
     def _excused(self, host: Host) -> bool:
-        """The origin denies it the image, and it knows that nobody else gives it."""
-        if host.id not in self._stage.world.origin.refused:
+        """Whether the origin denies the image, and the host knows that no peer has it."""
+        if host.id not in self._pull.world.origin.refused:
             return False
-        return all(b.digest in host.done_at or b.digest in host.stuck for b in self._stage.blobs)
+        return all(b.digest in host.done_at or b.digest in host.stuck for b in self._pull.blobs)
 
-    def _at_rest_by_now(self, host: Host) -> bool:
-        """It wants nothing any more."""
-        return host not in self._stage.wanted or self._stage.has(host)
-
-    def _look_at_named(self, host: Host) -> None:
-        """A liar's word counts for nothing, and it may believe what it likes."""
+    def _distrusts_only_liars(self, host: Host) -> None:
+        """An honest host distrusts only hosts that flipped bytes."""
         if host.lies:
             return
         for node, reason in host.distrusted.items():
-            if node not in self._stage.liars:
-                name = self._stage.world.by_id[node].name
+            if node not in self._pull.liars:
+                name = self._pull.world.by_id[node].name
                 self.fail("an honest host is distrusted", f"{host.name} distrusts {name}: {reason}")
 
-    def _look_at_bytes(self, host: Host) -> None:
+    def _keeps_right_bytes(self, host: Host) -> None:
+        """An honest host has no wrong byte in a blob that it verified."""
         if host.lies:
             return
         for (digest, piece), marks in host.file.items():

@@ -1,4 +1,4 @@
-"""Flash crowds: thousands of hosts want one image at the same moment, and not all are well."""
+"""Flash crowds: many hosts want one image at the same moment, and not all of them are well."""
 
 from random import Random
 from typing import Final
@@ -11,18 +11,19 @@ from simulations.swarm.operations import At, Come, Flip, Forge, Kill, Leave, Ope
 from simulations.swarm.scenario import Crowd
 
 LATE_TIMES: Final = 1.5
-"""Late comers come within so many times of what a host alone would need."""
+"""Late hosts come within this many times the time that one host alone would need."""
 SLOW_SHARE: Final = 0.1
-"""Of a link: what slow hosts give."""
+"""Share of its link that a slow host sends with."""
 
 
 class Shares(Struct, frozen=True, kw_only=True):
-    """Which share of the hosts is not plain, 0 to 1; one host is one of these at most.
+    """Shares of the hosts that are not plain, 0 to 1; a host is one of these at most.
 
     Attributes:
-      late: come at some time of the pull. slow: give a tenth of what others give.
-      liars: flip bytes; forgers: and announce hashes that fit them.
-      leavers: end in good order while they pull. killed: end without a word.
+      late: want the image at some time of the pull.
+      slow: send with ``SLOW_SHARE`` of their link.
+      liars: flip bytes. forgers: flip bytes, and announce hashes that fit them.
+      leavers: leave in good order while they pull. killed: are killed.
     """
 
     late: float = 0.0
@@ -44,9 +45,9 @@ def flash_crowd(
     origin_bytes_per_s: float = Crowd.origin_bytes_per_s,
     loss: float = 0.0,
 ) -> Crowd:
-    """A crowd of ``nodes``; who is late, slow, … and when is left to the seed.
+    """Return a crowd of ``nodes``; the seed decides which are late, slow, … and when.
 
-    Raises: SettingsError for numbers of which there is no crowd.
+    Raises: SettingsError for numbers out of range.
     """
     counts = [getattr(shares, name) for name in shares.__struct_fields__]
     if any(share < 0 for share in counts) or sum(counts) > 1:
@@ -59,7 +60,7 @@ def flash_crowd(
     alone_s = image_bytes / min(link_bytes_per_s, origin_bytes_per_s)
     numbers = list(range(nodes))
     random.shuffle(numbers)
-    operations: list[At] = []
+    operations: list[At[Operation]] = []
     for name, share in zip(shares.__struct_fields__, counts, strict=True):
         for _ in range(round(share * nodes)):
             if numbers:
@@ -76,7 +77,7 @@ def flash_crowd(
     )
 
 
-def _befalls(name: str, host: int, random: Random, alone_s: float, rate: float) -> At:
+def _befalls(name: str, host: int, random: Random, alone_s: float, rate: float) -> At[Operation]:
     start_s = 0.0
     operation: Operation
     match name:
@@ -90,6 +91,8 @@ def _befalls(name: str, host: int, random: Random, alone_s: float, rate: float) 
             operation = Forge(host)
         case "leavers":
             operation, start_s = Leave(host), random.uniform(0.0, alone_s)
-        case _:
+        case "killed":
             operation, start_s = Kill(host), random.uniform(0.0, alone_s)
+        case _:
+            raise AssertionError(f"no operation makes a host {name}")
     return At(round(start_s, 3), operation)

@@ -1,11 +1,12 @@
-"""Who takes part in a crowd: hosts with one agent each, and the origin."""
+"""The hosts of a crowd, each with one swarm core, and the origin."""
 
 from dataclasses import dataclass, field
 
-from beiran.gossip.membership.member import Address
 from beiran.ids import Digest, NodeId
 from beiran.swarm.node import SwarmNode
-from simulations.kernel.fluid import Flow, Link
+from simulations.kernel import host as kernel
+from simulations.kernel.fluid import Flow, Pipe
+from simulations.kernel.traffic import Traffic
 
 
 @dataclass
@@ -13,12 +14,13 @@ class Origin:
     """A registry.
 
     Attributes:
+      blobs: sizes of what it has, in bytes.
       refused: nodes that it denies everything.
-      spoils: it gives other bytes than the digest is of.
+      spoils: it sends bytes that the digest does not match.
       sent_bytes: all that left it, used or not.
     """
 
-    link: Link
+    pipe: Pipe
     blobs: dict[Digest, int] = field(default_factory=dict)
     refused: set[NodeId] = field(default_factory=set)
     up: bool = True
@@ -28,7 +30,13 @@ class Origin:
 
 @dataclass(eq=False)
 class Transfer:
-    """One fetch as its executor sees it. ``giver``: None is the origin."""
+    """One fetch as its driver sees it.
+
+    Attributes:
+      giver: the peer that sends; None is the origin.
+      active: fetches of the receiver, which the giver weighs.
+      pieces_told: pieces of it that were reported to the core.
+    """
 
     fetch: int
     digest: Digest
@@ -42,24 +50,22 @@ class Transfer:
     over: bool = False
 
 
-@dataclass(eq=False)
-class Host:
-    """A host with one agent.
+@dataclass(eq=False, slots=True, kw_only=True)
+class Host(kernel.Host):
+    """A host with one swarm core. ``up`` is False while its cable is out.
 
     Attributes:
-      silent: its cable is out.
-      spoils: it flips bytes of what it gives. lies: the hashes that it announces fit its bytes.
-      file: what each piece on its disk consists of: nothing but the truth, or who spoiled it.
-      done_at: when each blob was whole and right. sizes: of the blobs that it wants or has.
+      up_pipe, down_pipe: its connection for blobs.
+      spoils: it flips bytes that it sends. lies: the hashes that it announces fit those bytes.
+      file: marks of each piece on its disk: who spoiled it on its way; none if it is right.
+      sizes: of the blobs that it wants or has. done_at: when each was whole and verified.
+      stuck: why a blob cannot be had. distrusted: why each peer is.
     """
 
-    name: str
     node: SwarmNode
-    address: Address
-    up: Link
-    down: Link
-    running: bool = True
-    silent: bool = False
+    traffic: Traffic = field(default_factory=lambda: Traffic({}))
+    up_pipe: Pipe
+    down_pipe: Pipe
     spoils: bool = False
     lies: bool = False
     transfers: dict[int, Transfer] = field(default_factory=dict)
@@ -71,14 +77,8 @@ class Host:
     distrusted: dict[NodeId, str] = field(default_factory=dict)
     sizes: dict[Digest, int] = field(default_factory=dict)
     from_origin_bytes: int = 0
-    wake_at: float | None = None
 
     @property
     def id(self) -> NodeId:
-        """Its agent."""
+        """The UUID of its agent."""
         return self.node.own
-
-    @property
-    def reachable(self) -> bool:
-        """Its agent runs and its cable is in."""
-        return self.running and not self.silent

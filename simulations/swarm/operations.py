@@ -1,251 +1,249 @@
-"""What may befall a crowd, as values that print as the Python that makes them.
+"""The operations of crowds: faults of hosts and of the origin, and hosts that come late.
 
-    At(3.0, Kill(2))
-
-Hosts are named by their number. An operation that makes no sense when its time comes (killing what
-does not run) does nothing, so that a list of operations stays valid whatever is taken out of it.
+See ``simulations.kernel.operations``. Hosts are named by their numbers.
 """
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from simulations.kernel.notation import call_text
-from simulations.swarm.crowd import Stage
+from typing_extensions import override
+
+from simulations.kernel import operations as kernel
+from simulations.kernel.operations import At as At
+from simulations.swarm.host import Host
+from simulations.swarm.image_pull import ImagePull
 
 
-class Operation:
+class Operation(kernel.Operation[ImagePull]):
     """Something that is done to a crowd at one moment.
 
-    Attributes:
-      harmless: nobody is worse off for it, so the origin gives nothing twice because of it.
-      role: what the host is called that it befalls; empty if it is called nothing.
+    Where ``disturbs`` is False the origin has no reason to give anything twice.
     """
-
-    harmless: ClassVar[bool] = False
-    role: ClassVar[str] = ""
-
-    def __call__(self, stage: Stage) -> None:
-        raise NotImplementedError
-
-    def __repr__(self) -> str:
-        return call_text(self)
-
-
-@dataclass(frozen=True, slots=True)
-class At:
-    """An operation, and when: seconds after the crowd began."""
-
-    at_s: float
-    do: Operation
-
-    def __repr__(self) -> str:
-        return f"At({self.at_s!r}, {self.do!r})"
 
 
 @dataclass(frozen=True, repr=False)
-class Come(Operation):
-    """A host is a member all the time, and wants the image only now."""
+class OnHost(Operation):
+    """An operation on one host; nothing happens if there is no host with that number.
 
-    harmless = True
-    role = "late"
+    Attributes:
+      role: the name of a host that it befalls, in reports; empty if it has none.
+    """
+
+    role: ClassVar[str] = ""
     host: int
 
-    def __call__(self, stage: Stage) -> None:
-        host = stage.host(self.host)
-        if host is not None and host.reachable:
-            stage.pull(host)
+    @override
+    def apply(self, pull: ImagePull) -> None:
+        host = pull.world.host(self.host)
+        if host is not None:
+            self.apply_to(pull, host)
+
+    def apply_to(self, pull: ImagePull, host: Host) -> None:
+        """Do it."""
+        raise NotImplementedError
+
+
+# --- hosts that want or have the image ------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class Come(OnHost):
+    """The host is a member from the start, and wants the image from now on."""
+
+    disturbs = False
+    role = "late"
+
+    @override
+    def apply_to(self, pull: ImagePull, host: Host) -> None:
+        if host.online:
+            pull.want(host)
 
 
 @dataclass(frozen=True, repr=False)
 class Join(Operation):
-    """A new host turns up, becomes a member, and wants the image."""
+    """A new host becomes a member and wants the image."""
 
-    harmless = True
+    disturbs = False
 
-    def __call__(self, stage: Stage) -> None:
-        stage.join()
+    @override
+    def apply(self, pull: ImagePull) -> None:
+        pull.join()
 
 
 @dataclass(frozen=True, repr=False)
-class Have(Operation):
-    """A host has the image whole, from elsewhere."""
+class Have(OnHost):
+    """The host has the whole image from elsewhere."""
 
-    harmless = True
+    disturbs = False
     role = "holder"
-    host: int
 
-    def __call__(self, stage: Stage) -> None:
-        host = stage.host(self.host)
-        if host is not None and host.reachable:
-            stage.have(host)
+    @override
+    def apply_to(self, pull: ImagePull, host: Host) -> None:
+        if host.online:
+            pull.have(host)
 
 
 @dataclass(frozen=True, repr=False)
-class GiveUp(Operation):
-    """Nobody at a host wants the image any more; its agent goes on."""
+class GiveUp(OnHost):
+    """The host no longer wants the image; its agent runs on."""
 
     role = "gave up"
-    host: int
 
-    def __call__(self, stage: Stage) -> None:
-        host = stage.host(self.host)
-        if host is not None and host.running:
-            stage.unwanted(host)
-            stage.world.give_up(host, host.sizes)
+    @override
+    def apply_to(self, pull: ImagePull, host: Host) -> None:
+        if host.running:
+            pull.unwanted(host)
+            pull.world.give_up(host, host.sizes)
+
+
+# --- processes and machines -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, repr=False)
-class Leave(Operation):
-    """An agent ends in good order, and takes with it what it has."""
+class Leave(OnHost):
+    """The agent ends in good order, and what it has is gone with it."""
 
     role = "leaver"
-    host: int
 
-    def __call__(self, stage: Stage) -> None:
-        host = stage.host(self.host)
-        if host is not None and host.running:
-            stage.unwanted(host)
-            stage.world.leave(host)
+    @override
+    def apply_to(self, pull: ImagePull, host: Host) -> None:
+        if host.running:
+            pull.unwanted(host)
+            pull.world.leave(host)
 
 
 @dataclass(frozen=True, repr=False)
-class Kill(Operation):
-    """An agent is killed; the others learn it a little later."""
+class Kill(OnHost):
+    """The agent is killed; the others learn it a little later."""
 
     role = "killed"
-    host: int
 
-    def __call__(self, stage: Stage) -> None:
-        host = stage.host(self.host)
-        if host is not None and host.running:
-            stage.world.kill(host)
+    @override
+    def apply_to(self, pull: ImagePull, host: Host) -> None:
+        if host.running:
+            pull.world.kill(host)
 
 
 @dataclass(frozen=True, repr=False)
-class Restart(Operation):
-    """An agent that ended or was killed starts again, and goes on. ``wiped``: without its cache."""
+class Restart(OnHost):
+    """An agent that ended starts again and continues. ``wiped``: without its cache."""
 
-    host: int
     wiped: bool = False
 
-    def __call__(self, stage: Stage) -> None:
-        host = stage.host(self.host)
-        if host is not None and not host.running:
-            stage.restart(host, wiped=self.wiped)
+    @override
+    def apply_to(self, pull: ImagePull, host: Host) -> None:
+        if not host.running:
+            pull.restart(host, wiped=self.wiped)
 
 
 @dataclass(frozen=True, repr=False)
-class Unplug(Operation):
-    """A host's cable is out: nothing breaks, nothing moves."""
+class Unplug(OnHost):
+    """The host's cable is out: no connection breaks, and no byte moves."""
 
     role = "unplugged"
-    host: int
 
-    def __call__(self, stage: Stage) -> None:
-        host = stage.host(self.host)
-        if host is not None and host.reachable:
-            stage.world.silence(host)
-
-
-@dataclass(frozen=True, repr=False)
-class PlugIn(Operation):
-    """A cable is in again."""
-
-    host: int
-
-    def __call__(self, stage: Stage) -> None:
-        host = stage.host(self.host)
-        if host is not None and host.silent:
-            rate = stage.link_bytes_per_s
-            stage.world.plug_in(host, rate, rate)
+    @override
+    def apply_to(self, pull: ImagePull, host: Host) -> None:
+        if host.online:
+            pull.world.unplug(host)
 
 
 @dataclass(frozen=True, repr=False)
-class Slow(Operation):
-    """A host gives no more than so many bytes a second from now on."""
+class PlugIn(OnHost):
+    """The cable is in again."""
+
+    @override
+    def apply_to(self, pull: ImagePull, host: Host) -> None:
+        if not host.up:
+            pull.world.plug_in(host, pull.link_bytes_per_s, pull.link_bytes_per_s)
+
+
+@dataclass(frozen=True, repr=False)
+class Slow(OnHost):
+    """The host sends no more than ``up_bytes_per_s`` from now on."""
 
     role = "slow"
-    host: int
     up_bytes_per_s: float = 10_000.0
 
-    def __call__(self, stage: Stage) -> None:
-        host = stage.host(self.host)
-        if host is not None and host.reachable:
-            stage.world.slow_down(host, self.up_bytes_per_s)
+    @override
+    def apply_to(self, pull: ImagePull, host: Host) -> None:
+        if host.online:
+            pull.world.limit_uplink(host, self.up_bytes_per_s)
+
+
+# --- misbehaving hosts ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, repr=False)
-class Flip(Operation):
-    """A host flips bytes of what it gives from now on; the hashes that it announces are right."""
+class Flip(OnHost):
+    """The host flips bytes that it sends from now on; the hashes that it announces are right."""
 
     role = "liar"
-    host: int
 
-    def __call__(self, stage: Stage) -> None:
-        host = stage.host(self.host)
-        if host is not None:
-            host.spoils = True
-            stage.liars.add(host.id)
+    @override
+    def apply_to(self, pull: ImagePull, host: Host) -> None:
+        host.spoils = True
+        pull.liars.add(host.id)
 
 
 @dataclass(frozen=True, repr=False)
-class Forge(Operation):
-    """A host flips bytes, and announces hashes that fit them."""
+class Forge(OnHost):
+    """The host flips bytes, and announces hashes that fit them."""
 
     role = "forger"
-    host: int
 
-    def __call__(self, stage: Stage) -> None:
-        host = stage.host(self.host)
-        if host is not None:
-            host.spoils = host.lies = True
-            stage.liars.add(host.id)
+    @override
+    def apply_to(self, pull: ImagePull, host: Host) -> None:
+        host.spoils = host.lies = True
+        pull.liars.add(host.id)
+
+
+# --- the origin and the network -------------------------------------------------------------------
 
 
 @dataclass(frozen=True, repr=False)
-class Refuse(Operation):
-    """The origin denies a host everything from now on."""
+class Refuse(OnHost):
+    """The origin denies the host everything from now on."""
 
     role = "refused"
-    host: int
 
-    def __call__(self, stage: Stage) -> None:
-        host = stage.host(self.host)
-        if host is not None:
-            stage.world.origin.refused.add(host.id)
+    @override
+    def apply_to(self, pull: ImagePull, host: Host) -> None:
+        pull.world.origin.refused.add(host.id)
 
 
 @dataclass(frozen=True, repr=False)
 class OriginAway(Operation):
-    """The origin answers nobody for a while; what flows, flows on."""
+    """The origin answers no new request for a while; transfers that run continue."""
 
     seconds: float
 
-    def __call__(self, stage: Stage) -> None:
-        origin, heap = stage.world.origin, stage.world.heap
-        origin.up = False
+    @override
+    def apply(self, pull: ImagePull) -> None:
+        pull.world.origin.up = False
+        pull.world.schedule(pull.world.now + self.seconds, self._return, pull)
 
-        def back() -> None:
-            origin.up = True
-
-        heap.at(heap.now + self.seconds, back)
+    def _return(self, pull: ImagePull) -> None:
+        pull.world.origin.up = True
 
 
 @dataclass(frozen=True, repr=False)
 class OriginRate(Operation):
-    """The origin gives no more than so many bytes a second from now on."""
+    """The origin sends no more than ``bytes_per_s`` from now on."""
 
     bytes_per_s: float
 
-    def __call__(self, stage: Stage) -> None:
-        stage.world.network.set_rate(stage.world.origin.link, self.bytes_per_s)
+    @override
+    def apply(self, pull: ImagePull) -> None:
+        pull.world.flows.set_rate(pull.world.origin.pipe, self.bytes_per_s)
 
 
 @dataclass(frozen=True, repr=False)
 class Lose(Operation):
-    """Datagrams are lost from now on: this share."""
+    """From now on this share of all datagrams is lost."""
 
     share: float
 
-    def __call__(self, stage: Stage) -> None:
-        stage.world.loss = self.share
+    @override
+    def apply(self, pull: ImagePull) -> None:
+        pull.world.network.change(loss=self.share)

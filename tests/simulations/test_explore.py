@@ -11,7 +11,7 @@ from beiran.errors import SettingsError
 from beiran.gossip.effects import HoldingsChanged, MemberChanged
 from beiran.gossip.membership.member import Member, Status
 from beiran.gossip.membership.suspicion_protocol import Verdicts
-from simulations.explore.clusters import generate, shrink
+from simulations.explore.clusters import CLUSTERS, generate
 from simulations.gossip.catalogue import MAKERS
 from simulations.gossip.checkers import SICK_AFTER_S, Checkers
 from simulations.gossip.operations import (
@@ -69,7 +69,7 @@ def test_what_breaks_is_shrunk_to_what_breaks_it(monkeypatch: pytest.MonkeyPatch
     after = (At(9.0, Clone(3)), At(9.5, Stop(2, 1.0)))
     outcome = play(Scenario(3, 6, (*around, off, *after), loss=0.02, calm_s=5.0))
     assert outcome.violation is not None
-    small = shrink(outcome)
+    small = CLUSTERS.shrink(outcome)
     assert small.violation is not None
     assert small.violation.invariant == outcome.violation.invariant
     assert [at.do for at in small.scenario.operations] == [PowerOff(1)]

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from beiran.errors import SettingsError
-from simulations.fidelity.compare import Pair, compare, table
+from simulations.fidelity.compare import Pair, compare, comparison_table
 from simulations.fidelity.kernels import KernelWorld
-from simulations.fidelity.kinds import ARP, KEEPALIVE
 from simulations.fidelity.measured import LAB_RUN, Counts, LabRun
 from simulations.fidelity.twin import HostModel, SharedMachine, simulate
+from simulations.kernel.traffic import ARP, KEEPALIVE
 
 
 def test_kernels_ask_for_neighbours_and_keep_connections_alive() -> None:
@@ -55,11 +55,11 @@ def test_lab_and_simulator_agree_in_bytes_and_in_when_silence_is_noticed() -> No
     assert len(pairs) == 10
     for pair in pairs:
         if "idle" in pair.name or "silent" in pair.name:
-            assert pair.agrees, table(pairs)
+            assert pair.agrees, comparison_table(pairs)
 
 
 def test_a_difference_is_told() -> None:
     pairs = [Pair("a", 1.0, 1.1, 0.2), Pair("b", 1.0, 1.5, 0.2)]
-    lines = table(pairs).splitlines()
+    lines = comparison_table(pairs).splitlines()
     assert "more than" not in lines[1]
     assert "+50%  more than 20%" in lines[2]

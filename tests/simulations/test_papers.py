@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from simulations.command import app
-from simulations.experiments import EXPERIMENTS, Experiment, Options, comma_separated, table
+from simulations.commands.main import app
+from simulations.experiments.catalogue import EXPERIMENTS
 from simulations.experiments.configs import OURS, SERF
 from simulations.experiments.dissemination import Spread, spread
 from simulations.experiments.idle import Rest, rest
@@ -15,11 +15,15 @@ from simulations.experiments.joining import Cut, Joining, heal, join
 from simulations.experiments.lifeguard import BLOCK_S, BLOCKED, FREE_S, Cell, grid, run_cell
 from simulations.experiments.silence import Silence, deaths
 from simulations.experiments.table import (
+    Experiment,
+    Options,
+    comma_separated,
     mean,
     median,
     percentile,
     run_trials,
     silent,
+    table,
 )
 
 

@@ -17,7 +17,7 @@ from beiran.gossip.possession.owner_log import Change, OwnerLog, Possession
 from beiran.gossip.possession.push_pull import AntiEntropy
 from beiran.ids import Digest, NodeId
 from beiran.oci.images import Holding
-from simulations.explore.clusters import explore_one
+from simulations.explore.clusters import CLUSTERS
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 SEEDS_MAX = 300
@@ -209,4 +209,4 @@ def _check(address: Address) -> None:
 def test_a_planted_bug_is_caught(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     seeds = range(NOT_BEFORE.get(plant.__name__, 0), SEEDS_MAX)
-    assert any(explore_one(seed) is not None for seed in seeds)
+    assert any(CLUSTERS.explore_one(seed) is not None for seed in seeds)

@@ -9,7 +9,7 @@ import pytest
 
 from beiran.errors import SettingsError
 from simulations.gossip.world import World
-from simulations.kernel.network import Link
+from simulations.kernel.links import Link
 from simulations.report.gossip.chronicle import Chronicle
 from simulations.report.gossip.page import write_report
 from simulations.report.gossip.record import Record

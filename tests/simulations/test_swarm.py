@@ -17,14 +17,14 @@ from beiran.swarm.inventory import Blobs
 from beiran.swarm.node import SwarmNode
 from beiran.swarm.rendezvous.leases import Lease, Leases
 from beiran.swarm.upload_slots import Upload, Uploads
-from simulations.explore.crowds import explore_one, generate, shrink
+from simulations.explore.crowds import CROWDS, generate
 from simulations.kernel.trace import Trace
 from simulations.report.swarm.page import write_crowd_report
-from simulations.report.swarm.record import Chronicle, CrowdRecord
+from simulations.report.swarm.record import CrowdChronicle, CrowdRecord
 from simulations.swarm.bound import fluid_bound_s, whole_pieces_bound_s
 from simulations.swarm.checkers import Checkers
-from simulations.swarm.crowd import Stage
 from simulations.swarm.flash import Shares, flash_crowd
+from simulations.swarm.image_pull import ImagePull
 from simulations.swarm.operations import (
     At,
     Come,
@@ -35,6 +35,7 @@ from simulations.swarm.operations import (
     Kill,
     Leave,
     Lose,
+    Operation,
     OriginRate,
     PlugIn,
     Refuse,
@@ -93,16 +94,16 @@ def test_a_crowd_with_everything_in_it_ends_well_near_the_bound() -> None:
     outcome = play(flash_crowd(40, 20 * MB, shares))
     assert outcome.violation is None, str(outcome.violation)
     assert last_s(outcome) < 3 * outcome.bound_s
-    stage = outcome.stage
-    named = {node for host in stage.hosts if not host.lies for node in host.distrusted}
-    assert named <= stage.liars
+    pull = outcome.pull
+    named = {node for host in pull.hosts if not host.lies for node in host.distrusted}
+    assert named <= pull.liars
     assert named
 
 
 def test_a_plain_crowd_draws_the_image_once_and_wastes_nothing() -> None:
-    stages: list[Chronicle] = []
+    stages: list[CrowdChronicle] = []
     crowd = flash_crowd(30, 20 * MB, Shares())
-    outcome = play(crowd, prepare=lambda stage: stages.append(Chronicle(stage)))
+    outcome = play(crowd, prepare=lambda pull: stages.append(CrowdChronicle(pull)))
     record = stages[0].record("plain", {}, outcome)
     assert record.origin_bytes <= 1.05 * crowd.image_bytes
     assert sum(host.wasted_bytes for host in record.hosts) <= 0.05 * 30 * crowd.image_bytes
@@ -111,8 +112,8 @@ def test_a_plain_crowd_draws_the_image_once_and_wastes_nothing() -> None:
 
 
 def last_s(outcome: Outcome) -> float:
-    stage = outcome.stage
-    ended = [host for host in stage.wanted if stage.has(host)]
+    pull = outcome.pull
+    ended = [host for host in pull.wanted if pull.has(host)]
     return max(max(host.done_at.values()) for host in ended) - 1000.0
 
 
@@ -122,10 +123,10 @@ def test_the_same_seed_gives_the_same_trace_with_a_chronicle_and_without() -> No
     for with_chronicle in (False, True):
         trace = Trace()
 
-        def prepare(stage: Stage, trace: Trace = trace, chronicle: bool = with_chronicle) -> None:
-            stage.world.trace = trace.line
-            if chronicle:
-                Chronicle(stage)
+        def prepare(pull: ImagePull, trace: Trace = trace, watched: bool = with_chronicle) -> None:
+            pull.world.trace = trace.line
+            if watched:
+                CrowdChronicle(pull)
 
         play(crowd, prepare=prepare)
         digests.append(trace.digest)
@@ -135,22 +136,22 @@ def test_the_same_seed_gives_the_same_trace_with_a_chronicle_and_without() -> No
 class TestOperations:
     """What befalls a crowd shows in how it ends."""
 
-    def ended(self, *operations: At, nodes: int = 4) -> tuple[Stage, list[bool]]:
+    def ended(self, *operations: At[Operation], nodes: int = 4) -> tuple[ImagePull, list[bool]]:
         crowd = Crowd(1, nodes, image_bytes=6 * MB, layers=2, operations=operations)
         outcome = play(crowd)
         assert outcome.violation is None, str(outcome.violation)
-        stage = outcome.stage
-        return stage, [stage.has(host) for host in stage.hosts]
+        pull = outcome.pull
+        return pull, [pull.has(host) for host in pull.hosts]
 
     def test_late_comers_and_new_hosts_get_it_too(self) -> None:
-        stage, have = self.ended(At(3.0, Come(1)), At(4.0, Join()))
+        pull, have = self.ended(At(3.0, Come(1)), At(4.0, Join()))
         assert have == [True] * 5
-        assert stage.came_at[stage.hosts[1]] == pytest.approx(1003.0)
+        assert pull.came_at[pull.hosts[1]] == pytest.approx(1003.0)
 
     def test_who_has_it_gives_it_and_the_origin_nothing(self) -> None:
-        stage, have = self.ended(At(0.0, Have(0)), At(1.0, Come(1)), nodes=2)
+        pull, have = self.ended(At(0.0, Have(0)), At(1.0, Come(1)), nodes=2)
         assert have[1]
-        assert stage.world.origin.sent_bytes == 0
+        assert pull.world.origin.sent_bytes == 0
 
     @pytest.mark.parametrize("gone", [GiveUp(2), Leave(2), Kill(2), Unplug(2)])
     def test_who_goes_early_has_not_got_it_and_the_others_have(
@@ -170,17 +171,17 @@ class TestOperations:
         _, lost = self.received(At(1.2, Kill(1)), At(1.3, Restart(1, wiped=True)))
         assert kept < lost
 
-    def received(self, *operations: At) -> tuple[Stage, float]:
-        stage, have = self.ended(*operations)
+    def received(self, *operations: At[Operation]) -> tuple[ImagePull, float]:
+        pull, have = self.ended(*operations)
         assert all(have)
-        return stage, stage.hosts[1].down.carried_bytes
+        return pull, pull.hosts[1].down_pipe.carried_bytes
 
     def test_who_is_refused_gets_it_from_others_or_is_told(self) -> None:
         _, have = self.ended(At(0.0, Refuse(0)))
         assert all(have)
-        stage, have = self.ended(*(At(0.0, Refuse(host)) for host in range(4)))
+        pull, have = self.ended(*(At(0.0, Refuse(host)) for host in range(4)))
         assert not any(have)
-        assert all("refused" in reason for reason in stage.hosts[0].stuck.values())
+        assert all("refused" in reason for reason in pull.hosts[0].stuck.values())
 
     def test_what_makes_no_sense_does_nothing(self) -> None:
         _, have = self.ended(
@@ -329,7 +330,7 @@ NOT_BEFORE: dict[Plant, int] = {
 def test_explore_finds_a_planted_bug(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     seeds = range(NOT_BEFORE.get(plant, 0), SEEDS_MAX)
-    assert any(explore_one(seed) is not None for seed in seeds)
+    assert any(CROWDS.explore_one(seed) is not None for seed in seeds)
 
 
 def test_what_breaks_is_shrunk_to_what_breaks_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +340,7 @@ def test_what_breaks_is_shrunk_to_what_breaks_it(monkeypatch: pytest.MonkeyPatch
     crowd = Crowd(3, 4, image_bytes=6 * MB, layers=2, operations=(*around, rate))
     outcome = play(crowd)
     assert outcome.violation is not None
-    small = shrink(outcome)
+    small = CROWDS.shrink(outcome)
     assert small.violation is not None
     assert small.violation.invariant == outcome.violation.invariant
     assert [at.do for at in small.scenario.operations] == [rate.do]
@@ -351,40 +352,40 @@ class TestCheckers:
     """Each sees what it is there to see."""
 
     @pytest.fixture
-    def stage(self) -> Stage:
-        return play(Crowd(1, 3, image_bytes=2 * MB, layers=1)).stage
+    def pull(self) -> ImagePull:
+        return play(Crowd(1, 3, image_bytes=2 * MB, layers=1)).pull
 
     def invariant(self, checkers: Checkers) -> str:
         assert checkers.violation is not None
         return checkers.violation.invariant
 
-    def test_a_crowd_that_ended_well(self, stage: Stage) -> None:
-        checkers = Checkers(stage, calm=True)
+    def test_a_crowd_that_ended_well(self, pull: ImagePull) -> None:
+        checkers = Checkers(pull, calm=True)
         checkers.at_end()
         checkers.at_rest()
         assert checkers.violation is None
 
-    def test_wrong_bytes(self, stage: Stage) -> None:
-        host, digest = stage.hosts[0], stage.blobs[0].digest
+    def test_wrong_bytes(self, pull: ImagePull) -> None:
+        host, digest = pull.hosts[0], pull.blobs[0].digest
         host.file[digest, 0] = ("h2",)
-        checkers = Checkers(stage, calm=True)
+        checkers = Checkers(pull, calm=True)
         checkers.at_end()
         assert self.invariant(checkers) == "wrong bytes are kept"
 
-    def test_an_origin_that_gave_twice(self, stage: Stage) -> None:
-        stage.world.origin.sent_bytes *= 3
-        checkers = Checkers(stage, calm=True)
+    def test_an_origin_that_gave_twice(self, pull: ImagePull) -> None:
+        pull.world.origin.sent_bytes *= 3
+        checkers = Checkers(pull, calm=True)
         checkers.at_end()
         assert self.invariant(checkers) == "the origin gives too much"
 
-    def test_an_honest_host_that_is_named(self, stage: Stage) -> None:
-        first, second, third = stage.hosts
-        checkers = Checkers(stage, calm=True)
-        stage.liars.add(third.id)
-        stage.world.do(first, [PeerDistrusted(third.id, "it flips bytes")])
+    def test_an_honest_host_that_is_named(self, pull: ImagePull) -> None:
+        first, second, third = pull.hosts
+        checkers = Checkers(pull, calm=True)
+        pull.liars.add(third.id)
+        pull.world.do(first, [PeerDistrusted(third.id, "it flips bytes")])
         checkers.look()
         assert checkers.violation is None
-        stage.world.do(first, [PeerDistrusted(second.id, "a rumour")])
+        pull.world.do(first, [PeerDistrusted(second.id, "a rumour")])
         checkers.look()
         assert self.invariant(checkers) == "an honest host is distrusted"
 
@@ -400,9 +401,9 @@ class TestCheckers:
 
 @pytest.fixture(scope="module")
 def record() -> CrowdRecord:
-    chronicles: list[Chronicle] = []
+    chronicles: list[CrowdChronicle] = []
     crowd = flash_crowd(12, 4 * MB, Shares(late=0.2, liars=0.1, killed=0.1))
-    outcome = play(crowd, prepare=lambda stage: chronicles.append(Chronicle(stage)))
+    outcome = play(crowd, prepare=lambda pull: chronicles.append(CrowdChronicle(pull)))
     return chronicles[0].record("a crowd", {"nodes": "12"}, outcome)
 
 
@@ -429,8 +430,8 @@ class TestReport:
 
     def test_a_crowd_of_nobody_and_of_nothing_has_a_page(self, tmp_path: Path) -> None:
         for crowd in (Crowd(1, 1, image_bytes=0), Crowd(1, 1, operations=(At(0.0, Kill(0)),))):
-            chronicles: list[Chronicle] = []
-            outcome = play(crowd, prepare=lambda stage: chronicles.append(Chronicle(stage)))  # noqa: B023
+            chronicles: list[CrowdChronicle] = []
+            outcome = play(crowd, prepare=lambda pull: chronicles.append(CrowdChronicle(pull)))  # noqa: B023
             assert outcome.violation is None
             write_crowd_report(chronicles[0].record("none", {}, outcome), tmp_path)
 

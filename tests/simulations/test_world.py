@@ -6,10 +6,12 @@ from beiran.gossip.effects import Effect, MemberChanged
 from beiran.gossip.membership.member import Status
 from beiran.gossip.messages import Delta, Down, Suspect
 from beiran.ids import Digest, NodeId
-from simulations.gossip.host import Host
-from simulations.gossip.old_wire import OldCodec
-from simulations.gossip.world import CLUSTER, NotReached, Storm, World
-from simulations.kernel.network import Link, LogNormal, Port, Queue, Uniform
+from simulations.gossip.codecs import OldCodec
+from simulations.gossip.host import CLUSTER, Host
+from simulations.gossip.world import World
+from simulations.kernel.links import Link, LogNormal, Port, Queue, Uniform
+from simulations.kernel.time import Storm
+from simulations.kernel.world import NotReached
 
 
 def verdicts(world: World) -> list[tuple[float, str, str]]:

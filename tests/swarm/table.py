@@ -61,7 +61,7 @@ def main() -> None:
             print(
                 f"{count:5} {seed:5} {took_s:7.2f} {took_s / bound:7.3f} {first_s / bound:12.3f}"
                 f" {world.origin.sent_bytes / IMAGE_BYTES:9.4f} {wasted / IMAGE_BYTES / count:9.4f}"
-                f" {world.datagrams / count / took_s:17.1f} {busy / pieces:11.2f}"
+                f" {world.datagrams_sent / count / took_s:17.1f} {busy / pieces:11.2f}"
                 f" {time.perf_counter() - begun:7.1f}",
                 flush=True,
             )

@@ -186,7 +186,7 @@ def test_leases_are_not_given_on_for_a_limit_that_all_have() -> None:
     for tells in (False, True):
         world = OneAtOnce(1, tells=tells)
         blobs = [Blob("slow", 8 * 1024 * 1024)]
-        world.origin.link.bytes_per_s = 400_000.0
+        world.origin.pipe.bytes_per_s = 400_000.0
         world.publish(blobs)
         hosts = world.add_many(2)
         for host in hosts:
@@ -272,8 +272,8 @@ def test_one_wrong_size_keeps_nobody_else_from_the_blob() -> None:
 class Slow(World):
     """Datagrams need much longer than a registration waits for its answer."""
 
-    def _receive(self, source: Host, to: Address, data: bytes) -> None:
-        self.heap.at(self.now + 0.1, lambda: super(Slow, self)._receive(source, to, data))
+    def receive(self, host: Host, source: Address, data: bytes) -> None:
+        self.schedule(self.now + 0.1, super().receive, host, source, data)
 
 
 def test_answers_that_come_after_the_next_question_are_answers() -> None:

@@ -44,13 +44,13 @@ class ForgersWorld(World):
         self.forgers: list[Host] = []
         self.only_own = only_own
 
-    def _send(self, host: Host, to: Address, data: bytes) -> None:
+    def send(self, host: Host, to: Address, data: bytes) -> None:
         if host in self.forgers:
             message = CODEC.decode_untrusted(data)
             if isinstance(message, Have):
                 hashes = tuple(self._forged(host, message.digest, each) for each in message.hashes)
                 data = CODEC.encode(msgspec.structs.replace(message, hashes=hashes))
-        super()._send(host, to, data)
+        super().send(host, to, data)
 
     def _forged(self, host: Host, digest: Digest, told: PieceHash) -> PieceHash:
         if self.only_own and not told.first_hand:
@@ -137,7 +137,8 @@ def test_the_honest_get_every_blob_and_distrust_no_honest_one(
     seed: int, count: int, loss: float, only_own: bool, mishap: str
 ) -> None:
     world = ForgersWorld(seed, only_own=only_own)
-    world.loss = world.duplication = loss
+    world.network.change(loss=loss)
+    world.duplication = loss
     blobs = image(2, 12_000_000)
     world.publish(blobs)
     hosts = world.add_many(count)
@@ -151,7 +152,7 @@ def test_the_honest_get_every_blob_and_distrust_no_honest_one(
         world.kill(hosts[-1])
     elif mishap == "origin":
         world.origin.up = False
-        world.heap.at(world.now + 2.0, lambda: setattr(world.origin, "up", True))
+        world.schedule(world.now + 2.0, lambda: setattr(world.origin, "up", True))
     honest = hosts[len(world.forgers) :]
     world.run_until(world.pulled(honest, blobs), within_s=120)
     liars = {forger.id for forger in world.forgers}
@@ -165,13 +166,13 @@ def test_doubted_pieces_wait_for_an_origin_that_is_away() -> None:
     world.publish(blobs)
     *seeds, one = world.add_many(4)
     for seed in seeds:
-        world.seed(seed, blobs, hashes=False)
+        world.seed_blobs(seed, blobs, hashes=False)
     seeds[0].spoils = True
 
     def away_when_doubted(line: str) -> None:
         if PieceDoubted.__name__ in line and one.name in line.split()[1] and world.origin.up:
             world.origin.up = False
-            world.heap.at(world.now + 4.0, lambda: setattr(world.origin, "up", True))
+            world.schedule(world.now + 4.0, lambda: setattr(world.origin, "up", True))
             world.trace = None
 
     world.trace = away_when_doubted

@@ -22,20 +22,20 @@ def play(seed: int, mishaps: list[tuple[str, int]], loss: float, *, refused: int
     world.origin.refused = {host.id for host in hosts[:refused]}
     given_up: set[str] = set()
     for host in hosts:
-        world.heap.at(
+        world.schedule(
             world.now + random.random() * 0.5,
-            lambda h=host: world.pull(h, blobs),  # type: ignore[misc]
+            lambda h=host: world.pull(h, blobs),
         )
     for kind, which in mishaps:
         world.run(random.random())
         host = hosts[which % len(hosts)]
-        if not host.running or host.silent:
+        if not host.online:
             continue
         match kind:
-            case "kill" if sum(h.running and not h.silent for h in hosts) > 2:
+            case "kill" if sum(h.online for h in hosts) > 2:
                 world.kill(host)
-            case "silence" if sum(h.running and not h.silent for h in hosts) > 2:
-                world.silence(host)
+            case "silence" if sum(h.online for h in hosts) > 2:
+                world.unplug(host)
             case "drop":
                 given_up.add(host.name)
                 for blob in blobs:
@@ -43,21 +43,21 @@ def play(seed: int, mishaps: list[tuple[str, int]], loss: float, *, refused: int
             case "late":
                 late = world.add()
                 hosts.append(late)
-                world.tell_members()
+                world.update_members()
                 world.pull(late, blobs)
             case "slow":
-                world.slow_down(host, 10_000)
+                world.limit_uplink(host, 10_000)
             case "origin":
                 world.origin.up = False
-                world.heap.at(world.now + 2.0, lambda: setattr(world.origin, "up", True))
+                world.schedule(world.now + 2.0, lambda: setattr(world.origin, "up", True))
             case "spoil":
                 host.spoils = True
             case "seed":
-                world.seed(host, blobs)
+                world.seed_blobs(host, blobs)
             case _:
                 pass
     world.run(1.0)
-    well = [h for h in hosts if h.running and not h.silent and h.name not in given_up]
+    well = [h for h in hosts if h.online and h.name not in given_up]
     for host in well:
         for blob in blobs:
             if blob.digest not in host.sizes:

@@ -78,9 +78,9 @@ def test_several_complete_peers_give_together_and_the_origin_nothing() -> None:
     world.publish(BIG)
     seeds = world.add_many(4, up=50 * MBIT)
     one = world.add(down=1000 * MBIT)
-    world.tell_members()
+    world.update_members()
     for seed in seeds:
-        world.seed(seed, BIG)
+        world.seed_blobs(seed, BIG)
     world.pull(one, BIG, sources=seeds)
     took_s = world.run_until(world.pulled([one], BIG), within_s=60)
     assert took_s < BIG[0].size_bytes / (50 * MBIT) / 3.0
@@ -114,13 +114,13 @@ def test_late_comers_take_it_from_those_who_came_first() -> None:
     first = crowd(world, 4)
     world.run(2.0)
     late = [world.add() for _ in range(3)]
-    world.tell_members()
+    world.update_members()
     for host in late:
         world.pull(host, IMAGE)
     world.run_until(world.pulled(first + late, IMAGE), within_s=60)
     assert from_origin(world) < 1.05
     last = world.add()
-    world.tell_members()
+    world.update_members()
     world.pull(last, IMAGE)
     world.run_until(world.pulled([last], IMAGE), within_s=60)
     assert from_origin(world) < 1.05
@@ -151,7 +151,7 @@ def test_a_host_falls_silent_and_the_others_finish() -> None:
     world = World(5, noticed_s=6.0)
     hosts = crowd(world, 6)
     world.run(1.5)
-    world.silence(hosts[2])
+    world.unplug(hosts[2])
     took_s = world.run_until(world.pulled(hosts, IMAGE), within_s=60)
     assert took_s < 3 * ALONE_S
     assert from_origin(world) < 1.5
@@ -175,7 +175,7 @@ def test_a_silent_rendezvous_node_is_passed_over_before_gossip_knows() -> None:
     world.run(0.5)
     rendezvous = [host for host in hosts if len(host.node._rendezvous)]
     for host in rendezvous:
-        world.silence(host)
+        world.unplug(host)
     took_s = world.run_until(world.pulled(hosts, IMAGE), within_s=60)
     assert took_s < 30
     others = [host for host in hosts if host not in rendezvous]
@@ -186,12 +186,12 @@ def test_a_seed_that_slows_to_a_crawl_is_left() -> None:
     world = World()
     seeds = world.add_many(3)
     one = world.add(down=1000 * MBIT)
-    world.tell_members()
+    world.update_members()
     for seed in seeds:
-        world.seed(seed, BIG)
+        world.seed_blobs(seed, BIG)
     world.pull(one, BIG, sources=seeds, from_origin=False)
     world.run(1.0)
-    world.slow_down(seeds[0], 10_000)
+    world.limit_uplink(seeds[0], 10_000)
     took_s = world.run_until(world.pulled([one], BIG), within_s=60)
     assert took_s < 1.4 * BIG[0].size_bytes / (100 * MBIT)
 
@@ -200,8 +200,8 @@ def test_an_only_seed_that_crawls_is_helped_by_the_origin() -> None:
     world = World()
     world.publish(IMAGE)
     seed, one = world.add_many(2)
-    world.seed(seed, IMAGE)
-    world.slow_down(seed, 10_000)
+    world.seed_blobs(seed, IMAGE)
+    world.limit_uplink(seed, 10_000)
     world.pull(one, IMAGE, sources=[seed])
     world.run_until(world.pulled([one], IMAGE), within_s=120)
 
@@ -225,9 +225,9 @@ def test_seeds_that_spoil_are_named_and_their_bytes_resumed_elsewhere() -> None:
     world = World(4)
     seeds = world.add_many(8)
     one = world.add(down=1000 * MBIT)
-    world.tell_members()
+    world.update_members()
     for seed in seeds:
-        world.seed(seed, BIG)
+        world.seed_blobs(seed, BIG)
     for liar in seeds[:3]:
         liar.spoils = True
     world.pull(one, BIG, sources=seeds, from_origin=False)
@@ -241,9 +241,9 @@ def test_seeds_without_hashes_that_spoil_are_found_out_at_the_end() -> None:
     world.publish(IMAGE)
     seeds = world.add_many(4)
     one = world.add()
-    world.tell_members()
+    world.update_members()
     for seed in seeds:
-        world.seed(seed, IMAGE, hashes=False)
+        world.seed_blobs(seed, IMAGE, hashes=False)
     seeds[0].spoils = True
     trace: list[str] = []
     world.trace = trace.append
@@ -257,9 +257,9 @@ def test_a_damaged_blob_without_origin_is_fetched_again_from_others() -> None:
     world = World(4)
     seeds = world.add_many(3)
     one = world.add()
-    world.tell_members()
+    world.update_members()
     for seed in seeds:
-        world.seed(seed, IMAGE, hashes=False)
+        world.seed_blobs(seed, IMAGE, hashes=False)
     seeds[0].spoils = True
     world.pull(one, IMAGE, sources=seeds, from_origin=False)
     world.run(120)
@@ -269,7 +269,7 @@ def test_a_damaged_blob_without_origin_is_fetched_again_from_others() -> None:
 def test_an_only_source_that_spoils_ends_as_stuck_and_never_loops() -> None:
     world = World(4)
     seed, one = world.add_many(2)
-    world.seed(seed, IMAGE, hashes=False)
+    world.seed_blobs(seed, IMAGE, hashes=False)
     seed.spoils = True
     world.pull(one, IMAGE, sources=[seed], from_origin=False)
     world.run(60)
@@ -319,7 +319,7 @@ def test_a_stuck_blob_goes_on_when_a_source_turns_up() -> None:
     world.pull(one, IMAGE, from_origin=False)
     world.run(10)
     assert one.stuck
-    world.seed(seed, IMAGE)
+    world.seed_blobs(seed, IMAGE)
     world.pull(one, IMAGE, sources=[seed], from_origin=False)
     world.run_until(world.pulled([one], IMAGE), within_s=60)
 
@@ -329,7 +329,7 @@ def test_an_origin_that_is_away_for_a_while_only_delays() -> None:
     hosts = crowd(world, 4)
     world.run(1.0)
     world.origin.up = False
-    world.heap.at(world.now + 4.0, lambda: setattr(world.origin, "up", True))
+    world.schedule(world.now + 4.0, lambda: setattr(world.origin, "up", True))
     world.run_until(world.pulled(hosts, IMAGE), within_s=60)
     assert not any(host.stuck for host in hosts)
 
@@ -403,9 +403,9 @@ def test_a_fetch_goes_on_at_the_byte_where_another_peer_failed() -> None:
     world = World()
     seeds = world.add_many(2)
     one = world.add()
-    world.tell_members()
+    world.update_members()
     for seed in seeds:
-        world.seed(seed, IMAGE)
+        world.seed_blobs(seed, IMAGE)
     starts: list[int] = []
     do = world.do
 

@@ -1,8 +1,8 @@
-"""Keeps what happens in a world: who learnt what when, who was taken for gone, what it cost.
+"""The chronicle of a run: which host learned what when, false verdicts, and traffic.
 
-Cheap: what a core finds out costs two look-ups; everything else is counted once a sample. It
-hangs on the world's hooks, draws no random numbers and changes nothing: a run with a chronicle has
-the same trace as one without.
+It subscribes to the callbacks of the world, draws no random numbers and changes nothing: a run with
+a chronicle has the same trace as one without. An effect costs two look-ups; all else is counted
+once a sample.
 """
 
 from bisect import bisect_left
@@ -12,8 +12,21 @@ from typing import Final
 from beiran.gossip.effects import Effect, HoldingsChanged, MemberChanged, MemberForgotten
 from beiran.gossip.membership.member import Status
 from beiran.ids import NodeId
-from simulations.gossip.host import KINDS, KINDS_MAX, Host
+from simulations.gossip.host import KINDS, Host
 from simulations.gossip.world import World
+from simulations.kernel.happenings import (
+    Blocked,
+    Happening,
+    Killed,
+    Leaving,
+    Moved,
+    PoweredOff,
+    Restarted,
+    Slowed,
+    Started,
+    Stopped,
+)
+from simulations.kernel.traffic import KINDS_MAX
 from simulations.report.gossip.record import (
     Failure,
     FalseVerdict,
@@ -22,22 +35,22 @@ from simulations.report.gossip.record import (
     Record,
     Sample,
     Span,
-    quantile,
 )
+from simulations.report.record import quantile
 
 SAMPLE_S: Final = 1.0
 NEWS_MAX: Final = 5000
 VERDICTS_MAX: Final = 20_000
 MARKS_MAX: Final = 2000
 AFTERMATH_S: Final = 15.0
-"""After a host or its way to others was ill, verdicts on it are no one's mistake for so long."""
+"""For 15 s after a fault of a host or of the network a verdict on it is not counted as false: a
+suspicion that began during the fault may run that long."""
 
 _WORDS: Final = {Status.SUSPECT: "suspect", Status.DOWN: "down", Status.LEFT: "left"}
-_ENDS: Final = {"is killed": "killed", "is off": "off"}
 
 
 class _Failing:
-    """A failure that is being noticed."""
+    """A failure while others detect it."""
 
     def __init__(self, host: int, at: float, how: str, witnesses: int) -> None:
         self.host, self.at, self.how, self.witnesses = host, at, how, witnesses
@@ -52,10 +65,10 @@ class _Failing:
 
 
 class Chronicle:
-    """Collects from now on; ``record`` gives what came together.
+    """Collects from now on; ``record`` returns the record.
 
     Args:
-      sample_s: how often the cluster is counted; virtual seconds.
+      sample_s: virtual seconds between two counts of the cluster.
     """
 
     def __init__(self, world: World, *, sample_s: float = SAMPLE_S) -> None:
@@ -85,7 +98,7 @@ class Chronicle:
         world.every(sample_s, self._sample)
 
     def record(self, title: str, about: dict[str, str] | None = None) -> Record:
-        """Everything so far. It may go on afterwards."""
+        """Return the record so far. The chronicle goes on."""
         world = self._world
         self._sample()
         return Record(
@@ -106,7 +119,7 @@ class Chronicle:
             left_out=self._left_out,
         )
 
-    # --- what cores find out ----------------------------------------------------------------
+    # --- effects of cores -------------------------------------------------------------------
 
     def _found(self, host: Host, effect: Effect) -> None:
         kind = type(effect)
@@ -133,7 +146,7 @@ class Chronicle:
             if versions[at] > effect.version:
                 break
             _, began, _, after_s = self._news[places[at]]
-            if began >= started:  # who came later was not waited for
+            if began >= started:  # a host that started later is not among the others
                 after_s.append(self._world.now - began)
 
     def _begin_news(self, host: Host, version: int) -> None:
@@ -142,7 +155,7 @@ class Chronicle:
             return
         public = sum(1 for other in self._world.hosts if other.online and other is not host)
         versions, places = self._versions.setdefault(host.id, ([], []))
-        if versions and version <= versions[-1]:  # a life that begins anew
+        if versions and version <= versions[-1]:  # a process that begins anew
             return
         versions.append(version)
         places.append(len(self._news))
@@ -163,14 +176,14 @@ class Chronicle:
     def _note_detection(self, failing: _Failing, host: Host, status: Status) -> None:
         now = self._world.now
         if self._started.get(host.number, 0.0) > failing.at:
-            return  # it began later, and learnt what the others knew long since
+            return  # it started later and learned from the others
         if failing.suspected_at is None:
             failing.suspected_at = now
         if status is Status.DOWN:
             failing.down_at.setdefault(host.number, now)
 
     def _judge(self, observer: Host, node: NodeId) -> None:
-        """Whether this verdict was a mistake: its subject runs, is well, and can be reached."""
+        """Note a false verdict: its subject runs, is well, and can be reached."""
         world, now = self._world, self._world.now
         number = self._number(node)
         if number is None or len(self._false) >= VERDICTS_MAX:
@@ -190,49 +203,67 @@ class Chronicle:
             self._numbers = {host.id: host.number for host in reversed(self._world.hosts)}
         return self._numbers.get(node)
 
-    # --- what is done -----------------------------------------------------------------------
+    # --- faults -----------------------------------------------------------------------------
 
-    def _befell(self, host: Host, what: str) -> None:
+    def _befell(self, host: Host, happening: Happening) -> None:
         now = self._world.now
-        self._mark(host.number, what)
-        if what.startswith("starts as"):
-            self._started[host.number] = now
-            self._truth.end(host.number, now)
-            self._failing.pop(host.id, None)
-            self._ill_until[host.number] = now + AFTERMATH_S
-            for pair in [pair for pair in self._views if pair[0] == host.number]:
-                self._see(*pair, Status.ALIVE)  # a new process has its own view
-        elif what in _ENDS:
-            left = self._truth.state(host.number) == "leaving"
-            self._truth.begin(host.number, now, "ended" if left else _ENDS[what])
-            for pair in [pair for pair in self._views if pair[0] == host.number]:
-                self._see(*pair, Status.ALIVE)
-            if host.running and not host.clone and not left:
-                public = sum(1 for h in self._world.hosts if h.online and h is not host)
-                failing = _Failing(host.number, now, _ENDS[what], public)
-                self._failing[host.id] = failing
-                self._failures.append(failing)
-        elif what == "leaves":
-            self._truth.begin(host.number, now, "leaving")
-        elif what.startswith(("is stopped for", "is blocked for")):
-            seconds = float(what.split()[3])
-            until = max(now + seconds, self._ill_until.get(host.number, 0.0) - AFTERMATH_S)
-            self._truth.add(host.number, now, now + seconds, what.split()[1])
-            self._ill_until[host.number] = until + AFTERMATH_S
-        elif what.startswith("takes"):
-            self._ill_until[host.number] = now + AFTERMATH_S
+        first = not any(mark.host == host.number for mark in self._marks)
+        if not (first and isinstance(happening, Started)):  # that is how the cluster begins
+            self._mark(host.number, str(happening))
+        match happening:
+            case Started():
+                self._started[host.number] = now
+                self._truth.end(host.number, now)
+                self._failing.pop(host.id, None)
+                self._ill_until[host.number] = now + AFTERMATH_S
+                self._forget_view(host)
+            case Killed():
+                self._ends(host, "killed")
+            case PoweredOff():
+                self._ends(host, "off")
+            case Leaving():
+                self._truth.begin(host.number, now, "leaving")
+            case Stopped(seconds=seconds):
+                self._ill_for(host, seconds, "stopped")
+            case Blocked(seconds=seconds):
+                self._ill_for(host, seconds, "blocked")
+            case Slowed():
+                self._ill_until[host.number] = now + AFTERMATH_S
+            case Restarted() | Moved():
+                pass
 
-    def _network_changed(self, what: str) -> None:
+    def _ends(self, host: Host, how: str) -> None:
+        """A process ends: a failure, unless it had announced its leave."""
+        now = self._world.now
+        left = self._truth.state(host.number) == "leaving"
+        self._truth.begin(host.number, now, "ended" if left else how)
+        self._forget_view(host)
+        if host.running and not host.clone and not left:
+            public = sum(1 for h in self._world.hosts if h.online and h is not host)
+            failing = _Failing(host.number, now, how, public)
+            self._failing[host.id] = failing
+            self._failures.append(failing)
+
+    def _ill_for(self, host: Host, seconds: float, state: str) -> None:
+        now = self._world.now
+        until = max(now + seconds, self._ill_until.get(host.number, 0.0) - AFTERMATH_S)
+        self._truth.add(host.number, now, now + seconds, state)
+        self._ill_until[host.number] = until + AFTERMATH_S
+
+    def _forget_view(self, host: Host) -> None:
+        """The view of others ends with the process that had it."""
+        for pair in [pair for pair in self._views if pair[0] == host.number]:
+            self._see(*pair, Status.ALIVE)
+
+    def _network_changed(self, description: str) -> None:
         self._network_ill_at = self._world.now
-        self._mark(-1, what)
+        self._mark(-1, description)
 
-    def _mark(self, host: int, what: str) -> None:
-        if what.startswith("starts as") and not any(m.host == host for m in self._marks):
-            return  # its first life: the cluster begins
+    def _mark(self, host: int, text: str) -> None:
         if len(self._marks) < MARKS_MAX:
-            self._marks.append(Mark(self._world.now, host, what))
+            self._marks.append(Mark(self._world.now, host, text))
 
-    # --- who sees whom how ------------------------------------------------------------------
+    # --- views ------------------------------------------------------------------------------
 
     def _see(self, observer: int, subject: NodeId, status: Status) -> None:
         before = self._views.get((observer, subject), Status.ALIVE)
@@ -302,38 +333,38 @@ class Chronicle:
 
 
 class _Spans:
-    """Spans of hosts, of which one a host may be open."""
+    """Spans of hosts; each host may have one open."""
 
     def __init__(self) -> None:
         self._done: list[Span] = []
         self._open: dict[int, tuple[float, str, float]] = {}
 
     def open(self) -> set[int]:
-        """Hosts with an open one."""
+        """Return the hosts that have an open span."""
         return set(self._open)
 
     def state(self, host: int) -> str:
-        """Of the open one; empty if there is none."""
+        """Return the state of the open span; empty if there is none."""
         return self._open[host][1] if host in self._open else ""
 
     def add(self, host: int, start: float, end: float, state: str) -> None:
-        """One whose end is known."""
+        """Add a span whose end is known."""
         self._done.append(Span(host, start, end, state))
 
     def begin(self, host: int, at: float, state: str, share: float = 1.0) -> None:
-        """Open one, unless it is open like that; another is ended."""
+        """Open a span, unless an equal one is open; another is ended."""
         if host in self._open and self._open[host][1:] == (state, share):
             return
         self.end(host, at)
         self._open[host] = (at, state, share)
 
     def end(self, host: int, at: float) -> None:
-        """End the open one."""
+        """End the open span."""
         if host in self._open:
             start, state, share = self._open.pop(host)
             self._done.append(Span(host, start, at, state, share))
 
     def until(self, now: float) -> list[Span]:
-        """All, in order, with the open ones up to ``now``."""
+        """Return all spans in order; open ones end at ``now``."""
         still = [Span(h, at, now, state, share) for h, (at, state, share) in self._open.items()]
         return sorted([*self._done, *still], key=lambda span: (span.start, span.host))

@@ -1,46 +1,28 @@
-"""The plots of a run, as PNG. Needs matplotlib (the extra ``simulations``)."""
+"""The plots of a cluster's run."""
 
-import io
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
-from beiran.errors import SettingsError
-from simulations.report.gossip.record import Failure, Record, Sample, Span, quantile
+from simulations.report.gossip.record import Failure, Record, Sample, Span
 from simulations.report.gossip.summary import times_to
+from simulations.report.plotting import INK, KIND_COLOURS, LINES, draw_each, label_axes, new_figure
+from simulations.report.record import quantile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-T = TypeVar("T")
-
-WIDTH_IN: Final = 8.0
-DPI: Final = 110
 SHARES: Final = tuple(i / 200 for i in range(1, 201))
 ROWS_MAX: Final = 60
 FAILURES_DRAWN_MAX: Final = 200
 MARKS_DRAWN_MAX: Final = 40
 MANY: Final = 100
-"""Fewer have no 99th percentile."""
+"""Fewer values have no 99th percentile."""
 KINDS_DRAWN_MAX: Final = 9
 
-INK: Final = "#2b2f36"
-LINES: Final = ("#1f6feb", "#d97706", "#b42318", "#0f766e", "#7c3aed")
-KIND_COLOURS: Final = (
-    "#1f6feb",
-    "#7fb2ff",
-    "#d97706",
-    "#f6c177",
-    "#0f766e",
-    "#74c7b8",
-    "#7c3aed",
-    "#c4a7f5",
-    "#b42318",
-    "#9aa1ab",
-)
 TRUTH_COLOURS: Final = {
     "killed": "#4b5563",
     "off": "#111827",
@@ -53,73 +35,30 @@ SEEN_COLOURS: Final = {"suspect": "#f59e0b", "down": "#dc2626", "left": "#60a5fa
 
 
 def draw(record: Record) -> dict[str, tuple[str, bytes]]:
-    """All plots that the run has something for: their titles and PNGs, by file name.
+    """Return titles and PNGs by file name, of the plots that the run has data for.
 
-    Raises: SettingsError where matplotlib is not installed.
+    Raises: SettingsError if matplotlib is not installed.
     """
     return draw_each(
         record,
-        ("dissemination.png", "How news spreads", dissemination),
-        ("detection.png", "How failures are noticed", detection),
-        ("timeline.png", "Who was in which state", timeline),
-        ("traffic.png", "What a host sends", traffic),
-        ("kinds.png", "What it is that they send", kinds),
+        ("dissemination.png", "How updates spread", dissemination),
+        ("detection.png", "How failures are detected", detection),
+        ("timeline.png", "States of hosts", timeline),
+        ("traffic.png", "Bytes that a host sends", traffic),
+        ("kinds.png", "Traffic by kind", kinds),
     )
 
 
-def draw_each(
-    record: T, *plots: "tuple[str, str, Callable[[T], Figure | None]]"
-) -> dict[str, tuple[str, bytes]]:
-    """These plots, by file name: title and PNG. Those are left out for which there is nothing."""
-    drawn = {}
-    for name, title, make in plots:
-        figure = make(record)
-        if figure is not None:
-            drawn[name] = (title, png(figure))
-    return drawn
-
-
-def png(figure: "Figure") -> bytes:
-    """The same figure is the same bytes."""
-    made = io.BytesIO()
-    figure.savefig(made, format="png", dpi=DPI, metadata={"Software": None})
-    return made.getvalue()
-
-
-def new_figure(
-    height_in: float, rows: int = 1, heights: Sequence[float] | None = None
-) -> "tuple[Figure, list[Axes]]":
-    """An empty figure of ``rows`` axes below each other.
-
-    Args:
-      heights: of the rows, to each other; equal if not given.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise SettingsError("plots need matplotlib: pip install 'beiran[simulations]'") from None
-    figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
-    grid = figure.add_gridspec(rows, 1, height_ratios=heights)
-    all_axes = [figure.add_subplot(grid[row]) for row in range(rows)]
-    for axes in all_axes:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color("#9aa1ab")
-        axes.tick_params(colors=INK, labelsize=9)
-        axes.grid(visible=True, color="#e5e7eb", linewidth=0.7)
-        axes.set_axisbelow(True)
-    return figure, all_axes
-
-
 def dissemination(record: Record) -> "Figure | None":
-    """Share of hosts that know over time: the median news, the slowest in a hundred, the worst.
+    """Share of hosts that know over time: the median update, the slowest in a hundred, the worst.
 
-    A line ends at the share that so many news never got beyond.
+    A line ends at the share that this many updates never exceeded.
     """
     news = [one for one in record.news if one.public and one.after_s]
     if not news:
         return None
     figure, (axes,) = new_figure(3.6)
-    lines = [(f"median of {len(news):,} news", 0.5, LINES[0], "-")]
+    lines = [(f"median of {len(news):,} updates", 0.5, LINES[0], "-")]
     if len(news) >= MANY:
         lines.append(("99th percentile", 0.99, LINES[1], "-"))
     lines.append(("worst", 1.0, LINES[2], ":"))
@@ -264,7 +203,12 @@ def _legend(axes: "Axes", record: Record, left_out: int) -> None:
         axes.set_title(f"and {left_out} hosts more", fontsize=9, loc="right", color=INK)
     if not handles:
         axes.text(
-            0.5, 0.5, "all were well, and seen so", ha="center", transform=axes.transAxes, color=INK
+            0.5,
+            0.5,
+            "all hosts were well",
+            ha="center",
+            transform=axes.transAxes,
+            color=INK,
         )
 
 
@@ -275,7 +219,7 @@ def traffic(record: Record) -> "Figure | None":
         return None
     figure, (axes,) = new_figure(3.2)
     for place, label, colour in (
-        (3, "the one that sends most", LINES[2]),
+        (3, "the host that sends most", LINES[2]),
         (2, "99th percentile", LINES[1]),
         (1, "median host", LINES[0]),
     ):
@@ -341,9 +285,3 @@ def _ceiling(totals: Sequence[float]) -> float:
     ordered = sorted(totals)
     usual = quantile(ordered, 0.97)
     return 1.1 * max(1.0, ordered[-1] if ordered[-1] < 4 * usual else 2 * usual)
-
-
-def label_axes(axes: "Axes", x: str, y: str) -> None:
-    """Say what is on each."""
-    axes.set_xlabel(x, fontsize=9, color=INK)
-    axes.set_ylabel(y, fontsize=9, color=INK)

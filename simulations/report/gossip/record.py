@@ -1,27 +1,24 @@
-"""What is kept of a run: plain data that can be written, read again and drawn.
+"""The record of a cluster's run: plain data that is written, read again and drawn.
 
 Times are virtual seconds since the world began.
 """
 
-import zlib
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
-from beiran.errors import SettingsError
+from simulations.report.record import read_packed, write_packed
 
 FILE: Final = "record.json.z"
-RECORD_BYTES_MAX: Final = 1 << 30
-Packed = TypeVar("Packed", bound=msgspec.Struct)
 
 
 class News(msgspec.Struct, frozen=True):
-    """A change of what one host holds, and when others knew of it.
+    """A change of one host's holdings, and when others learned of it.
 
     Attributes:
-      public: how many others were online at ``at``.
-      after_s: how long after ``at`` each of the others knew, in order.
+      public: other hosts that were online at ``at``.
+      after_s: how long after ``at`` each of them knew, in order.
     """
 
     owner: int
@@ -31,13 +28,13 @@ class News(msgspec.Struct, frozen=True):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """A host that ended without a word, and who noticed when.
+    """A host that failed, and when others detected it.
 
     Attributes:
-      how: what was done to it.
-      witnesses: how many others were online at ``at``.
-      suspected_s: after how long the first other suspected it; None: nobody did, or at once down.
-      down_s: after how long each of the others had it down, in order.
+      how: ``killed`` or ``off``.
+      witnesses: other hosts that were online at ``at``.
+      suspected_s: until the first of them suspected it; None if none did before its verdict.
+      down_s: until each of them held it for down, in order.
     """
 
     host: int
@@ -49,10 +46,10 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class FalseVerdict(msgspec.Struct, frozen=True):
-    """Somebody held a host for down that runs, and that it can reach.
+    """A verdict on a host that runs and that the observer can reach.
 
     Attributes:
-      hampered: the observer itself was stopped, blocked or slow, or had been a moment ago.
+      hampered: whether the observer was stopped, blocked or slow, or had been shortly before.
     """
 
     at: float
@@ -62,7 +59,7 @@ class FalseVerdict(msgspec.Struct, frozen=True):
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """Something that was done; ``host`` is -1 for the network."""
+    """A fault or another operation; ``host`` is -1 for the network."""
 
     at: float
     host: int
@@ -75,8 +72,8 @@ class Sample(msgspec.Struct, frozen=True):
     Attributes:
       online: hosts whose agent runs.
       suspected: pairs of a host and one that it suspects.
-      missed: pairs of a host and one that it has down or left.
-      sent_bytes: by the host that sent least, the median, the 99th percentile, the most.
+      missed: pairs of a host and one that it holds for down or left.
+      sent_bytes: least, median, 99th percentile and most of all hosts.
       by_kind: packets and bytes of all hosts, by kind.
     """
 
@@ -89,12 +86,12 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Span(msgspec.Struct, frozen=True):
-    """How a host was, or how others saw it, for a while.
+    """The state of a host, or its state as others saw it, over some time.
 
     Attributes:
-      state: ``stopped``, ``off``, …: what was so; ``suspect``, ``down``, ``left``: what the
-        largest share of the others held for so.
-      share: of the others that held it for so.
+      state: ``stopped``, ``off``, … are true states; ``suspect``, ``down``, ``left`` are those
+        that the largest share of the others saw.
+      share: of the others that saw it so.
     """
 
     host: int
@@ -108,9 +105,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """A whole run.
 
     Attributes:
-      about: what it was run with, in words.
-      truth: spans in which hosts were not well; whoever is not named was.
-      seen: spans in which some host was not seen alive by all.
+      about: its parameters, as text.
+      truth: spans in which hosts were not well.
+      seen: spans in which a host was not alive for all others.
     """
 
     title: str
@@ -128,33 +125,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     dropped: dict[str, int]
     sent_by_host: list[int]
     left_out: int = 0
-    """News that were not kept, since there were too many."""
+    """Updates that were not kept because there were too many."""
 
     def write(self, folder: Path) -> None:
-        """As one file there."""
+        """Write the record as one file into a folder."""
         write_packed(self, folder / FILE)
 
     @classmethod
     def read(cls, folder: Path) -> "Record":
-        """Raises: SettingsError where there is none."""
+        """Read the record in a folder. Raises: SettingsError if there is none."""
         return read_packed(folder / FILE, cls)
-
-
-def write_packed(record: msgspec.Struct, path: Path) -> None:
-    """Write a record of whatever kind as one file."""
-    path.write_bytes(zlib.compress(msgspec.json.encode(record)))
-
-
-def read_packed(path: Path, kind: type[Packed]) -> Packed:
-    """Read what ``write_packed`` wrote. Raises: SettingsError where there is none."""
-    try:
-        unpacker = zlib.decompressobj()
-        data = unpacker.decompress(path.read_bytes(), RECORD_BYTES_MAX)
-        return msgspec.json.decode(data, type=kind)
-    except (OSError, zlib.error, msgspec.DecodeError) as error:
-        raise SettingsError(f"{path.parent} holds no record of a run: {error}") from None
-
-
-def quantile(ordered: list[float], share: float) -> float:
-    """The value that ``share`` of all (in order, at least one) do not exceed."""
-    return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]

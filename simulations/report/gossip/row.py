@@ -1,4 +1,4 @@
-"""What a run cost and how it went, as one row of figures."""
+"""A run as one row of figures: its outcome, its traffic, and what it cost to simulate."""
 
 import resource
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ COUNTERS: Final = ("suspicions", "verdicts", "refutations", "syncs_begun", "bad_
 Figure = str | float | int | None
 
 
-def figures(outcome: Outcome, *, cpu_s: float) -> dict[str, Figure]:
-    """Of one run: how it ended, what each host sent, what the cores counted, what it cost us.
+def run_row(outcome: Outcome, *, cpu_s: float) -> dict[str, Figure]:
+    """Return the figures of one run.
 
-    Bytes are with all heads, Ethernet's included; counters are of the last life of each host.
+    Bytes include all headers; counters are those of the last process of each host.
     """
     world, scenario = outcome.world, outcome.scenario
     hosts = len(world.hosts)
@@ -39,7 +39,7 @@ def figures(outcome: Outcome, *, cpu_s: float) -> dict[str, Figure]:
 
 
 def traffic_lines(outcome: Outcome) -> list[str]:
-    """Packets and bytes per host and second, by kind."""
+    """Return packets and bytes per host and second, by kind."""
     world = outcome.world
     host_seconds = max(len(world.hosts) * world.now, 1e-9)
     packets: dict[str, int] = {}
@@ -56,7 +56,7 @@ def traffic_lines(outcome: Outcome) -> list[str]:
 
 
 def figure_lines(row: dict[str, Figure]) -> Sequence[str]:
-    """``row`` for people."""
+    """Return a row as lines for people."""
     width = max(map(len, row))
     return [f"{name:<{width}}  {_text(value)}" for name, value in row.items()]
 

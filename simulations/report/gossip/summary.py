@@ -1,20 +1,12 @@
-"""The figures of a run that a person reads first."""
+"""The figures at the top of a cluster's report."""
 
-from typing import NamedTuple
-
-from simulations.report.gossip.record import News, Record, quantile
-
-
-class Figure(NamedTuple):
-    """One line: what, how much, and what it means."""
-
-    name: str
-    value: str
-    meaning: str = ""
+from simulations.report.gossip.record import News, Record
+from simulations.report.page import Figure
+from simulations.report.record import quantile
 
 
 def times_to(news: list[News], share: float) -> list[float]:
-    """How long each took to be known to that share of the others, in order, if it ever was."""
+    """Return how long each update took to reach that share of the others, in order, if it did."""
     times = []
     for one in news:
         needed = max(1, -int(-share * one.public // 1))
@@ -24,7 +16,7 @@ def times_to(news: list[News], share: float) -> list[float]:
 
 
 def figures(record: Record) -> list[Figure]:
-    """In the order in which they are shown."""
+    """Return the figures in the order in which they are shown."""
     return [*_size(record), *_dissemination(record), *_detection(record), *_cost(record)]
 
 
@@ -40,7 +32,7 @@ def _dissemination(record: Record) -> list[Figure]:
     news = [one for one in record.news if one.public]
     if not news:
         return []
-    rows = [Figure("News", f"{len(news):,}", "changes of what a host holds")]
+    rows = [Figure("Updates", f"{len(news):,}", "changes of a host's holdings")]
     for name, share in (("half", 0.5), ("99 %", 0.99), ("all", 1.0)):
         times = times_to(news, share)
         if times:
@@ -48,12 +40,12 @@ def _dissemination(record: Record) -> list[Figure]:
                 Figure(
                     f"Known to {name} after",
                     f"{quantile(times, 0.5):.3f} s, worst {times[-1]:.3f} s",
-                    f"median and worst of {len(times):,} news",
+                    f"median and worst of {len(times):,} updates",
                 )
             )
     unknown = len(news) - len(times_to(news, 1.0))
     rows.append(
-        Figure("Not known to all", f"{unknown:,}", "others ended meanwhile, or newer news overtook")
+        Figure("Not known to all", f"{unknown:,}", "others ended, or a later update overtook")
     )
     return rows
 
@@ -64,7 +56,7 @@ def _detection(record: Record) -> list[Figure]:
         failures = [f for f in record.failures if f.how == how]
         rows.append(Figure(f"Hosts {how}", f"{len(failures):,}"))
         first = sorted(f.down_s[0] for f in failures if f.down_s)
-        all_ = sorted(f.down_s[-1] for f in failures if f.witnesses <= len(f.down_s))
+        all_ = sorted(f.down_s[-1] for f in failures if f.down_s and f.witnesses <= len(f.down_s))
         suspected = sorted(f.suspected_s for f in failures if f.suspected_s is not None)
         for name, times in (
             ("First suspicion", suspected),
@@ -79,7 +71,7 @@ def _detection(record: Record) -> list[Figure]:
         Figure(
             "False verdicts",
             f"{len(record.false_verdicts):,}, {by_healthy:,} by healthy hosts",
-            "a host that runs and can be reached was held for down",
+            "on a host that runs and can be reached",
         )
     )
     return rows
@@ -95,11 +87,11 @@ def _cost(record: Record) -> list[Figure]:
         Figure(
             "Bytes sent a second",
             f"{rates[0]:,.0f}, 99th {rates[1]:,.0f}, most {rates[2]:,.0f}",
-            "per host over the whole run, all heads included",
+            "per host over the whole run, all headers included",
         ),
         Figure("Packets sent a second", f"{packets / record.hosts / record.seconds:,.2f}", "mean"),
     ]
     if record.dropped:
         text = ", ".join(f"{count:,} {why}" for why, count in sorted(record.dropped.items()))
-        rows.append(Figure("Datagrams that never came", text))
+        rows.append(Figure("Datagrams that were dropped", text))
     return rows

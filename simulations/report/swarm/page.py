@@ -1,22 +1,21 @@
-"""A crowd as files that a person opens: one HTML page that needs nothing else, plots, tables."""
+"""The report of a crowd: its page, its plots, and the tables they are drawn from."""
 
 from pathlib import Path
 from typing import Final
 
-from simulations.report.gossip.page import page_text, write_csv, write_page
+from simulations.report.page import page_text, write_csv, write_page
 from simulations.report.swarm.plots import draw_crowd
 from simulations.report.swarm.record import FILE, CrowdRecord
 from simulations.report.swarm.summary import crowd_figures
 
 _MEANINGS: Final = {
-    "done.png": "Dashed is the least time in which all could have it, were bytes a fluid that is "
-    "passed on as it comes. Who comes late or goes early moves the lines, and counts in the bound.",
-    "origin.png": "One copy is what the first of a crowd costs in any case. It should be given at "
-    "the full rate of the origin's link, and nothing after it.",
-    "waste.png": "What came to a host beyond the image: pieces that came twice, bytes of fetches "
-    "that were given up, and what liars sent. Only hosts that ended with the image.",
-    "given.png": "A crowd in which all do the same gives one copy a host in the mean, but for the "
-    "copies that the origin gave.",
+    "done.png": "The dashed line is the fluid bound, the least time in which all hosts can have "
+    "the image. Hosts that come late or leave early move the lines and count in the bound.",
+    "origin.png": "One copy must leave the origin in any case. The origin should send it at the "
+    "full rate of its link, and nothing after it.",
+    "waste.png": "Bytes that a host received beyond the image: pieces that arrived twice, fetches "
+    "that were given up, and bytes from liars. Only hosts that ended with the image.",
+    "given.png": "On average each host sends one copy, less the copies that the origin sent.",
 }
 
 
@@ -26,10 +25,10 @@ def is_crowd(folder: Path) -> bool:
 
 
 def write_crowd_report(record: CrowdRecord, folder: Path) -> Path:
-    """Write the record, its page, plots and tables; what was there by these names is replaced.
+    """Write the record, its page, plots and tables; files with these names are replaced.
 
     Returns: the page.
-    Raises: SettingsError where matplotlib is missing; OSError where the folder cannot be written.
+    Raises: SettingsError if matplotlib is missing; OSError if the folder cannot be written.
     """
     plots = draw_crowd(record)
     folder.mkdir(parents=True, exist_ok=True)

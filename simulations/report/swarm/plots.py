@@ -1,8 +1,8 @@
-"""The plots of a crowd, as PNG. Needs matplotlib (the extra ``simulations``)."""
+"""The plots of a crowd."""
 
 from typing import TYPE_CHECKING, Final
 
-from simulations.report.gossip.plots import (
+from simulations.report.plotting import (
     INK,
     KIND_COLOURS,
     LINES,
@@ -21,16 +21,16 @@ BOUND_COLOUR: Final = "#9aa1ab"
 
 
 def draw_crowd(record: CrowdRecord) -> dict[str, tuple[str, bytes]]:
-    """All plots that the run has something for: their titles and PNGs, by file name.
+    """Return titles and PNGs by file name, of the plots that the crowd has data for.
 
-    Raises: SettingsError where matplotlib is not installed.
+    Raises: SettingsError if matplotlib is not installed.
     """
     return draw_each(
         record,
-        ("done.png", "Who has the image", done),
-        ("origin.png", "What the origin gave", origin),
-        ("waste.png", "What each host wasted", waste),
-        ("given.png", "What each host gave", given),
+        ("done.png", "Hosts that have the image", done),
+        ("origin.png", "Bytes from the origin", origin),
+        ("waste.png", "Waste of each host", waste),
+        ("given.png", "Bytes that each host sent", given),
     )
 
 
@@ -76,7 +76,7 @@ def done(record: CrowdRecord) -> "Figure | None":
 
 
 def origin(record: CrowdRecord) -> "Figure | None":
-    """Bytes of the origin over time, in copies of the image."""
+    """Bytes that the origin sent over time, in copies of the image."""
     if not record.image_bytes or not record.samples:
         return None
     figure, (axes,) = new_figure(3.0)
@@ -96,7 +96,7 @@ def origin(record: CrowdRecord) -> "Figure | None":
 
 
 def waste(record: CrowdRecord) -> "Figure | None":
-    """What came to each host beyond one copy, in % of the image, the most first."""
+    """Bytes that each host received beyond one copy, in % of the image, the most first."""
     size = record.image_bytes
     return _by_host(
         record,
@@ -110,7 +110,7 @@ def waste(record: CrowdRecord) -> "Figure | None":
 
 
 def given(record: CrowdRecord) -> "Figure | None":
-    """What each host gave to others, in copies of the image, the most first."""
+    """Bytes that each host sent to others, in copies of the image, the most first."""
     size = record.image_bytes
     return _by_host(
         record,
@@ -145,7 +145,7 @@ def _by_host(record: CrowdRecord, values: dict[str, float], unit: str) -> "Figur
 
 
 def _bound(axes: "Axes", record: CrowdRecord) -> None:
-    """Where the bounds are."""
+    """Draw the bounds."""
     axes.axvline(record.bound_s, color=INK, linewidth=1, linestyle="--", label="the fluid bound")
     if record.whole_pieces_s is not None:
         axes.axvline(

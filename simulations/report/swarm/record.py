@@ -1,4 +1,4 @@
-"""What is kept of a crowd: plain data that can be written, read again and drawn."""
+"""The record of a crowd: plain data that is written, read again and drawn."""
 
 from pathlib import Path
 from typing import Final
@@ -7,15 +7,16 @@ import msgspec
 from msgspec.structs import replace
 
 from beiran.swarm.pieces import cut
-from simulations.report.gossip.record import read_packed, write_packed
-from simulations.swarm.crowd import Stage
+from simulations.report.record import read_packed, write_packed
 from simulations.swarm.host import Host
+from simulations.swarm.image_pull import ImagePull
+from simulations.swarm.operations import OnHost
 from simulations.swarm.scenario import Crowd, Outcome
 from simulations.swarm.world import STARTED_AT_S
 
 FILE: Final = "crowd.json.z"
 SAMPLES_MAX: Final = 400
-"""Every second one is left out when there are so many, and they are taken half as often."""
+"""When there are this many, every second one is dropped, and they are taken half as often."""
 PLAIN: Final = "plain"
 
 
@@ -23,11 +24,11 @@ class Puller(msgspec.Struct, frozen=True):
     """One host.
 
     Attributes:
-      role: what befell it, ``plain`` if nothing did.
+      role: the operations that befell it; ``plain`` if none did.
       came_at: seconds after the crowd began; None if it never wanted the image.
       took_s: from then until it had the image; None if it never had it.
-      received_bytes: all that came to it. wasted_bytes: of these beyond each piece's once.
-      given_bytes: to others.
+      received_bytes: all that arrived. wasted_bytes: of these, all beyond one copy of each piece.
+      given_bytes: sent to other hosts.
     """
 
     name: str
@@ -45,9 +46,9 @@ class Sample(msgspec.Struct, frozen=True):
     """The crowd at one moment.
 
     Attributes:
-      want: hosts that want the image, or have got it. done: those that have it.
+      want: hosts that want the image or have it. done: hosts that have it.
       pieces: accepted by all hosts together.
-      origin_bytes: what the origin had sent.
+      origin_bytes: sent by the origin so far.
     """
 
     at: float
@@ -61,10 +62,10 @@ class CrowdRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A whole run of a crowd.
 
     Attributes:
-      about: what it was run with, in words.
+      about: its parameters, as text.
       bound_s, whole_pieces_s: as in ``Outcome``.
       pieces: of the image.
-      counters: what all cores counted together.
+      counters: sums over all cores.
     """
 
     title: str
@@ -82,32 +83,32 @@ class CrowdRecord(msgspec.Struct, frozen=True, kw_only=True):
     samples: list[Sample]
 
     def write(self, folder: Path) -> None:
-        """As one file there."""
+        """Write the record as one file into a folder."""
         write_packed(self, folder / FILE)
 
     @classmethod
     def read(cls, folder: Path) -> "CrowdRecord":
-        """Raises: SettingsError where there is none."""
+        """Read the record in a folder. Raises: SettingsError if there is none."""
         return read_packed(folder / FILE, cls)
 
 
-class Chronicle:
-    """Looks at a crowd now and then, on its own virtual time; changes nothing."""
+class CrowdChronicle:
+    """Samples a crowd on virtual time; it changes nothing."""
 
-    def __init__(self, stage: Stage, *, every_s: float = 0.05) -> None:
-        self._stage = stage
+    def __init__(self, pull: ImagePull, *, every_s: float = 0.05) -> None:
+        self._pull = pull
         self._every_s = every_s
         self._samples: list[Sample] = []
-        stage.world.heap.at(stage.world.now, self._look)
+        pull.world.schedule(pull.world.now, self._look)
 
     def record(self, title: str, about: dict[str, str], outcome: Outcome) -> CrowdRecord:
-        """All of it, when the run is over."""
-        stage, world, crowd = self._stage, self._stage.world, outcome.scenario
+        """Return the record, when the run is over."""
+        pull, world, crowd = self._pull, self._pull.world, outcome.scenario
         counters: dict[str, int] = {}
-        for host in stage.hosts:
+        for host in pull.hosts:
             for name, count in host.node.counters.items():
                 counters[name] = counters.get(name, 0) + count
-        named = {node for host in stage.hosts if not host.lies for node in host.distrusted}
+        named = {node for host in pull.hosts if not host.lies for node in host.distrusted}
         return CrowdRecord(
             title=title,
             about=about,
@@ -116,21 +117,21 @@ class Chronicle:
             bound_s=outcome.bound_s,
             whole_pieces_s=outcome.whole_pieces_s,
             origin_bytes=world.origin.sent_bytes,
-            datagrams=world.datagrams,
-            liars=len(stage.liars),
-            named=len(named & stage.liars),
+            datagrams=world.datagrams_sent,
+            liars=len(pull.liars),
+            named=len(named & pull.liars),
             counters=dict(sorted(counters.items())),
-            hosts=[self._puller(crowd, number, host) for number, host in enumerate(stage.hosts)],
+            hosts=[self._puller(crowd, number, host) for number, host in enumerate(pull.hosts)],
             samples=self._samples,
         )
 
     def _look(self) -> None:
-        stage, world = self._stage, self._stage.world
+        pull, world = self._pull, self._pull.world
         sample = Sample(
             world.now - STARTED_AT_S,
-            len(stage.wanted),
-            sum(map(stage.has, stage.wanted)),
-            sum(len(host.accepted) for host in stage.hosts),
+            len(pull.wanted),
+            sum(map(pull.has, pull.wanted)),
+            sum(len(host.accepted) for host in pull.hosts),
             world.origin.sent_bytes,
         )
         if not self._samples or self._samples[-1] != replace(sample, at=self._samples[-1].at):
@@ -138,21 +139,18 @@ class Chronicle:
         if len(self._samples) >= SAMPLES_MAX:
             del self._samples[1::2]
             self._every_s *= 2
-        world.heap.at(world.now + self._every_s, self._look)
+        world.schedule(world.now + self._every_s, self._look)
 
     def _puller(self, crowd: Crowd, number: int, host: Host) -> Puller:
-        stage = self._stage
-        roles = [
-            at.do.role
-            for at in crowd.operations
-            if at.do.role and getattr(at.do, "host", None) == number
-        ]
-        came_at = stage.came_at.get(host)
+        pull = self._pull
+        befell = (at.do for at in crowd.operations if isinstance(at.do, OnHost))
+        roles = [one.role for one in befell if one.role and one.host == number]
+        came_at = pull.came_at.get(host)
         took_s = None
-        if came_at is not None and host in stage.wanted and stage.has(host):
-            took_s = max((host.done_at[b.digest] for b in stage.blobs), default=0.0) - came_at
-        received = round(host.down.carried_bytes)
-        cuts = {blob.digest: cut(blob.size_bytes) for blob in stage.blobs}
+        if came_at is not None and host in pull.wanted and pull.has(host):
+            took_s = max((host.done_at[b.digest] for b in pull.blobs), default=0.0) - came_at
+        received = round(host.down_pipe.carried_bytes)
+        cuts = {blob.digest: cut(blob.size_bytes) for blob in pull.blobs}
         useful = sum(cuts[digest].length(piece) for digest, piece in set(host.accepted))
         return Puller(
             name=host.name,
@@ -162,6 +160,6 @@ class Chronicle:
             received_bytes=received,
             from_origin_bytes=host.from_origin_bytes,
             wasted_bytes=max(0, received - useful),
-            given_bytes=round(host.up.carried_bytes),
+            given_bytes=round(host.up_pipe.carried_bytes),
             datagram_bytes=host.node.counters["datagram_bytes_sent"],
         )

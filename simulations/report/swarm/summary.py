@@ -1,19 +1,19 @@
-"""The figures of a crowd that a person reads first."""
+"""The figures at the top of a crowd's report."""
 
-from simulations.report.gossip.record import quantile
-from simulations.report.gossip.summary import Figure
+from simulations.report.page import Figure
+from simulations.report.record import quantile
 from simulations.report.swarm.record import CrowdRecord
 
 MB = 1_000_000
 
 
 def crowd_figures(record: CrowdRecord) -> list[Figure]:
-    """In the order in which they are shown."""
+    """Return the figures in the order in which they are shown."""
     return [*_times(record), *_origin(record), *_hosts(record), *_cost(record)]
 
 
 def last_s(record: CrowdRecord) -> float | None:
-    """When the last of those who got the image had it, in seconds after the crowd began."""
+    """Return when the last host had the image, in seconds after the crowd began."""
     ends = [h.came_at + h.took_s for h in record.hosts if h.came_at is not None and h.took_s]
     return max(ends, default=None)
 
@@ -27,7 +27,7 @@ def _times(record: CrowdRecord) -> list[Figure]:
     rows = [
         Figure("Hosts", f"{len(hosts):,}", ", ".join(f"{n:,} {role}" for role, n in roles.items())),
         Figure("Image", f"{record.image_bytes / MB:,.1f} MB", f"{record.pieces:,} pieces"),
-        Figure("Have the image", f"{len(took):,}", "those that went or gave up need not"),
+        Figure("Have the image", f"{len(took):,}", "hosts that left or gave up need not"),
     ]
     end = last_s(record)
     if end is None:
@@ -63,7 +63,7 @@ def _origin(record: CrowdRecord) -> list[Figure]:
     size = max(1, record.image_bytes)
     return [
         Figure(
-            "The origin gave",
+            "The origin sent",
             f"{record.origin_bytes / MB:,.1f} MB",
             f"{record.origin_bytes / size:.4f} copies of the image",
         )
@@ -81,10 +81,10 @@ def _hosts(record: CrowdRecord) -> list[Figure]:
             "Wasted by a host",
             f"mean {sum(wasted) / len(wasted):.2%}, 99th {quantile(wasted, 0.99):.2%}, "
             f"worst {wasted[-1]:.2%}",
-            "of the image: came and was of no use, or came twice",
+            "of the image: bytes that were of no use or arrived twice",
         ),
         Figure(
-            "Given by a host",
+            "Sent by a host",
             f"median {quantile(given, 0.5):.2f}, 99th {quantile(given, 0.99):.2f}, "
             f"most {given[-1]:.2f}",
             "copies of the image",
@@ -111,10 +111,10 @@ def _cost(record: CrowdRecord) -> list[Figure]:
         Figure(
             "Answered busy",
             f"{counters.get('fetches_failed_busy', 0) / pieces:.2f}",
-            "requests for each piece that came",
+            "requests for each piece that arrived",
         ),
         Figure(
-            "Left or given on",
+            "Abandoned or passed on",
             f"{counters.get('fetches_stalled', 0):,} stalled, "
             f"{counters.get('fetches_slow', 0):,} slow, "
             f"{counters.get('leases_given_on', 0):,} leases, "

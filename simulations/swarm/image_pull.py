@@ -1,4 +1,7 @@
-"""A crowd on stage: its world, its hosts by number, and who still wants the image."""
+"""The pull of one image by a crowd: the hosts of a swarm world, and which of them want it.
+
+Operations act on it and checkers read it.
+"""
 
 import math
 from collections.abc import Sequence
@@ -11,77 +14,78 @@ from simulations.swarm.host import Host
 from simulations.swarm.world import World
 
 GOSSIP_S: Final = 1.0  # until others know that a host has an image
-SOURCES_MAX: Final = 8  # as many does an agent ask whether they have a blob
+SOURCES_MAX: Final = 8  # holders that an agent names to its core, as in beiran/transfer
 
 
-class Stage:
-    """What operations act on and checkers look at.
+class ImagePull:
+    """An image and the hosts of a world that want it.
 
     Attributes:
-      came_at: when each host began to want the image. wanted: by whom it still is.
-      holders: who had the image from elsewhere. liars: who ever flipped a byte.
+      came_at: when each host began to want the image.
+      wanted: hosts that still want it.
+      holders: hosts that had the image from elsewhere.
+      liars: agents that ever flipped a byte.
     """
 
     def __init__(self, world: World, blobs: Sequence[Blob], link_bytes_per_s: float) -> None:
         self.world = world
         self.blobs = list(blobs)
         self.link_bytes_per_s = link_bytes_per_s
-        self.hosts: list[Host] = []
         self.came_at: dict[Host, float] = {}
         self.wanted: dict[Host, None] = {}
         self.holders: set[Host] = set()
         self.liars: set[NodeId] = set()
 
     @property
+    def hosts(self) -> list[Host]:
+        """All hosts, by number."""
+        return self.world.hosts
+
+    @property
     def image_bytes(self) -> int:
-        """Bytes of the image."""
+        """Size of the image."""
         return sum(blob.size_bytes for blob in self.blobs)
 
-    def host(self, number: int) -> Host | None:
-        """The host of that number, if there is one."""
-        return self.hosts[number] if 0 <= number < len(self.hosts) else None
-
     def add(self) -> Host:
-        """A host more, of which nobody knows yet."""
-        rate = self.link_bytes_per_s
-        host = self.world.add(up=rate, down=rate)
-        self.hosts.append(host)
-        return host
+        """Add a host that no other knows yet."""
+        return self.world.add(up=self.link_bytes_per_s, down=self.link_bytes_per_s)
 
     def join(self) -> None:
-        """A host more, known to all, that wants the image."""
+        """Add a host that all know, and that wants the image."""
         host = self.add()
-        self.world.tell_members()
-        self.pull(host)
+        self.world.update_members()
+        self.want(host)
 
-    def pull(self, host: Host) -> None:
-        """It wants the image from now on."""
-        self.came_at.setdefault(host, self.world.now)
-        self.wanted[host] = None
+    def want(self, host: Host) -> None:
+        """Let a host want the image from now on."""
+        self._note_wanted(host)
         holders = [other for other in self.hosts if self._known_to_have(other, host)]
         random = stream(len(holders), "sources", host.name)
         sources = random.sample(holders, min(SOURCES_MAX, len(holders)))
         self.world.pull(host, self.blobs, sources=sources)
 
     def have(self, host: Host) -> None:
-        """It has the image from now on, if it did not want it."""
+        """Give a host the image, unless it wants it."""
         if host not in self.wanted:
             self.holders.add(host)
-            self.world.seed(host, self.blobs)
+            self.world.seed_blobs(host, self.blobs)
 
     def unwanted(self, host: Host) -> None:
-        """It wants the image no more."""
+        """Note that a host no longer wants the image."""
         self.wanted.pop(host, None)
 
     def restart(self, host: Host, *, wiped: bool) -> None:
-        """It wants the image again, or at last."""
-        self.came_at.setdefault(host, self.world.now)
-        self.wanted[host] = None
+        """Start an agent again, which wants the image."""
+        self._note_wanted(host)
         self.world.restart(host, self.blobs, wiped=wiped)
 
+    def _note_wanted(self, host: Host) -> None:
+        self.came_at.setdefault(host, self.world.now)
+        self.wanted[host] = None
+
     def _known_to_have(self, other: Host, host: Host) -> bool:
-        """Gossip has told by now that ``other`` has the image whole."""
-        if other is host or not other.reachable:
+        """Whether gossip has announced by now that ``other`` has the whole image."""
+        if other is host or not other.online:
             return False
         known_s = self.world.now - GOSSIP_S
         return other in self.holders or all(
@@ -89,9 +93,9 @@ class Stage:
         )
 
     def owed(self) -> list[Host]:
-        """Who must end with the image: all who want it and can be reached."""
-        return [host for host in self.wanted if host.reachable]
+        """Return the hosts that must end with the image: they want it and can be reached."""
+        return [host for host in self.wanted if host.online]
 
     def has(self, host: Host) -> bool:
-        """Whether it has all of the image."""
+        """Whether a host has all of the image."""
         return all(blob.digest in host.done_at for blob in self.blobs)
