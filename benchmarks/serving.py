@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,7 +112,10 @@ def _compare(rounds: int, size: int) -> None:
 
 async def _fill_cache(folder: Path, blob: Path, digest: str, size: int) -> None:
     cache = await BlobCache.open(folder, CACHE_BYTES)
-    with await cache.partial(Digest(bytes.fromhex(digest)), size) as into, open(blob, "rb") as file:  # noqa: ASYNC230
+    with (
+        closing(await cache.partial(Digest(bytes.fromhex(digest)), size)) as into,
+        open(blob, "rb") as file,  # noqa: ASYNC230
+    ):
         claim = into.claim(0, size)
         assert claim is not None
         for start in range(0, size, 16 * MEGABYTE):
@@ -149,7 +152,7 @@ async def _fetch(folder: str, digest_hex: str, size: int, ports: list[int]) -> N
     runs = iter(range(0, size, run_bytes))
     began, cpu_began = time.perf_counter(), time.process_time()
     async with open_peer_blobs() as peers:
-        with await cache.partial(digest, size) as into:
+        with closing(await cache.partial(digest, size)) as into:
 
             async def fetch_runs(port: int) -> None:
                 for start in runs:

@@ -1,4 +1,7 @@
-"""Work that goes on in a thread while the loop does other things, one job at a time."""
+"""Run a job in a thread while the event loop does other things, one at a time, without a task.
+
+``PrefixHash`` hashes and ``PartialBlob`` syncs through it.
+"""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,12 +13,12 @@ import trio
 T = TypeVar("T")
 
 
-class Behind(Generic[T]):
-    """Runs jobs in trio's threads without a task that waits for them.
+class BackgroundJob(Generic[T]):
+    """Runs jobs in trio's threads.
 
-    ``trio.to_thread.run_sync`` needs a task per call. What goes on behind a blob (hashing, syncing)
-    belongs to no task: whoever brings the next bytes only sets it going. Each job's outcome is
-    handed to a callback on the loop; when the loop is gone by then, it is dropped.
+    ``trio.to_thread.run_sync`` needs a task that waits. Hashing and syncing behind a blob belong to
+    no task: the task that brings the next bytes only starts them. A callback on the loop takes each
+    job's outcome; if the loop has ended by then, the outcome is dropped.
     """
 
     def __init__(self) -> None:

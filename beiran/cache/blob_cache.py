@@ -1,18 +1,14 @@
-"""The agent's blob cache: verified blobs as files, bounded; the least recently used go first.
+"""The agent's blob cache: verified blobs as files, bounded; the least recently used are evicted.
 
-    FOLDER/whole/HEX.SIZE       verified, and synced before they got this name
-    FOLDER/partial/HEX.SIZE     in flight: see ``partial``
-    FOLDER/scratch/             being written, or on its way out; emptied at each start
+``files`` has the layout of its folder. A blob gets its name in ``whole`` by a rename, after its
+SHA-256 was checked and its bytes were synced. The folders are not synced: after a power failure the
+last blobs may be missing, or be in flight again with all their bytes, but no blob is there with
+wrong bytes. So opening the cache trusts names and sizes, and reads no blob.
 
-What is on disk when: a file gets its name in ``whole`` by a rename, after its SHA-256 was checked
-and after ``fdatasync``. The folders are not synced: after a power failure a blob that came last may
-be missing, or be in flight again with all its bytes, but none is there with wrong ones. So opening
-trusts names and sizes, and reads no blob.
+The time of a blob's last use is its file's modification time, from a clock that never goes back, so
+that the order of eviction survives a restart.
 
-When a blob was last used is its file's modification time, set to a clock that never goes backwards,
-so that their order survives a restart.
-
-All methods are for one thread, the loop's. Deleting and syncing is done in threads.
+All methods are for the event loop's thread. Deleting and syncing run in other threads.
 """
 
 import hashlib
@@ -32,24 +28,28 @@ from beiran.cache.errors import BlobMissing, BlobRefused, CacheFull
 from beiran.cache.files import (
     FULL_ERRORS,
     BlobName,
+    Entry,
+    Found,
     Sidecar,
+    delete_gone,
+    scan,
     sidecar_path,
     write_file,
 )
 from beiran.cache.partial_blob import PartialBlob
-from beiran.cache.recovery import Entry, Found, delete_gone, scan
 from beiran.errors import LocalError
 from beiran.ids import Digest, digest_text
 
 THREADS_MAX: Final = 16
-"""At once, for all blobs: writing, hashing of pieces, deleting."""
+"""At once, for all blobs: writing, hashing pieces, deleting. As many as fetches run at a time;
+trio's own limit of 40 is for all threads of the agent. Chosen."""
 
 READ_BYTES_MAX: Final = 16 * 2**20
-"""What ``read`` takes into memory: manifests and configs are smaller."""
+"""The largest blob that ``read`` takes into memory; manifests and configs have 4 MiB at most."""
 
 
 class BlobFile:
-    """A blob open for reading. Not evicted until it is closed; readable even when removed.
+    """A blob open for reading. It is not evicted until it is closed, and stays readable if removed.
 
     Attributes:
       descriptor: of the file, for ``pread`` and ``sendfile``; several readers may share it.
@@ -76,7 +76,7 @@ class BlobFile:
         self.close()
 
     def close(self) -> None:
-        """Close the file; again does nothing."""
+        """Close the file; does nothing the second time."""
         if self._open:
             self._open = False
             os.close(self.descriptor)
@@ -84,7 +84,7 @@ class BlobFile:
 
 
 class BlobCache:
-    """Blobs by digest. Made by ``BlobCache.open``."""
+    """Blobs by digest. ``BlobCache.open`` makes one."""
 
     def __init__(
         self, folder: Path, bytes_max: int, found: Found, evicted: Callable[[Digest], object]
@@ -108,10 +108,11 @@ class BlobCache:
         *,
         evicted: Callable[[Digest], object] = lambda _: None,
     ) -> "BlobCache":
-        """Open the cache in ``folder``, or make it. Drops what is damaged or unfinished there.
+        """Open the cache in ``folder``, or create it. Deletes damaged and unfinished files.
 
         Args:
-          evicted: called with each whole blob that is dropped: no one may offer it any more.
+          evicted: called with each whole blob that leaves the cache, so that it is no longer
+            offered.
 
         Raises: LocalError when the folder cannot be used.
         """
@@ -125,12 +126,12 @@ class BlobCache:
 
     @property
     def bytes_max(self) -> int:
-        """How much it may hold."""
+        """The bound on ``used_bytes``."""
         return self._bytes_max
 
     @property
     def used_bytes(self) -> int:
-        """How much it holds. A blob in flight counts as if it were whole."""
+        """Bytes of all blobs. A blob in flight counts as if it were whole."""
         return self._used_bytes
 
     @property
@@ -139,33 +140,33 @@ class BlobCache:
         return [digest for digest, entry in self._entries.items() if entry.whole]
 
     def size(self, digest: Digest) -> int | None:
-        """Bytes of a whole blob; None when it is not there. No use in the sense of eviction."""
+        """Bytes of a whole blob; None without it. Does not count as a use."""
         entry = self._entries.get(digest)
         return entry.size_bytes if entry is not None and entry.whole else None
 
     def in_flight(self, digest: Digest) -> PartialBlob | None:
-        """The blob while it is being brought."""
+        """The blob while it is being fetched; else None."""
         partial = self._in_flight.get(digest)
         return None if partial is None or partial.closed or partial.verified else partial
 
     async def resize(self, bytes_max: int) -> None:
-        """Set another bound, and drop what is beyond as far as nobody needs it."""
+        """Set another bound, and evict what is beyond it and not in use."""
         self._bytes_max = bytes_max
         await self._drop(self._victims(self._used_bytes - bytes_max))
 
     def open_file(self, digest: Digest) -> BlobFile:
-        """Open a whole blob, which uses it. Close it again.
+        """Open a whole blob, which counts as a use. The caller closes it.
 
-        Raises: BlobMissing when it is not there (any more).
+        Raises: BlobMissing when the cache does not have it (any more).
         """
         entry = self._entries.get(digest)
         if entry is None or not entry.whole:
             raise BlobMissing(f"{digest_text(digest)} is not in the cache")
         try:
             descriptor = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:  # somebody tidied up
+        except FileNotFoundError:  # deleted by another program
             self._forget(digest)
-            raise BlobMissing(f"{digest_text(digest)} is not in the cache any more") from None
+            raise BlobMissing(f"{digest_text(digest)} is no longer in the cache") from None
         except OSError as error:
             raise BlobMissing(f"{entry.path} cannot be read: {error.strerror}") from None
         self._use(digest, descriptor)
@@ -173,13 +174,13 @@ class BlobCache:
         return BlobFile(digest, descriptor, entry.size_bytes, lambda: self._unpin(digest))
 
     async def read(self, digest: Digest) -> bytes:
-        """A small whole blob: a manifest, a config.
+        """The bytes of a small whole blob: a manifest, a config.
 
-        Raises: BlobMissing when it is not there, cannot be read, or is over ``READ_BYTES_MAX``.
+        Raises: BlobMissing when it is missing, unreadable, or larger than ``READ_BYTES_MAX``.
         """
         with self.open_file(digest) as file:
             if file.size_bytes > READ_BYTES_MAX:
-                raise BlobMissing(f"{digest_text(digest)} is too large to be read at once")
+                raise BlobMissing(f"{digest_text(digest)} is too large to read at once")
             try:
                 return await trio.to_thread.run_sync(
                     os.pread, file.descriptor, file.size_bytes, 0, limiter=self.limiter
@@ -189,7 +190,7 @@ class BlobCache:
 
     @contextmanager
     def pin(self, digests: Iterable[Digest]) -> Iterator[None]:
-        """Keep these from being evicted, whether they are there already or come meanwhile."""
+        """Keep these blobs from being evicted, whether they are here or arrive meanwhile."""
         pinned = list(digests)
         self._pins.update(pinned)
         try:
@@ -199,9 +200,9 @@ class BlobCache:
                 self._unpin(digest)
 
     async def put(self, digest: Digest, data: bytes) -> None:
-        """Put a small blob in; does nothing but use it when it is there.
+        """Add a small blob; if the cache has it, that counts as a use.
 
-        Raises: BlobRefused when its SHA-256 is another; CacheFull; OSError.
+        Raises: BlobRefused when its SHA-256 is not ``digest``; CacheFull; OSError.
         """
         if hashlib.sha256(data).digest() != digest:
             raise BlobRefused(f"{len(data)} bytes are not {digest_text(digest)}")
@@ -209,14 +210,14 @@ class BlobCache:
             self._use(digest)
             return
         if len(data) > self._bytes_max:
-            raise CacheFull(f"{len(data)} bytes are more than the cache may hold")
+            raise CacheFull(f"{len(data)} bytes are larger than the cache")
         self._room(len(data), digest)
         scratch = self._scratch_path()
         await self._write(scratch, data)
         try:
             victims = self._room(len(data), digest)
             if self.size(digest) is not None or digest in self._in_flight:
-                return  # somebody else was faster, or is about to be
+                return  # another task was faster, or is about to be
             # From here to the end of this block nothing else runs: the room is ours.
             self._set_aside([*victims, *([digest] if digest in self._entries else [])])
             path = self.folder / "whole" / str(BlobName(digest, len(data)))
@@ -227,18 +228,18 @@ class BlobCache:
         await self._empty_scratch()
 
     async def partial(self, digest: Digest, size_bytes: int) -> PartialBlob:
-        """Bring a blob: the one in flight already, one from before with what it had, or a new one.
+        """Begin to fetch a blob, or continue: a blob is in flight once, and keeps what it held
+        before.
 
-        There is one at a time of a digest; whoever asks while it is in flight gets the same.
-
-        Raises: BlobRefused when it is there, or in flight with another size; CacheFull; OSError.
+        Raises: BlobRefused when the cache has the blob, or has it in flight with another size;
+        CacheFull; OSError.
         """
         while (going := self._in_flight.get(digest)) is not None and going.closed:
             await going.ended.wait()
         if going is not None and going.size_bytes == size_bytes and not going.verified:
             return going
         if going is not None or self.size(digest) is not None:
-            raise BlobRefused(f"{digest_text(digest)} is there, or coming with another size")
+            raise BlobRefused(f"{digest_text(digest)} is here, or in flight with another size")
         old = self._entries.get(digest)
         victims: list[Digest] = []
         if old is None or old.size_bytes != size_bytes:
@@ -254,12 +255,11 @@ class BlobCache:
             self._add(digest, Entry(path, size_bytes, whole=False))
         else:
             self._use(digest)
-        partial.start()
         await self._empty_scratch()
         return partial
 
     async def remove(self, digest: Digest) -> None:
-        """Drop a blob, whole or not, also when it is pinned. Who has it open can read on."""
+        """Drop a blob, whole or not, even if it is pinned. It stays readable where it is open."""
         partial = self._in_flight.get(digest)
         if partial is not None:
             partial.discard()
@@ -267,26 +267,26 @@ class BlobCache:
         await self._drop([digest] if digest in self._entries else [])
 
     async def settle(self) -> None:
-        """Wait until what is verified, closed or dropped is so on disk: before the agent ends."""
+        """Wait until the files of verified and closed blobs are final, before the agent stops."""
         for partial in list(self._in_flight.values()):
             if partial.closed or partial.verified:
                 await partial.ended.wait()
 
-    # What blobs in flight need: see ``partial.Home``.
+    # --- what blobs in flight call: see ``partial_blob.Home`` ------------------------------
 
     async def free_disk(self, wanted_bytes: int) -> bool:
-        """The disk is full: drop so much, as far as nobody needs it. Returns: whether any went."""
+        """The disk is full: evict that many bytes. Returns: False when all are in use."""
         victims = self._victims(max(wanted_bytes, 1))
         await self._drop(victims)
         return bool(victims)
 
     def blob_verified(self, partial: PartialBlob) -> None:
-        """From now on it can be opened, under the name it has."""
+        """The blob is whole: from now on ``open_file`` opens it, under the name it has."""
         self._entries[partial.digest] = Entry(partial.path, partial.size_bytes, whole=True)
         self._use(partial.digest)
 
     def partial_ended(self, partial: PartialBlob, *, keep: bool) -> None:
-        """Give a verified blob its final name; note what is left of another."""
+        """Give a verified blob its final name; keep or delete what another one holds."""
         digest = partial.digest
         del self._in_flight[digest]
         entry = self._entries.get(digest)
@@ -303,15 +303,15 @@ class BlobCache:
             try:
                 partial.path.rename(path)
                 sidecar_path(partial.path).unlink(missing_ok=True)
-            except OSError:  # it stays in flight on disk, with all its bytes
+            except OSError:  # on disk it stays in flight, with all its bytes
                 return
             self._entries[digest] = entry._replace(path=path)
         self._shrink()
 
-    # Room
+    # --- room -------------------------------------------------------------------------------
 
     def _victims(self, wanted_bytes: int, besides: Digest | None = None) -> list[Digest]:
-        """The least recently used that nobody needs, until they are so many bytes, or all."""
+        """The least recently used blobs that are not in use, up to ``wanted_bytes`` together."""
         victims: list[Digest] = []
         for digest, entry in self._entries.items():
             if wanted_bytes <= 0:
@@ -323,7 +323,7 @@ class BlobCache:
         return victims
 
     def has_room(self, size_bytes: int) -> bool:
-        """Whether so many bytes more fit, if all that nobody needs is dropped."""
+        """Whether that many bytes more fit if every blob that is not in use is evicted."""
         needed = sum(
             entry.size_bytes
             for digest, entry in self._entries.items()
@@ -332,10 +332,10 @@ class BlobCache:
         return needed + size_bytes <= self._bytes_max
 
     def _room(self, size_bytes: int, besides: Digest) -> list[Digest]:
-        """What has to go for so many bytes more. Raises: CacheFull, and then nothing goes.
+        """What to evict for that many bytes more. Raises: CacheFull, and then nothing is evicted.
 
-        What is needed now may take more than ``bytes_max``, as far as the disk has room: an image
-        that is larger than the cache can be pulled too. It goes when nobody needs it any more.
+        Blobs in use may take more than ``bytes_max``, as far as the disk has room, so that an image
+        larger than the cache can be pulled. They are evicted when their last user is done.
         """
         disk = os.statvfs(self.folder)
         too_few = size_bytes - disk.f_bavail * disk.f_frsize
@@ -343,7 +343,7 @@ class BlobCache:
             max(self._used_bytes + size_bytes - self._bytes_max, too_few), besides
         )
         if sum(self._entries[digest].size_bytes for digest in victims) < too_few:
-            raise CacheFull(f"the disk has no room for {size_bytes} bytes more")
+            raise CacheFull(f"the disk has no room for another {size_bytes} bytes")
         return victims
 
     async def _write(self, path: Path, data: bytes) -> None:
@@ -363,7 +363,7 @@ class BlobCache:
         await self._empty_scratch()
 
     def _set_aside(self, digests: list[Digest]) -> None:
-        """Take blobs out of the cache at once; deleting their bytes is left for a thread."""
+        """Take blobs out of the cache at once; a thread deletes their bytes later."""
         for digest in digests:
             entry = self._forget(digest)
             with suppress(OSError):
@@ -381,7 +381,7 @@ class BlobCache:
     def _scratch_path(self, kind: str = "new") -> Path:
         return self.folder / "scratch" / f"{kind}.{next(self._numbers)}"
 
-    # The books
+    # --- the index --------------------------------------------------------------------------
 
     def _add(self, digest: Digest, entry: Entry) -> None:
         self._entries[digest] = entry
@@ -409,7 +409,7 @@ class BlobCache:
             self._shrink()
 
     def _shrink(self) -> None:
-        """Drop what is beyond ``bytes_max`` and not needed any more."""
+        """Evict what is beyond ``bytes_max`` and no longer in use."""
         if self._used_bytes > self._bytes_max:
             self._set_aside(self._victims(self._used_bytes - self._bytes_max))
             self._empty_scratch_soon()

@@ -1,4 +1,4 @@
-"""Which bytes of a blob are there: ranges that neither overlap nor touch."""
+"""A set of byte offsets, kept as sorted ranges that neither overlap nor touch."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
@@ -21,16 +21,16 @@ class RangeSet:
 
     @property
     def total(self) -> int:
-        """How many numbers are in it."""
+        """How many numbers the set has."""
         return sum(self._ends) - sum(self._starts)
 
     @property
     def prefix(self) -> int:
-        """The first number that is not in it."""
+        """The first number that the set lacks."""
         return self._ends[0] if self._starts and self._starts[0] == 0 else 0
 
     def add(self, start: int, end: int) -> None:
-        """Put a range in, whatever of it is there already."""
+        """Add a range; parts of it may be in the set already."""
         if start >= end:
             return
         first = bisect_left(self._ends, start)  # the first that overlaps or touches
@@ -42,7 +42,7 @@ class RangeSet:
         self._ends[first:last] = [end]
 
     def remove(self, start: int, end: int) -> None:
-        """Take a range out, whatever of it is there."""
+        """Remove a range; parts of it may be missing already."""
         if start >= end:
             return
         first = bisect_right(self._ends, start)
@@ -55,14 +55,14 @@ class RangeSet:
         self._ends[first:last] = [pair[1] for pair in rest]
 
     def covers(self, start: int, end: int) -> bool:
-        """Whether all of a range is in it."""
+        """Whether the set has all of a range."""
         return self.end_from(start) >= end
 
     def end_from(self, start: int) -> int:
-        """The first number from ``start`` up that is not in it."""
+        """The first number from ``start`` up that the set lacks."""
         index = bisect_right(self._starts, start) - 1
         return max(start, self._ends[index]) if index >= 0 else start
 
     def overlaps(self, start: int, end: int) -> bool:
-        """Whether anything of a range is in it."""
+        """Whether the set has any part of a range."""
         return start < end and bisect_right(self._ends, start) < bisect_left(self._starts, end)

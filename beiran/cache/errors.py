@@ -1,18 +1,18 @@
-"""What can go wrong with blobs on this host."""
+"""What can go wrong with blobs on this host's disk."""
 
 from beiran.errors import BeiranError
 
 
 class CacheFull(BeiranError):
-    """There is no room for these bytes, also not by dropping what nobody needs.
+    """There is no room for these bytes, even if every blob that is not in use were dropped.
 
-    What was there is still there. Later there may be room again.
+    Nothing was dropped. Later there may be room again.
     """
 
 
 class BlobMissing(BeiranError):
-    """The cache does not have this blob, or not these bytes of it."""
+    """The cache lacks this blob, or these bytes of it."""
 
 
 class BlobRefused(BeiranError):
-    """The bytes are not what their digest says, or the blob has another size than was said."""
+    """The bytes do not match their digest, or the cache has the blob, or it has another size."""

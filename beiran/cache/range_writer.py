@@ -1,9 +1,10 @@
-"""Bytes of a range as they arrive, put into a blob in flight piece by piece.
+"""Write the bytes of a range into a blob in flight as they arrive, piece by piece.
 
-Whoever receives puts bytes straight into ``space()``. Each ``CHUNK_BYTES`` go to a thread, which
-feeds the piece's BLAKE3 and writes; when a piece is complete, its hash is judged, and only then is
-it held. Memory is one buffer for each range that is being received, except where two bring the same
-piece: then the second keeps it in memory until it is judged, and takes over if it is first.
+The receiver puts bytes straight into ``space()``. Each ``CHUNK_BYTES`` go to a thread, which feeds
+the piece's BLAKE3 and writes. When a piece is complete its hash is judged, and only then is the
+piece held. A writer needs one buffer of memory. Where two fetches bring the same piece, the second
+has no claim: it keeps the piece in memory until it is judged, and takes the range over if it is
+complete first.
 """
 
 from collections.abc import Callable
@@ -13,42 +14,48 @@ from typing import Final
 import trio
 from blake3 import blake3
 
+from beiran.cache.claims import Claim
 from beiran.cache.errors import BlobMissing
-from beiran.cache.partial_blob import Claim, PartialBlob
+from beiran.cache.partial_blob import PartialBlob
 
 CHUNK_BYTES: Final = 2**20
+"""Bytes for each hop to a thread. Smaller chunks cost more hops, larger ones more memory for each
+fetch. docs/benchmarks.md measures receiving with it."""
+
 BUFFERS_KEPT_MAX: Final = 16
+"""As many as fetches run at a time; 16 MiB."""
 
 Judge = Callable[[int, int, bytes], bool]
-"""Told of each complete piece: start, end, BLAKE3. Returns: whether it is to be held."""
+"""Called with each complete piece: start, end, BLAKE3. Returns: whether to hold it."""
 
 
 class Buffers:
-    """Buffers of ``CHUNK_BYTES``, used again: fresh ones cost a page fault for every 4 KiB."""
+    """Buffers of ``CHUNK_BYTES`` for reuse: a fresh one costs a page fault for every 4 KiB."""
 
     def __init__(self) -> None:
         self._free: list[bytearray] = []
 
     def take(self) -> bytearray:
-        """One that nobody else has."""
+        """A buffer for the caller alone."""
         return self._free.pop() if self._free else bytearray(CHUNK_BYTES)
 
     def give_back(self, buffer: bytearray) -> None:
-        """It is not used any more."""
+        """The caller no longer uses a buffer."""
         if len(self._free) < BUFFERS_KEPT_MAX:
             self._free.append(buffer)
 
 
 class RangeWriter:
-    """Where the bytes ``start`` to ``end`` of a blob go. Use it in a ``with`` block.
+    """Takes the bytes ``start`` to ``end`` of a blob, in order. Use it in a ``with`` block.
 
-    A piece of which only the end comes here (``start`` lies within it) is hashed from the file when
-    it is complete; one of which only the beginning came stays in the file, and is not held: all of
-    it, to the last byte, for that is where somebody else goes on.
+    If ``start`` lies within a piece, that piece is hashed from the file when it is complete. If the
+    bytes end within a piece, they stay in the file to the last one, unheld: another fetch continues
+    there.
 
     Attributes:
-      position: of the next byte to come; ``end``: after the last.
-      written: the bytes from ``start`` up to here were dealt with.
+      position: the next byte to arrive.
+      end: the byte after the last.
+      written: the bytes from ``start`` up to here are in the file, or were not needed.
     """
 
     def __init__(
@@ -97,17 +104,17 @@ class RangeWriter:
 
     @property
     def resume_at(self) -> int:
-        """Where somebody else may go on: what is before it is in the file, or was not needed."""
+        """Where another fetch may continue: what is before it is in the file, or was not needed."""
         return self.written if self._piece.in_file else max(self._start, self._piece.start)
 
     def space(self) -> memoryview:
-        """Where the next bytes go; never empty before the end. Say ``filled`` afterwards."""
+        """The memory for the next bytes; never empty before the end. Call ``filled`` afterwards."""
         fill = self.position - self.written
         size = min(CHUNK_BYTES, min(self.end, self._piece.end) - self.written)
         return self._view[fill:size]
 
     async def filled(self, count: int) -> None:
-        """So many bytes were put into ``space``.
+        """``count`` bytes were put into ``space``.
 
         Raises: CacheFull; BlobMissing when the blob was closed; OSError.
         """
@@ -117,7 +124,7 @@ class RangeWriter:
             await self._flush()
 
     async def write(self, data: bytes | memoryview) -> None:
-        """Bytes that come from elsewhere. Raises: as ``filled``; ValueError for too many."""
+        """Copy bytes in. Raises: what ``filled`` raises; ValueError for too many."""
         rest = memoryview(data)
         if len(rest) > self.end - self.position:
             raise ValueError(f"{len(rest)} bytes where {self.end - self.position} are due")
@@ -140,7 +147,11 @@ class RangeWriter:
 
 
 class _Piece:
-    """One piece, or what of it comes."""
+    """One piece, or the part of it that this range has.
+
+    Attributes:
+      _aside: the piece's bytes, while another fetch has the claim on it.
+    """
 
     def __init__(self, partial: PartialBlob, start: int, piece_bytes: int) -> None:
         self._partial = partial
@@ -150,16 +161,15 @@ class _Piece:
         self._hasher = blake3()
         self._claim: Claim | None = None
         self._aside: list[memoryview | bytes] | None = None
-        """What came, while somebody else has the right to write it."""
         self._begun = False
 
     @property
     def in_file(self) -> bool:
-        """Whether what came of it is in the file, and nothing of somebody else's."""
+        """Whether the bytes that arrived are in the file, and no other fetch's."""
         return self._claim is not None and not self._claim.lost
 
     async def add(self, start: int, data: memoryview) -> None:
-        """Take bytes in, in order. ``data`` may be reused when the piece is finished."""
+        """Take bytes, in order. ``data`` may be reused when the piece is finished."""
         if not self._begun:
             self._begun = True
             self._claim = self._partial.claim(self.start, self.end)
@@ -174,7 +184,7 @@ class _Piece:
             self._aside.append(data if last else bytes(data))
 
     def keep(self, start: int, data: memoryview) -> bool:
-        """Put into the file what came last, for no more comes. Returns: whether it is there."""
+        """Write the last bytes of a fetch that ends early. Returns: whether they are written."""
         if not self._begun:
             self._begun = True
             self._claim = self._partial.claim(self.start, self.end)
@@ -183,7 +193,7 @@ class _Piece:
         return self._partial.write_now(self._claim, start, data)
 
     async def finish(self, judge: Judge, trusted: bool) -> None:
-        """All of it came: have it judged, and hold it."""
+        """The piece is complete: judge it, and hold it."""
         try:
             if self._claim is not None and not self._claim.lost:
                 found = self._hasher.digest()
@@ -201,7 +211,7 @@ class _Piece:
             self.drop()
 
     def drop(self) -> None:
-        """Nothing more of it comes."""
+        """No more bytes of the piece arrive."""
         if self._claim is not None:
             self._partial.unclaim(self._claim)
         self._aside = None

@@ -1,6 +1,7 @@
 """Blobs, and ways to bring them into a cache."""
 
 import hashlib
+import os
 import random
 
 from beiran.cache.blob_cache import BlobCache
@@ -20,7 +21,7 @@ def digest_of(data: bytes) -> Digest:
 async def write(
     partial: PartialBlob, start: int, data: bytes, *, hold: bool = True, trusted: bool = False
 ) -> None:
-    """Write a range that nobody has."""
+    """Write a range that is neither held nor claimed."""
     claim = partial.claim(start, start + len(data))
     assert claim is not None
     try:
@@ -31,8 +32,13 @@ async def write(
         partial.hold(start, start + len(data), trusted=trusted)
 
 
+def read(partial: PartialBlob, start: int, end: int) -> bytes:
+    """Bytes of the file of a blob in flight."""
+    return os.pread(partial.descriptor, end - start, start)
+
+
 async def bring(cache: BlobCache, data: bytes) -> Digest:
-    """Have a blob in the cache, verified and under its final name."""
+    """Put a blob into the cache, verified and under its final name."""
     partial = await cache.partial(digest_of(data), len(data))
     if data:
         await write(partial, 0, data)

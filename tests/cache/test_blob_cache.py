@@ -1,10 +1,10 @@
-"""The cache: what is kept, what goes first, and what any end leaves on disk."""
+"""The blob cache: what is kept, what is evicted first, and what any end leaves on disk."""
 
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -38,7 +38,9 @@ async def test_a_small_blob_is_put_and_read(tmp_path: Path) -> None:
         await cache.read(digest_of(b"[]"))
 
 
-async def test_the_least_recently_used_goes_first_also_after_a_restart(tmp_path: Path) -> None:
+async def test_the_least_recently_used_is_evicted_first_even_after_a_restart(
+    tmp_path: Path,
+) -> None:
     cache = await BlobCache.open(tmp_path, 300)
     first, second, third = [await bring(cache, content(seed, 100)) for seed in range(3)]
     await cache.read(first)
@@ -50,12 +52,12 @@ async def test_the_least_recently_used_goes_first_also_after_a_restart(tmp_path:
     assert names(tmp_path / "scratch") == []
 
 
-async def test_what_is_pinned_open_or_in_flight_stays(tmp_path: Path) -> None:
+async def test_pinned_open_and_arriving_blobs_are_not_evicted(tmp_path: Path) -> None:
     cache = await BlobCache.open(tmp_path, 400)
     pinned, opened = [await bring(cache, content(seed, 100)) for seed in range(2)]
     flying = content(2, 100)
     with cache.pin([pinned]), cache.open_file(opened) as file:
-        with await cache.partial(digest_of(flying), 100) as partial:
+        with closing(await cache.partial(digest_of(flying), 100)) as partial:
             assert not cache.has_room(101)
             assert cache.used_bytes == 300
             await write(partial, 0, flying)
@@ -75,7 +77,7 @@ async def test_an_open_blob_is_readable_after_it_was_removed(tmp_path: Path) -> 
         assert os.pread(file.descriptor, 100, 0) == content(1, 100)
 
 
-async def test_a_file_that_somebody_deleted_is_missing(tmp_path: Path) -> None:
+async def test_a_file_deleted_by_another_program_is_missing(tmp_path: Path) -> None:
     cache = await BlobCache.open(tmp_path, 400)
     digest = await bring(cache, content(1, 100))
     (tmp_path / "whole" / str(BlobName(digest, 100))).unlink()
@@ -84,7 +86,7 @@ async def test_a_file_that_somebody_deleted_is_missing(tmp_path: Path) -> None:
     assert (cache.size(digest), cache.used_bytes) == (None, 0)
 
 
-async def test_what_is_needed_may_be_more_than_the_cache_holds_and_goes_afterwards(
+async def test_blobs_in_use_may_exceed_the_bound_and_are_evicted_afterwards(
     tmp_path: Path,
 ) -> None:
     cache = await BlobCache.open(tmp_path, 100)
@@ -96,7 +98,9 @@ async def test_what_is_needed_may_be_more_than_the_cache_holds_and_goes_afterwar
     assert (cache.digests, cache.used_bytes) == ([], 0)
 
 
-async def test_what_no_disk_holds_is_refused_and_nothing_goes(tmp_path: Path) -> None:
+async def test_a_blob_larger_than_the_disk_is_refused_and_nothing_is_evicted(
+    tmp_path: Path,
+) -> None:
     cache = await BlobCache.open(tmp_path, 100)
     await bring(cache, content(1, 60))
     with pytest.raises(CacheFull):
@@ -249,13 +253,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.lab
-async def test_a_full_disk_is_made_room_on_and_told_of(small_disk: Path) -> None:
+async def test_a_full_disk_evicts_blobs_and_then_raises(small_disk: Path) -> None:
     cache = await BlobCache.open(small_disk, 1000 * MIB)
     old = await bring(cache, content(1, 3 * MIB))
     recent = await bring(cache, content(2, 2 * MIB))
     stranger = small_disk / "somebody else's"
     data = content(3, 5 * MIB)
-    with await cache.partial(digest_of(data), len(data)) as partial:  # 3 free: the old one goes
+    with closing(await cache.partial(digest_of(data), len(data))) as partial:  # 3 MiB free
         assert cache.digests == [recent]
         stranger.write_bytes(bytes(2 * MIB))
         for start in range(0, 5 * MIB, MIB):
@@ -267,7 +271,7 @@ async def test_a_full_disk_is_made_room_on_and_told_of(small_disk: Path) -> None
         await cache.put(old, content(1, 3 * MIB))
     assert cache.digests == [digest_of(data)]
     small = content(5, 900 * 1024)
-    with await cache.partial(digest_of(small), len(small)) as partial:
+    with closing(await cache.partial(digest_of(small), len(small))) as partial:
         (small_disk / "more").write_bytes(bytes(600 * 1024))
         with cache.pin([digest_of(data)]), pytest.raises(CacheFull):
             await write(partial, 0, small)

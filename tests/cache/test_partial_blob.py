@@ -1,6 +1,7 @@
 """One blob in flight: claims, what is held, the hash behind it, and restarts."""
 
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from beiran.cache.blob_cache import BlobCache
 from beiran.cache.errors import BlobMissing, BlobRefused
 from beiran.cache.files import sidecar_path
 from beiran.cache.partial_blob import PartialBlob
-from tests.cache.contents import content, digest_of, write
+from tests.cache.contents import content, digest_of, read, write
 from tests.http.serving import eventually
 
 MIB = 2**20
@@ -29,13 +30,13 @@ async def cache(tmp_path: Path) -> BlobCache:
 
 @pytest.fixture
 async def partial(cache: BlobCache) -> AsyncIterator[PartialBlob]:
-    with await cache.partial(digest_of(DATA), len(DATA)) as opened:
+    with closing(await cache.partial(digest_of(DATA), len(DATA))) as opened:
         yield opened
     with trio.fail_after(20):
         await opened.ended.wait()
 
 
-async def test_a_blob_comes_in_any_order_and_is_verified(
+async def test_a_blob_written_in_any_order_is_verified(
     cache: BlobCache, partial: PartialBlob
 ) -> None:
     await write(partial, HALF, DATA[HALF:])
@@ -49,7 +50,7 @@ async def test_a_blob_comes_in_any_order_and_is_verified(
     assert await cache.read(partial.digest) == DATA
 
 
-async def test_wrong_bytes_do_not_verify_until_they_are_brought_anew(partial: PartialBlob) -> None:
+async def test_wrong_bytes_do_not_verify_until_they_are_written_anew(partial: PartialBlob) -> None:
     await write(partial, 0, DATA[:HALF])
     await write(partial, HALF, bytes(MIB))
     await write(partial, HALF + MIB, DATA[HALF + MIB :])
@@ -70,23 +71,23 @@ async def test_the_hash_follows_the_prefix_and_goes_back_to_a_mark(
     with trio.fail_after(20):
         for start in range(0, 8 * MIB, MIB):
             await write(partial, start, DATA[start : start + MIB])
-        while partial.hashed_bytes < 8 * MIB:
+        while partial._hash.position < 8 * MIB:
             await partial._hash._moved.wait()
     partial.release(5 * MIB, 6 * MIB)
-    assert partial.hashed_bytes == 4 * MIB
+    assert partial._hash.position == 4 * MIB
     await write(partial, 5 * MIB, DATA[5 * MIB : 6 * MIB])
     await write(partial, 8 * MIB, DATA[8 * MIB :])
     assert await partial.verify()
 
 
-async def test_releasing_while_a_thread_hashes_is_heeded(partial: PartialBlob) -> None:
+async def test_a_release_while_a_thread_hashes_takes_effect(partial: PartialBlob) -> None:
     await write(partial, 0, DATA[:MIB] + bytes(MIB) + DATA[2 * MIB :])
     partial.release(MIB, 2 * MIB)
     await write(partial, MIB, DATA[MIB : 2 * MIB])
     assert await partial.verify()
 
 
-async def test_what_is_held_or_claimed_cannot_be_claimed(partial: PartialBlob) -> None:
+async def test_held_and_claimed_ranges_cannot_be_claimed(partial: PartialBlob) -> None:
     claim = partial.claim(0, MIB)
     assert claim is not None
     assert partial.claim(MIB - 1, 2 * MIB) is None
@@ -95,7 +96,7 @@ async def test_what_is_held_or_claimed_cannot_be_claimed(partial: PartialBlob) -
     assert partial.claim(0, MIB) is None
 
 
-async def test_who_has_a_range_first_takes_it_over(partial: PartialBlob) -> None:
+async def test_the_first_complete_range_takes_over_the_claim(partial: PartialBlob) -> None:
     slow = partial.claim(0, MIB)
     assert slow is not None
     await partial.write(slow, 0, bytes(1000))
@@ -103,7 +104,7 @@ async def test_who_has_a_range_first_takes_it_over(partial: PartialBlob) -> None
     assert slow.lost
     await partial.write(slow, 0, bytes(MIB))
     partial.unclaim(slow)
-    assert await partial.read(0, MIB) == DATA[:MIB]
+    assert read(partial, 0, MIB) == DATA[:MIB]
     assert partial.claim(0, MIB) is None
 
 
@@ -116,10 +117,10 @@ async def test_taking_over_waits_for_a_write_under_way(partial: PartialBlob) -> 
             await trio.lowlevel.checkpoint()
         await partial.put(0, [DATA[: 8 * MIB]])
         assert not slow.writing
-    assert await partial.read(0, 8 * MIB) == DATA[: 8 * MIB]
+    assert read(partial, 0, 8 * MIB) == DATA[: 8 * MIB]
 
 
-async def test_what_is_being_put_counts_when_the_whole_is_verified(partial: PartialBlob) -> None:
+async def test_verifying_waits_for_a_put_under_way(partial: PartialBlob) -> None:
     await write(partial, MIB, DATA[MIB:])
     slow = partial.claim(0, MIB)
     assert slow is not None
@@ -138,7 +139,6 @@ async def test_only_a_trusted_prefix_is_waited_for(partial: PartialBlob) -> None
     await write(partial, 0, DATA[:MIB], trusted=True)
     await write(partial, MIB, DATA[MIB:HALF])
     assert await partial.wait_for_prefix(1) == MIB
-    assert await partial.wait_for_prefix(2 * MIB, trusted=False) == HALF
     reached: list[int] = []
 
     async def follow() -> None:
@@ -153,31 +153,31 @@ async def test_only_a_trusted_prefix_is_waited_for(partial: PartialBlob) -> None
     assert reached == [len(DATA)]
 
 
-async def test_who_waits_hears_that_it_was_given_up(partial: PartialBlob) -> None:
-    told: list[str] = []
+async def test_closing_ends_the_wait_for_a_prefix(partial: PartialBlob) -> None:
+    raised: list[str] = []
 
     async def follow() -> None:
         try:
             await partial.wait_for_prefix(1)
         except BlobMissing as error:
-            told.append(str(error))
+            raised.append(str(error))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow)
         await trio.testing.wait_all_tasks_blocked()
         partial.close()
-    assert len(told) == 1
+    assert len(raised) == 1
     with pytest.raises(BlobMissing):
-        await partial.read(0, 0)
+        await partial.blake3(0, 0)
 
 
-async def test_what_was_held_is_there_after_a_restart(tmp_path: Path, partial: PartialBlob) -> None:
+async def test_held_bytes_survive_a_restart(tmp_path: Path, partial: PartialBlob) -> None:
     await write(partial, MIB, DATA[MIB:HALF], trusted=True)
     await write(partial, HALF, DATA[HALF : 5 * MIB], hold=False)
     partial.close()
     await partial.ended.wait()
     again = await BlobCache.open(tmp_path / "blobs", 100 * MIB)
-    with await again.partial(partial.digest, len(DATA)) as resumed:
+    with closing(await again.partial(partial.digest, len(DATA))) as resumed:
         assert list(resumed.held) == list(resumed.trusted) == [(MIB, HALF)]
         await write(resumed, 0, DATA[:MIB])
         await write(resumed, HALF, DATA[HALF:])
@@ -185,7 +185,7 @@ async def test_what_was_held_is_there_after_a_restart(tmp_path: Path, partial: P
         await resumed.ended.wait()
 
 
-async def test_an_agent_killed_loses_only_what_was_not_noted(
+async def test_a_killed_agent_loses_only_bytes_that_were_not_noted(
     tmp_path: Path, partial: PartialBlob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partial_module, "NOTE_BYTES", MIB)
@@ -194,12 +194,12 @@ async def test_an_agent_killed_loses_only_what_was_not_noted(
     monkeypatch.setattr(partial_module, "NOTE_BYTES", 100 * MIB)
     await write(partial, MIB, DATA[MIB : 2 * MIB])
     again = await BlobCache.open(tmp_path / "blobs", 100 * MIB)  # the other is as good as dead
-    with await again.partial(partial.digest, len(DATA)) as resumed:
+    with closing(await again.partial(partial.digest, len(DATA))) as resumed:
         assert list(resumed.held) == [(0, MIB)]
         resumed.discard()
 
 
-async def test_closing_puts_off_and_discarding_drops(cache: BlobCache) -> None:
+async def test_closing_keeps_the_bytes_and_discarding_drops_them(cache: BlobCache) -> None:
     for discard, left in [(False, MIB), (True, 0)]:
         partial = await cache.partial(digest_of(DATA), len(DATA))
         await write(partial, MIB, DATA[MIB : 2 * MIB]) if not partial.held else None
@@ -207,7 +207,7 @@ async def test_closing_puts_off_and_discarding_drops(cache: BlobCache) -> None:
         await partial.ended.wait()
         assert cache.used_bytes == (len(DATA) if left else 0)
         again = await cache.partial(digest_of(DATA), len(DATA))
-        assert again.held_bytes == left
+        assert again.held.total == left
         again.close()
         await again.ended.wait()
 
@@ -220,7 +220,7 @@ async def test_one_blob_is_in_flight_once(cache: BlobCache, partial: PartialBlob
 
 
 async def test_an_empty_blob_is_whole_at_once(cache: BlobCache) -> None:
-    with await cache.partial(digest_of(b""), 0) as partial:
+    with closing(await cache.partial(digest_of(b""), 0)) as partial:
         assert partial.whole
         assert await partial.verify()
         await partial.ended.wait()

@@ -1,6 +1,7 @@
-"""Bytes of ranges as they arrive, and what becomes of them when a fetch is broken off."""
+"""Bytes of a range as they arrive, and what is kept of them when a fetch ends early."""
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import trio
 from beiran.cache.blob_cache import BlobCache
 from beiran.cache.partial_blob import PartialBlob
 from beiran.cache.range_writer import Buffers, RangeWriter
-from tests.cache.contents import content, digest_of
+from tests.cache.contents import content, digest_of, read
 
 PIECE = 512 * 1024
 DATA = content(1, 2 * PIECE)
@@ -18,7 +19,7 @@ DATA = content(1, 2 * PIECE)
 @pytest.fixture
 async def partial(tmp_path: Path) -> AsyncIterator[PartialBlob]:
     cache = await BlobCache.open(tmp_path / "blobs", 100 * PIECE)
-    with await cache.partial(digest_of(DATA), len(DATA)) as opened:
+    with closing(await cache.partial(digest_of(DATA), len(DATA))) as opened:
         yield opened
     with trio.fail_after(20):
         await opened.ended.wait()
@@ -43,5 +44,5 @@ async def test_a_piece_that_was_accepted_is_held_though_its_fetch_is_cancelled(
     with scope, first_piece(partial, accepted=scope.cancel) as writer:
         await writer.write(DATA[:PIECE])
     assert partial.held.covers(0, PIECE)
-    assert await partial.read(0, PIECE) == DATA[:PIECE]
+    assert read(partial, 0, PIECE) == DATA[:PIECE]
     partial.unclaim(slow)

@@ -1,10 +1,9 @@
 """Ranges of blobs from one agent to another, and from whatever else may answer there."""
 
-import hashlib
 import os
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from functools import partial as bound
 from pathlib import Path
 
@@ -37,7 +36,7 @@ from beiran.peers.blob_fetch import (
 )
 from beiran.peers.peer_client import PeerUnreachable, open_stream
 from beiran.peers.response_head import BadAnswer, read_head
-from tests.cache.contents import bring, content, digest_of, write
+from tests.cache.contents import bring, content, digest_of, read, write
 from tests.http.serving import PATIENCE_S, Served, eventually, serve
 
 MIB = 2**20
@@ -91,7 +90,7 @@ async def peers() -> AsyncIterator[PeerBlobs]:
 @pytest.fixture
 async def into(tmp_path: Path) -> AsyncIterator[PartialBlob]:
     cache = await BlobCache.open(tmp_path / "ours", 100 * MIB)
-    with await cache.partial(DIGEST, len(DATA)) as opened:
+    with closing(await cache.partial(DIGEST, len(DATA))) as opened:
         yield opened
     await opened.ended.wait()
 
@@ -253,7 +252,7 @@ async def test_a_connection_that_was_closed_meanwhile_is_replaced(
 async def test_a_blob_in_flight_gives_what_it_holds(
     site: Site, served: Served, peers: PeerBlobs, into: PartialBlob
 ) -> None:
-    with await site.cache.partial(DIGEST, len(DATA)) as flying:
+    with closing(await site.cache.partial(DIGEST, len(DATA))) as flying:
         await write(flying, PIECE, DATA[PIECE : 3 * PIECE])
         await fetch(peers, at(served), into, PIECE, 3 * PIECE)
         for start, end in [(0, PIECE), (2 * PIECE, 4 * PIECE), (0, len(DATA))]:
@@ -434,7 +433,7 @@ async def test_two_who_bring_one_piece_do_not_mix(
             more.set()
         nursery.cancel_scope.cancel()
     assert judging.rejected == []  # it was no longer needed, and not judged
-    assert hashlib.sha256(await into.read(0, piece_bytes)).digest() == digest_of(DATA[:piece_bytes])
+    assert read(into, 0, piece_bytes) == DATA[:piece_bytes]
 
 
 async def test_cancelling_frees_the_range(peers: PeerBlobs, into: PartialBlob) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 import msgspec
@@ -191,7 +191,7 @@ async def test_a_fetch_that_is_cancelled_before_it_began_leaves_nothing_under_wa
 ) -> None:
     data = content(1, 2 * MIB)
     digest = digest_of(data)
-    with await site.cache.partial(digest, len(data)) as partial:
+    with closing(await site.cache.partial(digest, len(data))) as partial:
         await write(partial, 0, data[:MIB])
     await partial.ended.wait()
     transfers = site.downloads
