@@ -152,6 +152,19 @@ def read_tags(registry: str, answer: Answer, data: bytes) -> TagPage:
     return TagPage(tags, more and bool(tags))
 
 
+def _not_found(repository: str, target: str) -> str:
+    """What a 404 is about, in the words of ``docker pull``."""
+    kind, _, name = target.partition("?")[0].partition("/")
+    match kind:
+        case "manifests":
+            separator = "@" if ":" in name else ":"
+            return f"manifest for {repository}{separator}{name} not found: manifest unknown"
+        case "blobs":
+            return f"blob {name} of {repository} not found: blob unknown"
+        case _:
+            return f"repository {repository} not found: name unknown"
+
+
 def error_of(
     registry: str, base: Url, repository: str, target: str, answer: Answer, body: bytes
 ) -> OriginError:
@@ -162,7 +175,7 @@ def error_of(
     text = f" ({said})" if said else ""
     match answer.status:
         case 404:
-            return OriginMissing(f"{what}: {where} has no {target.partition('?')[0]}{text}")
+            return OriginMissing(f"{_not_found(what, target)} at {where}{text}")
         case 401 | 403:
             return OriginDenied(
                 f"{what}: {where} does not grant it{text}; docker login {registry} as the "

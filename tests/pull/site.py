@@ -75,7 +75,7 @@ EMPTY: Final[Mapping[str, Any]] = {}
 
 
 class Registry:
-    """What an origin has: manifests by tag and digest, blobs.
+    """An origin: manifests by tag and digest, blobs.
 
     Attributes:
       denies: says 403 to everything.
@@ -170,14 +170,14 @@ class Site:
         self.routes = stack.routes
 
     def put_member(self, node: NodeId, host: str, port: int = 1, *, incarnation: int = 1) -> None:
-        """Have a member online, or elsewhere than it was."""
+        """Put a member online, or move it."""
         self.members.put(member_at(node, host, port, incarnation), now=0.0)
         self.stack.members_changed()
 
     def put_image(
         self, node: NodeId, image: Digest, tag: str, manifest: Digest | None = None
     ) -> None:
-        """Have the picture say that a member holds an image, by a tag and a manifest's digest."""
+        """Have gossip say that a member holds an image, by a tag and a manifest's digest."""
         member = self.members.get(node)
         assert member is not None
         repository = tag.rpartition(":")[0]
@@ -188,6 +188,10 @@ class Site:
         )
 
 
+Pair = tuple[Site, Site]
+"""Two agents: the first gives, the second takes."""
+
+
 @asynccontextmanager
 async def open_pair(
     folder: Path,
@@ -196,10 +200,10 @@ async def open_pair(
     taker: Mapping[str, Any] = EMPTY,
     beside: Sequence[NodeId] = (),
 ) -> AsyncIterator[tuple[Site, Site]]:
-    """Two that are each other's only peer: ``PEER``, who gives, and ``OWN``, who takes.
+    """Two sites that are each other's only peer: ``PEER`` gives, ``OWN`` takes.
 
     Args:
-      beside: others that the giver knows at the address of the taker, for longer than that.
+      beside: other members at the taker's address, which the giver knew before it.
 
     Datagrams go from one to the other without a socket, requests by loopback.
     """

@@ -1,4 +1,4 @@
-"""One agent's pulls while they last: joined, given up, followed; whom it gives blobs, how fast."""
+"""Pulls of one agent: joined, cancelled, followed, interrupted, planned again."""
 
 import gzip
 import json
@@ -7,56 +7,55 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import msgspec
 import pytest
 import trio
 import trio.testing
 
-from beiran.api.models import PullDone, PullProgress
-from beiran.client.trio_client import Client, Follow
+from beiran.api.models import PullDone, PullFailed, PullProgress
+from beiran.cache.errors import CacheFull
 from beiran.engine.open import open_engine
-from beiran.http.connection import HttpConnection
-from beiran.http.token_bucket import TokenBucket
 from beiran.ids import digest_text
 from beiran.oci.manifests import DOCKER_CONFIG, digest_of
 from beiran.pull import jobs
-from beiran.settings.settings import Limit
 from beiran.transfer import downloads
-from beiran.transfer.blob_download import BlobRequest
 from beiran_cli.demo_images import make_layout
-from tests.cache.contents import content
 from tests.http import serving
-from tests.http.serving import eventually, serve
+from tests.http.serving import eventually
+from tests.pull.engines import open_unpacked
 from tests.pull.site import (
     CONFIG,
     LAYER,
-    MANIFEST,
     NAME,
-    PEER,
     TAR,
     Registry,
     Site,
     TakingEngine,
     manifest_of,
-    open_pair,
     open_site,
 )
 from tests.registry.origin_server import Asked, Reply
 
 OTHER_TAR = Random(2).randbytes(3000)
+
+
 OTHER_LAYER = gzip.compress(OTHER_TAR, mtime=0)
+
+
 OTHER_CONFIG = json.dumps(
     {
         **json.loads(CONFIG),
         "rootfs": {"type": "layers", "diff_ids": [digest_text(digest_of(OTHER_TAR))]},
     }
 ).encode()
+
+
 OTHER = manifest_of(OTHER_CONFIG, DOCKER_CONFIG, OTHER_LAYER)
+
+
 LAYER_DIGEST = digest_text(digest_of(LAYER))
 
 
 CHUNK_BYTES_MAX = 2**20
-"""So much who takes from a limiter takes at most at once."""
 
 
 class SlowRegistry(Registry):
@@ -139,7 +138,7 @@ class LeavingRegistry(Registry):
         return await super().__call__(asked)
 
 
-async def test_a_pull_that_has_begun_waits_for_who_is_away_for_a_while(
+async def test_a_pull_that_has_begun_waits_for_an_origin_that_went_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(jobs, "RETRY_INTERVAL_S", 0.1)
@@ -161,9 +160,7 @@ async def test_a_pull_that_has_begun_waits_for_who_is_away_for_a_while(
     assert len(engine.loaded) == 1
 
 
-async def test_who_joins_late_is_told_all_that_went_before(
-    site: Site, registry: SlowRegistry
-) -> None:
+async def test_a_late_follower_gets_every_layers_row(site: Site, registry: SlowRegistry) -> None:
     rows: list[Any] = []
 
     async def follow(into: list[Any]) -> None:
@@ -183,7 +180,7 @@ async def test_who_joins_late_is_told_all_that_went_before(
     assert isinstance(rows[-1], PullDone)
 
 
-async def test_a_pull_goes_on_for_who_still_waits_when_another_gives_it_up(
+async def test_a_pull_goes_on_while_it_has_a_follower(
     site: Site, registry: SlowRegistry, engine: TakingEngine
 ) -> None:
     gives_up = trio.CancelScope()
@@ -209,7 +206,7 @@ def files_of(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*") if path.is_file()}
 
 
-async def test_a_pull_that_is_given_up_leaves_nothing_half_done_and_others_go_on(
+async def test_a_cancelled_pull_leaves_nothing_half_done_and_others_go_on(
     tmp_path: Path, registry: SlowRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(downloads, "LINGER_S", 0.01)
@@ -253,104 +250,25 @@ async def test_a_pull_that_is_given_up_leaves_nothing_half_done_and_others_go_on
         nursery.cancel_scope.cancel()
 
 
-async def test_transfers_are_followed_from_their_beginning_to_their_end(tmp_path: Path) -> None:
-    data = content(1, 2 * 2**20)
-    digest = digest_of(data)
-    slowly = {"download_limit": Limit(1, None)}
-    async with (
-        open_pair(tmp_path, taker=slowly) as (giver, taker),
-        serve(taker.routes) as asked,
-        Client(url=f"http://127.0.0.1:{asked.port}") as client,
-    ):
-        await giver.cache.put(digest, data)
-        assert await giver.uploads.having([digest]) == {digest: len(data)}
-        follow: Follow[dict[str, Any]] = client.follow(
-            "/transfers?follow=true", msgspec.json.decode
-        )
-        wanted = BlobRequest(digest=digest, size_bytes=len(data), name=NAME, sources=(PEER,))
-        with trio.fail_after(30):
-            async with follow as changes:
-                assert await anext(changes) == {"change": "listed"}
-                async with taker.downloads.fetching(wanted) as download:
-                    assert download is not None
-                    begun = await anext(changes)
-                    taker.driver._peer_bytes.bytes_per_s = None
-                    await download.whole()
-                told = [begun]
-                while told[-1]["change"] != "removed":
-                    told.append(await anext(changes))
-    assert begun["change"] == "added"
-    row = begun["transfer"]
-    assert (row["direction"], row["digest"]) == ("in", digest_text(digest))
-    assert row["bytes_total"] == len(data)
-    assert row["reference"] == str(NAME)
-    sizes = [change["transfer"]["bytes_done"] for change in told]
-    assert sizes == sorted(sizes)
-    assert {change["transfer"]["id"] for change in told} == {row["id"]}
+@pytest.mark.parametrize("failure", [OSError("I/O error"), CacheFull("no room"), KeyError("bug")])
+async def test_a_failed_pull_does_not_end_the_agent(tmp_path: Path, failure: Exception) -> None:
+    engine = TakingEngine()
+    async with open_site(tmp_path, engine=engine) as site:
+        for engine.failure in (failure, None):
+            async with site.pulls.following(str(NAME) + ":1", node=None, platform=None) as rows:
+                *_, end = [row async for row in rows]
+            assert isinstance(end, PullFailed if engine.failure else PullDone)
 
 
-def holds_back(limiter: TokenBucket) -> bool:
-    """Whether somebody waits for it."""
-    return limiter._queue.locked()
-
-
-@pytest.mark.parametrize("limited", ["upload", "download"])
-async def test_what_goes_between_nodes_is_held_back_by_the_limits(
-    tmp_path: Path, limited: str
+@pytest.mark.parametrize("tar_bytes", [len(TAR), len(TAR) + 1000, len(TAR) - 1000])
+async def test_a_pull_is_planned_again_without_a_peer_that_said_a_wrong_size(
+    tmp_path: Path, tar_bytes: int
 ) -> None:
-    """At a byte a second nothing goes after the burst, however long one looks."""
-    data = content(1, 4 * 2**20)
-    digest = digest_of(data)
-    slowly = {f"{limited}_limit": Limit(1, None)}
-    limits: dict[str, Any] = {"giver" if limited == "upload" else "taker": slowly}
-    async with open_pair(tmp_path, **limits) as (giver, taker):
-        await giver.cache.put(digest, data)
-        assert await giver.uploads.having([digest]) == {digest: len(data)}
-        limiter = taker.driver._peer_bytes
-        if limited == "upload":
-            limiter = giver.uploads._limiter
-        wanted = BlobRequest(digest=digest, size_bytes=len(data), name=NAME, sources=(PEER,))
-        async with taker.downloads.fetching(wanted) as download:
-            assert download is not None
-            await eventually(lambda: holds_back(limiter))
-            came = taker.transfers.counters()["blob_bytes_from_peers"]
-            assert came <= limiter.burst_bytes + CHUNK_BYTES_MAX
-            assert not download.ended
-            limiter.bytes_per_s = None
-            await download.whole()
-        assert taker.transfers.counters()["blob_bytes_from_peers"] >= len(data)
-        assert giver.uploads.bytes_served >= len(data)
-
-
-async def test_who_is_no_member_is_told_so_and_given_nothing(site: Site) -> None:
-    await site.backend.manifest(NAME, "1")
-    await site.cache.put(digest_of(LAYER), LAYER)
-    questions = [
-        ("GET", f"/blobs/{LAYER_DIGEST}"),
-        ("HEAD", f"/blobs/{LAYER_DIGEST}"),
-        ("POST", "/blobs/have"),
-        ("GET", f"/manifests/{digest_text(digest_of(MANIFEST))}"),
-        ("GET", f"/tags?reference={NAME}:1"),
-        ("GET", f"/images/{digest_text(digest_of(CONFIG))}/manifest"),
-        ("POST", f"/prefetch/here?reference={NAME}:1"),
-    ]
-    body = json.dumps({"digests": [LAYER_DIGEST]}).encode()
-    async with serve(site.routes) as served:
-        for is_member in (False, True, False):
-            site.put_member(
-                PEER,
-                "127.0.0.1" if is_member else "10.9.8.7",
-                incarnation=served.counters.http_requests + 1,
-            )
-            for method, path in questions:
-                stream = await trio.open_tcp_stream("127.0.0.1", served.port)
-                connection = HttpConnection(stream, "x")
-                answer = await connection.ask(method, path, body=body if "have" in path else b"")
-                answered = await connection.read(bytes_max=2**20) if method != "HEAD" else b""
-                connection.close()
-                if not is_member or "prefetch" in path:  # which its operator does not allow
-                    assert answer.status == 403, path
-                    assert method == "HEAD" or b"DENIED" in answered
-                    assert LAYER not in answered
-                else:
-                    assert answer.status == (404 if "images" in path else 200), path
+    engine = TakingEngine()
+    async with open_unpacked(tmp_path, tar_bytes, engine) as (_, taker):
+        done = await taker.pulls.pull("team/app:1")
+        assert len(engine.loaded) == 1
+        if tar_bytes == len(TAR):
+            assert (done.bytes_from_peers, done.bytes_from_origin) == (len(TAR), 0)
+        else:
+            assert done.bytes_from_origin == len(LAYER)

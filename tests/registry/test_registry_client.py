@@ -185,7 +185,7 @@ def test_where_a_redirect_leads() -> None:
 @pytest.mark.parametrize(
     ("reply", "error", "said"),
     [
-        (Reply(404), OriginMissing, "has no manifests/1"),
+        (Reply(404), OriginMissing, "/a/b:1 not found: manifest unknown"),
         (
             Reply(
                 404, {}, b'{"errors":[{"code":"MANIFEST_UNKNOWN","message":"no\\nsuch\\u001b"}]}'

@@ -1,18 +1,46 @@
-"""What origins granted, for how long, and how much of it is remembered."""
+"""What origins grant: for how long, how many are remembered, and what a silent origin changes."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
 from beiran.ids import Digest, digest_text
 from beiran.mirror.backend import RepositoryName
-from beiran.oci.manifests import OCI_MANIFEST, Descriptor, ImageManifest, Index
+from beiran.mirror.errors import Denied, Unavailable
+from beiran.oci.manifests import (
+    OCI_MANIFEST,
+    Descriptor,
+    ImageManifest,
+    Index,
+    digest_of,
+)
+from beiran.pull import authorization
 from beiran.pull.authorization import Grants, granted_with
+from tests.pull.reading import asked_again, known_and_away, read_blob
+from tests.pull.site import (
+    CONFIG,
+    LAYER,
+    MANIFEST,
+    NAME,
+    PEER,
+    Pair,
+    open_pair,
+)
 
 APP = RepositoryName("docker.io", "library/app")
+
+
 SAME_ELSEWHERE = RepositoryName("quay.io", "library/app")
+
+
+SOON_S = 8.0
+"""Less than an origin has to answer where no other node has what is asked for."""
 
 
 def digest(number: int) -> Digest:
@@ -114,3 +142,72 @@ def test_no_order_of_grants_keeps_too_many_or_any_too_long(
         for other, at in last_granted.items():
             if grants.granted(APP, digest(other)):
                 assert clock.now - at < 20
+
+
+@pytest.fixture
+async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
+    """The first has the image in its cache, and the second knows of it."""
+    async with open_pair(tmp_path) as (giver, taker):
+        for data in (MANIFEST, CONFIG, LAYER):
+            await giver.cache.put(digest_of(data), data)
+        taker.put_image(PEER, digest_of(CONFIG), "team/app:1", digest_of(MANIFEST))
+        yield giver, taker
+
+
+@pytest.mark.parametrize("for_engine", [True, False])
+async def test_a_digest_that_peers_have_waits_no_longer_for_a_silent_origin_than_a_tag(
+    pair: Pair, for_engine: bool
+) -> None:
+    _, taker = pair
+    taker.registry.silent = True
+    with trio.fail_after(SOON_S):
+        answer = await taker.backend.manifest(NAME, digest_of(MANIFEST), for_engine=for_engine)
+        assert (answer.data, answer.source) == (MANIFEST, "peers")
+        assert await read_blob(taker, digest_of(LAYER)) == LAYER
+
+
+async def test_a_digest_that_peers_have_is_denied_where_the_origin_denies_it(pair: Pair) -> None:
+    _, taker = pair
+    taker.registry.denies = True
+    with pytest.raises(Denied):
+        await taker.backend.manifest(NAME, digest_of(MANIFEST))
+    assert [asked.method for asked in taker.asked] == ["HEAD"]
+
+
+async def test_a_granted_digest_is_taken_from_peers_without_asking_the_origin(
+    pair: Pair,
+) -> None:
+    _, taker = pair
+    await taker.backend.manifest(NAME, "1")
+    taker.registry.silent = True
+    before = len(taker.asked)
+    answer = await taker.backend.manifest(NAME, digest_of(MANIFEST))
+    assert (answer.data, answer.source) == (MANIFEST, "origin")
+    assert await read_blob(taker, digest_of(LAYER)) == LAYER
+    assert len(taker.asked) == before
+
+
+async def test_a_digest_without_a_holder_is_unavailable_while_the_origin_is_down(
+    pair: Pair,
+) -> None:
+    _, taker = pair
+    taker.registry.down = True
+    nobody = digest_of(b"nobody has it")
+    with pytest.raises(Unavailable, match=r"docker\.io does not answer"):
+        await taker.backend.manifest(NAME, nobody)
+    with pytest.raises(Unavailable, match=r"docker\.io does not answer"):
+        await taker.backend.blob_size(NAME, nobody)
+
+
+@pytest.mark.parametrize("tag", ["1", "many"])
+@pytest.mark.parametrize("for_engine", [True, False])
+async def test_an_image_served_while_its_origin_was_down_is_not_granted_by_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, for_engine: bool, tag: str
+) -> None:
+    monkeypatch.setattr(authorization, "OFFLINE_GRANT_S", 1e-9)
+    async with AsyncExitStack() as stack:
+        site = await known_and_away(tmp_path, stack)
+        assert (await site.backend.manifest(NAME, tag, for_engine=for_engine)).source == "peers"
+        site.registry.down, site.registry.denies = False, True
+        with pytest.raises(Denied):
+            await asked_again(site, digest_of(MANIFEST), until="origin")
