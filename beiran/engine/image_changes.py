@@ -1,19 +1,8 @@
-"""Telling what an engine holds: one image per config, and only what changed."""
+"""One image per config digest, and the difference between two states of an engine."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-import trio
-
-from beiran.api.models import EngineInfo
-from beiran.engine.interface import (
-    EngineDown,
-    EngineImage,
-    EngineNews,
-    EngineUp,
-    ImageChanged,
-    ImageGone,
-    ImagesListed,
-)
+from beiran.engine.interface import EngineImage, ImageChanged, ImageGone, ImagesListed
 from beiran.ids import Digest
 from beiran.oci.images import Holding, ImageDescription, RepoDigest
 
@@ -41,35 +30,15 @@ def merge(rows: Iterable[Row]) -> Images:
     }
 
 
-class Telling:
-    """What was told on a channel, so that only the difference needs to be told."""
+def listed(images: Images) -> ImagesListed:
+    """All of ``images`` as one piece of news."""
+    return ImagesListed(tuple(images.values()))
 
-    def __init__(self, news: trio.MemorySendChannel[EngineNews]) -> None:
-        self._news = news
-        self._told: Images = {}
-        self._down = ""
 
-    async def up(self, info: EngineInfo) -> None:
-        """The engine answers."""
-        self._down = ""
-        await self._news.send(EngineUp(info))
-
-    async def down(self, reason: str) -> None:
-        """It does not, which is told once."""
-        if not self._down:
-            self._down = reason
-            await self._news.send(EngineDown(reason))
-
-    async def everything(self, images: Images) -> None:
-        """All there is."""
-        self._told = images
-        await self._news.send(ImagesListed(tuple(images.values())))
-
-    async def changes(self, images: Images) -> None:
-        """All there is; only what differs from what was told is told."""
-        told, self._told = self._told, images
-        for image in told.keys() - images.keys():
-            await self._news.send(ImageGone(image))
-        for image, held in images.items():
-            if told.get(image) != held:
-                await self._news.send(ImageChanged(held))
+def changes(before: Images, after: Images) -> Iterator[ImageGone | ImageChanged]:
+    """The news that turn ``before`` into ``after``."""
+    for image in before.keys() - after.keys():
+        yield ImageGone(image)
+    for image, held in after.items():
+        if before.get(image) != held:
+            yield ImageChanged(held)

@@ -5,10 +5,12 @@ from contextlib import asynccontextmanager
 from typing import Never
 
 import trio
+from typing_extensions import override
 
 from beiran.api.models import EngineInfo
 from beiran.engine.interface import (
     BlobReader,
+    Engine,
     EngineNews,
     EngineUp,
     ImagesListed,
@@ -21,13 +23,14 @@ from beiran.errors import EngineRefused, NotFound
 from beiran.ids import Digest, digest_text
 
 
-class NoEngine:
-    """Holds no image, ever. Keeps ``contract.Engine``."""
+class NoEngine(Engine):
+    """Holds no image, ever."""
 
     info = EngineInfo(kind="none")
     can_pull = False
     keeps_compressed_blobs = False
 
+    @override
     async def serve(self, news: trio.MemorySendChannel[EngineNews]) -> None:
         """Tell an empty list, and then nothing for ever."""
         await news.send(EngineUp(self.info))
@@ -35,41 +38,42 @@ class NoEngine:
         await trio.sleep_forever()
 
     @asynccontextmanager
+    @override
     async def open_layer(self, digest: Digest) -> AsyncIterator[LayerReader]:
-        """Raises: NotFound."""
         raise NotFound("LAYER_UNKNOWN", f"this node has no layer {digest_text(digest)}")
         yield
 
+    @override
     async def find_blobs(self, digests: Sequence[Digest]) -> dict[Digest, int]:
-        """None."""
         return {}
 
     @asynccontextmanager
+    @override
     async def open_blob(self, digest: Digest) -> AsyncIterator[BlobReader]:
-        """Raises: NotFound."""
         raise NotFound("BLOB_UNKNOWN", f"this node has no blob {digest_text(digest)}")
         yield
 
+    @override
     async def manifest(self, digest: Digest) -> Manifest | None:
-        """None."""
         return None
 
+    @override
     async def image_manifest(self, image: Digest) -> Manifest | None:
-        """None."""
         return None
 
+    @override
     async def missing_layers(self, diff_ids: Sequence[Digest]) -> list[Digest]:
-        """All of them."""
         return list(diff_ids)
 
+    @override
     async def knows_compressed(self, layers: Mapping[Digest, Digest]) -> set[Digest]:
-        """None."""
         return set()
 
+    @override
     async def load(self, image: ImageToLoad) -> None:
-        """Raises: EngineRefused."""
         _refuse()
 
+    @override
     async def pull(
         self,
         reference: str,
@@ -77,18 +81,18 @@ class NoEngine:
         platform: str | None = None,
         progress: Callable[[PullProgress], None] = lambda _: None,
     ) -> None:
-        """Raises: EngineRefused."""
         _refuse()
 
+    @override
     async def tag(self, image: Digest | str, name: str) -> None:
-        """Raises: EngineRefused."""
         _refuse()
 
+    @override
     async def untag(self, name: str) -> None:
         """Nothing has a name here."""
 
+    @override
     async def find_image(self, name: str) -> Digest | None:
-        """None."""
         return None
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import trio
+from typing_extensions import override
 
 from beiran.engine.content_store import (
     BadContent,
@@ -21,8 +22,8 @@ from beiran.engine.content_store import (
     read_small_file,
 )
 from beiran.engine.docker.distribution_sources import PulledNames
-from beiran.engine.docker.docker_client import BadAnswer, DockerApi
-from beiran.engine.docker.image_store import ImageIndex, Place, StoredImage
+from beiran.engine.docker.docker_client import BadAnswer, DockerClient
+from beiran.engine.docker.image_store import ImageIndex, ImageStore, Place, StoredImage
 from beiran.engine.docker.load import Entry, choose_manifest, layout_format
 from beiran.engine.docker.save import SavedLayers, saved_image
 from beiran.engine.interface import ImageToLoad, Manifest
@@ -42,7 +43,7 @@ CONTENT_STORE: Final = "io.containerd.content.v1.content"
 CONTAINERD_ROOT: Final = Path("/var/lib/containerd")
 
 
-class ContainerdStore:
+class ContainerdStore(ImageStore):
     """Images of containerd's store: their ID is the digest of a manifest or an index."""
 
     name = "containerd"
@@ -51,9 +52,9 @@ class ContainerdStore:
     hides_steps = False
 
     def __init__(
-        self, api: DockerApi, data_root: Path | None, sizes: LayerSizes, saved: SavedLayers
+        self, client: DockerClient, data_root: Path | None, sizes: LayerSizes, saved: SavedLayers
     ) -> None:
-        self._api = api
+        self._client = client
         self._sizes = sizes
         self._saved = saved
         self._documents = SmallBlobs()
@@ -63,7 +64,7 @@ class ContainerdStore:
             roots = [data_root / "containerd" / "daemon", CONTAINERD_ROOT]
         self._pulled = PulledNames(roots)
         self.contents = [BlobFolder(root / CONTENT_STORE) for root in roots]
-        self.folders = [
+        self._folders = [
             folder
             for content in self.contents
             for folder in (
@@ -74,8 +75,14 @@ class ContainerdStore:
             )
         ]
 
+    @property
+    @override
+    def folders(self) -> Sequence[Path]:
+        return self._folders
+
+    @override
     async def provenance(self, digests: Sequence[RepoDigest]) -> tuple[RepoDigest, ...]:
-        """As ``ImageStore`` says: Docker makes one up for every name here."""
+        """Docker makes one up for every name here."""
 
         def came_from(digest: RepoDigest) -> bool:
             try:
@@ -88,8 +95,8 @@ class ContainerdStore:
             return ()
         return await trio.to_thread.run_sync(lambda: tuple(filter(came_from, digests)))
 
+    @override
     async def read(self, image_id: str) -> tuple[StoredImage, ...]:
-        """As ``ImageStore`` says."""
         descriptor = Descriptor(digest=image_id)
         for folder in self.contents:
             contents = await trio.to_thread.run_sync(folder.find_images, descriptor)
@@ -97,7 +104,7 @@ class ContainerdStore:
                 return tuple(contents.images)
         if self._is_there(image_id):
             return ()  # but nothing in it that runs anywhere, or not all of it
-        async with saved_image(self._api, image_id) as blobs:
+        async with saved_image(self._client, image_id) as blobs:
             contents = await trio.to_thread.run_sync(blobs.find_images, descriptor)
             await trio.to_thread.run_sync(self._keep_documents, blobs, contents.images)
             await self._sizes.measure_now(
@@ -120,21 +127,21 @@ class ContainerdStore:
                 return folder.path(digest)
         return None
 
+    @override
     def describe(self, image: StoredImage) -> ImageDescription | None:
-        """As ``ImageStore`` says."""
         assert isinstance(image, PlatformImage)
         return self._sizes.describe(image)
 
+    @override
     def unmeasured(self, images: Iterable[StoredImage]) -> Iterator[tuple[LayerBlob, Path]]:
-        """As ``ImageStore`` says."""
         for image in images:
             assert isinstance(image, PlatformImage)
             for layer in image.layers:
                 if self._sizes.get(layer) is None and (path := self.blob_path(layer.digest)):
                     yield layer, path
 
+    @override
     async def open_tar(self, place: Place, digest: Digest) -> TarSource:
-        """As ``ImageStore`` says."""
         assert isinstance(place.image, PlatformImage)
         layer = next(layer for layer in place.image.layers if layer.diff_id == digest)
         size = self._sizes.get(layer)
@@ -153,8 +160,9 @@ class ContainerdStore:
             for digest in (image.manifest, image.config):
                 self._documents.put(digest, blobs.read_bytes(digest))
 
+    @override
     def find_blobs(self, digests: Sequence[Digest], index: ImageIndex) -> dict[Digest, int]:
-        """As ``ImageStore`` says: all that is in the content store, and tars of measured layers."""
+        """All that is in the content store, and tars of measured layers."""
         found = {}
         for digest in digests:
             size = self._blob_bytes(digest, index)
@@ -175,8 +183,8 @@ class ContainerdStore:
             return size
         return None
 
+    @override
     async def open_source(self, digest: Digest, index: ImageIndex) -> TarSource:
-        """As ``ImageStore`` says."""
         path = self.blob_path(digest)
         if path is not None:
             return await trio.to_thread.run_sync(FileSource, path)
@@ -188,8 +196,8 @@ class ContainerdStore:
             return await self.open_tar(index.by_layer[digest], digest)
         raise NotFound("BLOB_UNKNOWN", f"this engine has no blob {digest_text(digest)}")
 
+    @override
     def manifest(self, digest: Digest) -> Manifest | None:
-        """As ``ImageStore`` says."""
         data = self._documents.get(digest)
         if data is None and (path := self.blob_path(digest)) is not None:
             try:
@@ -200,8 +208,9 @@ class ContainerdStore:
                 return None
         return None if data is None else as_manifest(data, digest)
 
+    @override
     async def image_manifest(self, place: Place) -> Manifest:
-        """As ``ImageStore`` says: the one by which the store has it."""
+        """The one by which the store has it."""
         assert isinstance(place.image, PlatformImage)
         digest = place.image.manifest
         manifest = await trio.to_thread.run_sync(self.manifest, digest)
@@ -212,8 +221,9 @@ class ContainerdStore:
             raise DataError(f"the manifest {digest_text(digest)} cannot be read")
         return manifest
 
+    @override
     def missing_layers(self, diff_ids: Sequence[Digest], index: ImageIndex) -> list[Digest]:
-        """As ``ImageStore`` says: each by itself."""
+        """Each by itself."""
         return [diff_id for diff_id in diff_ids if self._layer_form(diff_id, index) is None]
 
     def _layer_form(self, diff_id: Digest, index: ImageIndex) -> ManifestDescriptor | None:
@@ -225,16 +235,17 @@ class ContainerdStore:
         size = self._blob_bytes(diff_id, index)
         return None if size is None else unpacked_layer(diff_id, size)
 
+    @override
     def knows_compressed(self, layers: Mapping[Digest, Digest]) -> set[Digest]:
-        """As ``ImageStore`` says: those whose bytes are there.
+        """Those whose bytes are there.
 
         It would not ask either for layers that it has unpacked by another manifest, and then lists
         the image no more, for its bytes are not there; so those do not count.
         """
         return {blob for blob in layers if self.blob_path(blob) is not None}
 
+    @override
     def files_to_load(self, image: ImageToLoad, index: ImageIndex) -> list[Entry]:
-        """As ``ImageStore`` says."""
         manifest = choose_manifest(
             image,
             lambda digest: self._blob_bytes(digest, index) is not None,

@@ -5,23 +5,23 @@ known by its chain ID. Of compressed blobs it remembers which layer they were, b
 for good, also when the layer is long gone; what was loaded or built it does not know by any.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import Final
 
 import trio
+from typing_extensions import override
 
 from beiran.engine.content_store import BadContent, LayerBlob, MissingContent, utc_time
 from beiran.engine.diff_id_manifest import diff_id_manifest
 from beiran.engine.docker.docker_client import (
     BadAnswer,
-    DockerApi,
+    DockerClient,
     HistoryEntry,
-    ImageInspect,
-    image_path,
 )
-from beiran.engine.docker.history import sizes_from_history
-from beiran.engine.docker.image_store import ImageIndex, Place, StoredImage
+from beiran.engine.docker.image_store import ImageIndex, ImageStore, Place, StoredImage
 from beiran.engine.docker.layerdb import LayerDb
 from beiran.engine.docker.load import Entry, docker_format
 from beiran.engine.docker.save import SavedLayers, saved_image
@@ -35,8 +35,15 @@ from beiran.errors import DataError, NotFound
 from beiran.ids import Digest, digest_text, parse_digest
 from beiran.oci.images import ImageDescription, LayerDescription, RepoDigest, chain_ids
 
+_NO_LAYER: Final = re.compile(
+    r"(/bin/sh -c #\(nop\) +)?"
+    r"(ARG|CMD|ENTRYPOINT|ENV|EXPOSE|HEALTHCHECK|LABEL|MAINTAINER|ONBUILD|SHELL|STOPSIGNAL|USER"
+    r"|VOLUME) "
+)
+"""Steps of a Dockerfile that never make a layer."""
 
-class GraphDriverStore:
+
+class GraphDriverStore(ImageStore):
     """Images of a graph driver: their ID is the digest of their config."""
 
     immutable = True
@@ -45,24 +52,33 @@ class GraphDriverStore:
 
     def __init__(
         self,
-        api: DockerApi,
+        client: DockerClient,
         data_root: Path | None,
         driver: str,
         sizes: LayerSizes,
         saved: SavedLayers,
     ) -> None:
-        self._api = api
+        self._client = client
         self._sizes = sizes
         self._saved = saved
         self._configs = SmallBlobs()
-        self.name = driver
+        self._driver = driver
         db = None if data_root is None else LayerDb(data_root, driver)
         self.layer_db = db if db is not None and db.is_readable() else None
-        self.folders = [] if self.layer_db is None else [self.layer_db.images]
 
+    @property
+    @override
+    def name(self) -> str:
+        return self._driver
+
+    @property
+    @override
+    def folders(self) -> Sequence[Path]:
+        return [] if self.layer_db is None else [self.layer_db.images]
+
+    @override
     async def read(self, image_id: str) -> tuple[StoredImage, ...]:
-        """As ``ImageStore`` says."""
-        inspect = await self._api.get(image_path(image_id, "json"), ImageInspect)
+        inspect = await self._client.inspect_image(image_id)
         try:
             image = parse_digest(inspect.id)
             diff_ids = [parse_digest(text) for text in inspect.root_fs.layers or []]
@@ -73,8 +89,9 @@ class GraphDriverStore:
         created_at = utc_time(inspect.created)
         return (ImageDescription(image, inspect.os, inspect.architecture, created_at, layers),)
 
+    @override
     async def provenance(self, digests: Sequence[RepoDigest]) -> tuple[RepoDigest, ...]:
-        """As ``ImageStore`` says: a graph driver's come from pulls and pushes only."""
+        """A graph driver's come from pulls and pushes only."""
         return tuple(digests)
 
     async def _layer_sizes(self, image_id: str, diff_ids: list[Digest]) -> list[int]:
@@ -82,7 +99,7 @@ class GraphDriverStore:
             sizes = await trio.to_thread.run_sync(self.layer_db.sizes, diff_ids)
             if sizes is not None:
                 return sizes
-        history = await self._api.get(image_path(image_id, "history"), list[HistoryEntry])
+        history = await self._client.history(image_id)
         sizes = sizes_from_history(history, len(diff_ids))
         if sizes is not None:
             return sizes
@@ -92,7 +109,7 @@ class GraphDriverStore:
 
     async def _learn_by_saving(self, image_id: str, diff_ids: Sequence[Digest]) -> None:
         """Learn an image's config and the sizes of its layers, where nothing else tells them."""
-        async with saved_image(self._api, image_id) as blobs:
+        async with saved_image(self._client, image_id) as blobs:
             await self._sizes.measure_now(
                 (_tar_blob(diff_id), blobs.path(diff_id)) for diff_id in diff_ids
             )
@@ -102,17 +119,19 @@ class GraphDriverStore:
             except (ValueError, MissingContent, BadContent) as error:
                 raise BadAnswer(f"docker save gives no config of {image_id}: {error}") from None
 
+    @override
     def describe(self, image: StoredImage) -> ImageDescription | None:
-        """As ``ImageStore`` says: all are described."""
+        """All are described."""
         assert isinstance(image, ImageDescription)
         return image
 
+    @override
     def unmeasured(self, images: Iterable[StoredImage]) -> Iterator[tuple[LayerBlob, Path]]:
-        """As ``ImageStore`` says: there are none."""
+        """There are none."""
         return iter(())
 
+    @override
     async def open_tar(self, place: Place, digest: Digest) -> TarSource:
-        """As ``ImageStore`` says."""
         assert isinstance(place.image, ImageDescription)
         if self.layer_db is not None:
             diff_ids = [Digest(layer.digest) for layer in place.image.layers]
@@ -122,8 +141,9 @@ class GraphDriverStore:
                 return tar
         return await self._saved.open(place.image_id, digest, FileSource)
 
+    @override
     def find_blobs(self, digests: Sequence[Digest], index: ImageIndex) -> dict[Digest, int]:
-        """As ``ImageStore`` says: configs, and tars by diff IDs."""
+        """Configs, and tars by diff IDs."""
         found = {}
         for digest in digests:
             size = None
@@ -161,8 +181,8 @@ class GraphDriverStore:
                 self._configs.put(image, config)
         return config
 
+    @override
     async def open_source(self, digest: Digest, index: ImageIndex) -> TarSource:
-        """As ``ImageStore`` says."""
         place = index.by_layer.get(digest)
         if place is not None:
             return await self.open_tar(place, digest)
@@ -172,12 +192,14 @@ class GraphDriverStore:
                 return BytesSource(config)
         raise NotFound("BLOB_UNKNOWN", f"this engine has no blob {digest_text(digest)}")
 
+    @override
     def manifest(self, digest: Digest) -> Manifest | None:
-        """As ``ImageStore`` says: a graph driver keeps none."""
+        """A graph driver keeps none."""
         return None
 
+    @override
     async def image_manifest(self, place: Place) -> Manifest:
-        """As ``ImageStore`` says: by diff IDs."""
+        """By diff IDs."""
         assert isinstance(place.image, ImageDescription)
         image = Digest(place.image.image)
         diff_ids = [Digest(layer.digest) for layer in place.image.layers]
@@ -193,8 +215,9 @@ class GraphDriverStore:
         layers = ((diff_id, sizes[diff_id]) for diff_id in diff_ids)
         return diff_id_manifest(image, sizes[image], layers)
 
+    @override
     def missing_layers(self, diff_ids: Sequence[Digest], index: ImageIndex) -> list[Digest]:
-        """As ``ImageStore`` says: from the first on that is not there on what it lies on.
+        """From the first on that is not there on what it lies on.
 
         Where the data root cannot be read, the images that are listed tell.
         """
@@ -205,8 +228,9 @@ class GraphDriverStore:
                 return list(diff_ids[number:])
         return []
 
+    @override
     def knows_compressed(self, layers: Mapping[Digest, Digest]) -> set[Digest]:
-        """As ``ImageStore`` says: up to the first that it does not know or does not have."""
+        """Up to the first that it does not know or does not have."""
         known: set[Digest] = set()
         if self.layer_db is None:
             return known
@@ -220,8 +244,8 @@ class GraphDriverStore:
             known.add(blob)
         return known
 
+    @override
     def files_to_load(self, image: ImageToLoad, index: ImageIndex) -> list[Entry]:
-        """As ``ImageStore`` says."""
         missing = self.missing_layers([layer.diff_id for layer in image.layers], index)
         return docker_format(image, missing)
 
@@ -240,3 +264,27 @@ def _shared_base(diff_ids: Sequence[Digest], index: ImageIndex) -> int:
         same = takewhile(lambda pair: pair[0] == pair[1], zip(has, diff_ids, strict=False))
         longest = max(longest, sum(1 for _ in same))
     return longest
+
+
+def sizes_from_history(newest_first: Sequence[HistoryEntry], layers: int) -> list[int] | None:
+    """Bytes of the files in each layer, the base first.
+
+    The API does not say which steps made no layer. Those with files in them did; of the empty
+    ones, those that surely made none are left out first.
+
+    Returns: None where the history does not fit the layers (it can be changed at will).
+    """
+    steps = list(reversed(newest_first))
+    surplus = len(steps) - layers
+    for never in (True, False):
+        for index in reversed(range(len(steps))):
+            empty = steps[index].size == 0
+            if (
+                surplus > 0
+                and empty
+                and (bool(_NO_LAYER.match(steps[index].created_by)) or not never)
+            ):
+                del steps[index]
+                surplus -= 1
+    sizes = [step.size for step in steps]
+    return sizes if len(sizes) == layers else None

@@ -8,12 +8,10 @@ from typing import Final
 import trio
 
 from beiran.engine.docker.docker_client import (
-    IMAGES,
+    QUESTIONS_AT_ONCE,
     BadAnswer,
-    DockerApi,
-    ImageInspect,
+    DockerClient,
     ImageSummary,
-    image_path,
 )
 from beiran.engine.docker.image_store import ImageIndex, ImageStore, Place, StoredImage
 from beiran.engine.image_changes import Images, Row, merge
@@ -22,7 +20,6 @@ from beiran.errors import NotFound
 from beiran.oci.familiar_names import digests_of, tags_of
 from beiran.oci.images import RepoDigest
 
-INSPECTS_AT_ONCE: Final = 4
 LIST_TRIES: Final = 5
 LIST_AGAIN_S: Final = 0.1
 
@@ -45,8 +42,8 @@ class ImageRows:
     ``look_at`` can be called meanwhile: what it finds is newer than the list.
     """
 
-    def __init__(self, api: DockerApi, store: ImageStore, sizes: LayerSizes) -> None:
-        self._api = api
+    def __init__(self, client: DockerClient, store: ImageStore, sizes: LayerSizes) -> None:
+        self._client = client
         self._store = store
         self._sizes = sizes
         self._rows: dict[str, _Row] = {}
@@ -76,7 +73,7 @@ class ImageRows:
         Raises: EngineUnavailable.
         """
         try:
-            inspect = await self._api.get(image_path(name, "json"), ImageInspect)
+            inspect = await self._client.inspect_image(name)
             row = await self._read_row(inspect.id, inspect.repo_tags, inspect.repo_digests)
         except BadAnswer as problem:
             self._warn_once(str(problem))
@@ -126,7 +123,7 @@ class ImageRows:
                 rows[summary.id] = row
 
         async with trio.open_nursery() as nursery:
-            for _ in range(INSPECTS_AT_ONCE):
+            for _ in range(QUESTIONS_AT_ONCE):
                 nursery.start_soon(read_some)
         for image_id in self._touched:
             rows.pop(image_id, None)
@@ -140,10 +137,10 @@ class ImageRows:
         """The engine's own list. Docker 26.1 answers 404 while an image is being removed."""
         for _ in range(LIST_TRIES - 1):
             try:
-                return await self._api.get(IMAGES, list[ImageSummary])
+                return await self._client.images()
             except BadAnswer:
                 await trio.sleep(LIST_AGAIN_S)
-        return await self._api.get(IMAGES, list[ImageSummary])
+        return await self._client.images()
 
     async def _read_row(
         self, image_id: str, tags: list[str] | None, digests: list[str] | None

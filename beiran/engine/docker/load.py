@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from beiran.engine.docker.docker_client import Upload
 from beiran.engine.interface import BlobReader, ImageToLoad, LayerToLoad, Manifest
 from beiran.engine.layers.blob_reader import read_all
 from beiran.errors import EngineRefused
@@ -29,7 +28,6 @@ from beiran.oci.manifests import (
     schema_2_manifest,
 )
 
-ARCHIVE_TYPE: Final = "application/x-tar"
 CONTAINERD_NAME: Final = "io.containerd.image.name"
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 LAYOUT_FILE: Final = b'{"imageLayoutVersion":"1.0.0"}'
@@ -61,13 +59,8 @@ class Entry:
         return info.tobuf(tarfile.GNU_FORMAT)
 
 
-def archive(entries: Sequence[Entry]) -> Upload:
-    """A tar of these files, to be sent once."""
-    size = sum(len(each.header()) + each.size_bytes + len(each.padding) for each in entries)
-    return Upload(ARCHIVE_TYPE, size + len(_END), _chunks(entries))
-
-
-async def _chunks(entries: Sequence[Entry]) -> AsyncGenerator[bytes, None]:
+async def archive(entries: Sequence[Entry]) -> AsyncGenerator[bytes, None]:
+    """A tar of these files, made while it is read. Raises: DataError from what they hold."""
     for entry in entries:
         yield entry.header()
         if isinstance(entry.content, bytes):

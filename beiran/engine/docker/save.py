@@ -7,15 +7,16 @@ by its SHA-256: each file is kept under that, as in an OCI image layout, and loo
 import hashlib
 import tarfile
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Final, TypeVar
 
 import trio
+from urllib3.exceptions import HTTPError
 
 from beiran.engine.content_store import DOCUMENT_BYTES_MAX, BlobFolder
-from beiran.engine.docker.docker_client import DockerApi, image_path
+from beiran.engine.docker.docker_client import DockerClient
 from beiran.errors import EngineUnavailable, NotFound
 from beiran.ids import Digest, digest_text
 
@@ -28,7 +29,7 @@ S = TypeVar("S")
 
 @asynccontextmanager
 async def saved_image(
-    api: DockerApi, image_id: str, wanted: Collection[Digest] | None = None
+    client: DockerClient, image_id: str, wanted: Collection[Digest] | None = None
 ) -> AsyncIterator[BlobFolder]:
     """The blobs of an image, as ``docker save`` gives them, in a folder that goes on the way out.
 
@@ -40,26 +41,26 @@ async def saved_image(
     with tempfile.TemporaryDirectory(prefix="beiran-save-") as folder:
         blobs = BlobFolder(Path(folder))
         blobs.blobs.mkdir(parents=True)
-        async with api.stream(image_path(image_id, "get")) as pieces:
-            await trio.to_thread.run_sync(_keep_files, _Pieces(pieces), blobs, wanted)
+        async with client.image_archive(image_id) as pieces:
+            # Where it is cancelled, the client hangs up, and the thread ends with an error.
+            await trio.to_thread.run_sync(
+                _keep_files, _Pieces(pieces), blobs, wanted, abandon_on_cancel=True
+            )
         yield blobs
 
 
 class _Pieces:
-    """A body that trio reads, as a file for a thread."""
+    """An iterator of bytes as a file."""
 
-    def __init__(self, pieces: AsyncGenerator[bytes, None]) -> None:
+    def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
         self._rest = b""
 
     def read(self, size: int) -> bytes:
         if not self._rest:
-            self._rest = trio.from_thread.run(self._next)
+            self._rest = next(self._pieces, b"")
         taken, self._rest = self._rest[:size], self._rest[size:]
         return taken
-
-    async def _next(self) -> bytes:
-        return await anext(self._pieces, b"")
 
 
 def _keep_files(pieces: _Pieces, blobs: BlobFolder, wanted: Collection[Digest] | None) -> None:
@@ -77,7 +78,7 @@ def _keep_files(pieces: _Pieces, blobs: BlobFolder, wanted: Collection[Digest] |
                 if wanted is None or digest in missing or entry.size <= DOCUMENT_BYTES_MAX:
                     part.rename(blobs.path(digest))
                 missing.discard(digest)
-    except (tarfile.TarError, OSError) as error:
+    except (tarfile.TarError, HTTPError, OSError) as error:
         raise EngineUnavailable(f"what docker save gives cannot be kept: {error}") from None
 
 
@@ -94,8 +95,8 @@ def _copy(content: IO[bytes], to: Path) -> Digest:
 class SavedLayers:
     """The blob that was saved last, kept for a while: ranges of one layer come in rows."""
 
-    def __init__(self, api: DockerApi) -> None:
-        self._api = api
+    def __init__(self, client: DockerClient) -> None:
+        self._client = client
         self._lock = trio.Lock()
         self._blob: Digest | None = None
         self._file: IO[bytes] | None = None  # has no name: it goes when it is closed
@@ -109,7 +110,7 @@ class SavedLayers:
         async with self._lock:
             if self._blob != blob or self._file is None:
                 self._forget()
-                async with saved_image(self._api, image_id, [blob]) as blobs:
+                async with saved_image(self._client, image_id, [blob]) as blobs:
                     if not blobs.has(blob):
                         raise NotFound("LAYER_UNKNOWN", f"docker save gives no {digest_text(blob)}")
                     self._file = blobs.path(blob).open("rb")

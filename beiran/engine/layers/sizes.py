@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +43,7 @@ class LayerSizes:
         self._cache_file = cache_file
         self._wanted: dict[_Key, tuple[LayerBlob, Path]] = {}
         self._work = trio.Event()
+        self._measured = trio.Event()
         self.settled = trio.Event()
         """Set when nothing that is wanted is left to measure."""
         self._sizes: dict[_Key, Measured] = {}
@@ -89,8 +90,16 @@ class LayerSizes:
         else:
             self.settled.set()
 
-    async def serve(self, measured: Callable[[], None]) -> None:
-        """Measure what is wanted, for ever; call ``measured`` now and then, and when all is done.
+    async def more_measured(self) -> None:
+        """Until more sizes are known: every ``TELL_PAUSE_S`` while there are, and at their end."""
+        await self._measured.wait()
+
+    def _announce(self) -> None:
+        self._measured.set()
+        self._measured = trio.Event()
+
+    async def serve(self) -> None:
+        """Measure what is wanted, for ever.
 
         A damaged blob is logged once, and read again only after its file changed.
         """
@@ -102,11 +111,11 @@ class LayerSizes:
                 await self._measure_in_thread(key, layer, path)
                 self._wanted.pop(key, None)
                 if trio.current_time() >= tell_at:
-                    measured()
+                    self._announce()
                     tell_at = trio.current_time() + TELL_PAUSE_S
             self._work = trio.Event()
             self.settled.set()
-            measured()
+            self._announce()
 
     async def measure_now(self, layers: Iterable[tuple[LayerBlob, Path]]) -> None:
         """Measure these before going on."""

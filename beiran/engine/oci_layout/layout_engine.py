@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 import trio
+from typing_extensions import override
 
 from beiran.api.models import EngineInfo
 from beiran.engine.content_store import (
@@ -28,11 +29,14 @@ from beiran.engine.docker.load import (
     given_blobs,
 )
 from beiran.engine.folder_watch import FolderWatch, watch_folders
-from beiran.engine.image_changes import Images, Row, Telling, merge
+from beiran.engine.image_changes import Images, Row, changes, listed, merge
 from beiran.engine.interface import (
     FIND_BLOBS_MAX,
     BlobReader,
+    Engine,
+    EngineDown,
     EngineNews,
+    EngineUp,
     ImageToLoad,
     LayerReader,
     Manifest,
@@ -72,8 +76,8 @@ class _Found:
     digests: tuple[RepoDigest, ...]
 
 
-class OciLayoutEngine:
-    """The images in ``folder``. Keeps ``contract.Engine``.
+class OciLayoutEngine(Engine):
+    """The images in ``folder``.
 
     Layers are compressed there, so each is read once to know its size; ``sizes_file`` keeps that
     over a restart. Images whose layers are not all measured within ``FIRST_LIST_PATIENCE_S`` of
@@ -95,36 +99,39 @@ class OciLayoutEngine:
         self._changed = False
 
     @property
+    @override
     def info(self) -> EngineInfo:
-        """As ``contract.Engine`` says; the store is the folder."""
         return EngineInfo(kind="oci", version=LAYOUT_VERSION, store=str(self._folder), up=self._up)
 
+    @override
     async def serve(self, news: trio.MemorySendChannel[EngineNews]) -> None:
-        """As ``contract.Engine`` says."""
-        telling = Telling(news)
         await self._sizes.load()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._sizes.serve, self._rouse)
+            nursery.start_soon(self._sizes.serve)
+            nursery.start_soon(self._follow_sizes)
             nursery.start_soon(self._opened.serve)
+            reported_down = False
             while True:
-                problem = await self._serve_while_there(telling)
-                self._up = False
-                await telling.down(problem)
+                problem = await self._follow(news)
+                if self._up or not reported_down:
+                    self._up, reported_down = False, True
+                    await news.send(EngineDown(problem))
                 await trio.sleep(LOOK_AGAIN_S)
 
-    async def _serve_while_there(self, telling: Telling) -> str:
-        """Tell what is in the folder until it is no layout (any more); returns the reason."""
+    async def _follow(self, news: trio.MemorySendChannel[EngineNews]) -> str:
+        """Report the folder's images until it is no layout (any more); returns the reason."""
         folders = (self._folder, self._blobs.blobs.parent, self._blobs.blobs)
         with watch_folders(folders, otherwise_s=LOOK_AGAIN_S) as watch:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch, watch)
-                problem = await self._scan_again_and_again(telling)
+                problem = await self._scan_again_and_again(news)
                 nursery.cancel_scope.cancel()
         return problem
 
-    async def _scan_again_and_again(self, telling: Telling) -> str:
-        """Tell what changed since the last scan, until there is nothing to scan."""
+    async def _scan_again_and_again(self, news: trio.MemorySendChannel[EngineNews]) -> str:
+        """Report what each scan changes, until there is nothing to scan."""
         tries_left = READ_TRIES
+        reported: Images = {}
         while True:
             self._changed = False
             try:
@@ -137,33 +144,49 @@ class OciLayoutEngine:
                 await trio.sleep(READ_AGAIN_S)
                 continue
             tries_left = READ_TRIES
-            await self._tell(telling)
-            await self._wait_and_tell_measured(telling)
+            paths = ((each, self._blobs.path(each.digest)) for each in self._layers.values())
+            self._sizes.want(paths)
+            if self._up:
+                reported = await self._report(news, reported)
+            else:
+                reported = await self._report_first(news)
+            reported = await self._wait_and_report_measured(news, reported)
 
-    async def _tell(self, telling: Telling) -> None:
-        """Tell what the last scan found."""
-        self._sizes.want((layer, self._blobs.path(layer.digest)) for layer in self._layers.values())
-        if self._up:
-            await telling.changes(self._images())
-            return
+    async def _report_first(self, news: trio.MemorySendChannel[EngineNews]) -> Images:
         self._up = True
-        await telling.up(self.info)
+        await news.send(EngineUp(self.info))
         with trio.move_on_after(FIRST_LIST_PATIENCE_S):
             await self._sizes.settled.wait()
-        await telling.everything(self._images())
+        images = self._images()
+        await news.send(listed(images))
+        return images
 
-    async def _wait_and_tell_measured(self, telling: Telling) -> None:
-        """Until the folder changed, or it is time to look at it anyway."""
+    async def _report(self, news: trio.MemorySendChannel[EngineNews], reported: Images) -> Images:
+        """Report what is not ``reported`` yet; returns what is now."""
+        images = self._images()
+        for change in changes(reported, images):
+            await news.send(change)
+        return images
+
+    async def _wait_and_report_measured(
+        self, news: trio.MemorySendChannel[EngineNews], reported: Images
+    ) -> Images:
+        """Until the folder changed, or it is time to look anyway; returns what is reported."""
         with trio.move_on_after(RELIST_S):
             while not self._changed:
                 await self._wake.wait()
                 self._wake = trio.Event()
-                await telling.changes(self._images())
-            return
-        await telling.everything(self._images())
+                reported = await self._report(news, reported)
+            return reported
+        images = self._images()
+        await news.send(listed(images))
+        return images
 
-    def _rouse(self) -> None:
-        self._wake.set()
+    async def _follow_sizes(self) -> None:
+        """Look again when layers are measured: their images can be described."""
+        while True:
+            await self._sizes.more_measured()
+            self._wake.set()
 
     async def _watch(self, watch: FolderWatch) -> None:
         """Note when something in the folder changes."""
@@ -174,7 +197,7 @@ class OciLayoutEngine:
 
     def _note_change(self) -> None:
         self._changed = True
-        self._rouse()
+        self._wake.set()
 
     def _scan(self) -> None:
         """Read what is in the folder. Raises: MissingContent, BadContent when it is no layout."""
@@ -203,8 +226,8 @@ class OciLayoutEngine:
                 yield description, found.tags, found.digests
 
     @asynccontextmanager
+    @override
     async def open_layer(self, digest: Digest) -> AsyncIterator[LayerReader]:
-        """As ``contract.Engine`` says."""
         layer = self._layers.get(digest)
         size = None if layer is None else self._sizes.get(layer)
         if layer is None or size is None:
@@ -214,8 +237,8 @@ class OciLayoutEngine:
         with self._readers.open(digest, tar) as reader:
             yield reader
 
+    @override
     async def find_blobs(self, digests: Sequence[Digest]) -> dict[Digest, int]:
-        """As ``contract.Engine`` says."""
         wanted = [each for each in digests[:FIND_BLOBS_MAX] if not self._opened.is_damaged(each)]
         return await trio.to_thread.run_sync(self._find, wanted)
 
@@ -230,8 +253,8 @@ class OciLayoutEngine:
                 found[digest] = size
         return found
 
+    @override
     def open_blob(self, digest: Digest) -> AbstractAsyncContextManager[BlobReader]:
-        """As ``contract.Engine`` says."""
         return self._opened.open(digest)
 
     async def _open_source(self, digest: Digest) -> TarSource:
@@ -246,8 +269,8 @@ class OciLayoutEngine:
         path = self._blobs.path(layer.digest)
         return await trio.to_thread.run_sync(BlobTar, path, size.tar_bytes)
 
+    @override
     async def manifest(self, digest: Digest) -> Manifest | None:
-        """As ``contract.Engine`` says."""
         return await trio.to_thread.run_sync(self._manifest, digest)
 
     def _manifest(self, digest: Digest) -> Manifest | None:
@@ -259,15 +282,16 @@ class OciLayoutEngine:
         except (MissingContent, BadContent):
             return None
 
+    @override
     async def image_manifest(self, image: Digest) -> Manifest | None:
-        """As ``contract.Engine`` says."""
         for found in self._found:
             if found.image.config == image:
                 return await self.manifest(found.image.manifest)
         return None
 
+    @override
     async def missing_layers(self, diff_ids: Sequence[Digest]) -> list[Digest]:
-        """As ``contract.Engine`` says: each by itself."""
+        """Each by itself."""
         return await trio.to_thread.run_sync(
             lambda: [diff_id for diff_id in diff_ids if self._layer_form(diff_id) is None]
         )
@@ -282,14 +306,16 @@ class OciLayoutEngine:
         size = self._blobs.size_bytes(diff_id)
         return None if size is None else manifests.unpacked_layer(diff_id, size)
 
+    @override
     async def knows_compressed(self, layers: Mapping[Digest, Digest]) -> set[Digest]:
-        """As ``contract.Engine`` says: the blobs that are there."""
+        """The blobs that are there."""
         return await trio.to_thread.run_sync(
             lambda: {blob for blob in layers if self._blobs.has(blob)}
         )
 
+    @override
     async def load(self, image: ImageToLoad) -> None:
-        """As ``contract.Engine`` says. Nothing is unpacked: the folder gets the blobs as they are,
+        """Nothing is unpacked: the folder gets the blobs as they are,
 
         linked where they lie checked in a file on the same disk."""
         manifest = await trio.to_thread.run_sync(
@@ -371,8 +397,8 @@ class OciLayoutEngine:
         """Raises: EngineRefused: a folder speaks to nobody; ``add_image`` puts images there."""
         raise EngineRefused(f"{self._folder} is a folder, which pulls nothing by itself")
 
+    @override
     async def tag(self, image: Digest | str, name: str) -> None:
-        """As ``contract.Engine`` says."""
         if not await trio.to_thread.run_sync(self._tag, image, name):
             what = image if isinstance(image, str) else digest_text(image)
             raise NotFound("IMAGE_UNKNOWN", f"no such image: {what}")
@@ -390,13 +416,15 @@ class OciLayoutEngine:
 
         return self._writer.name_entry(is_it, name)
 
+    @override
     async def untag(self, name: str) -> None:
-        """As ``contract.Engine`` says. An image with no name left is no longer listed."""
+        """An image with no name left is no longer listed."""
         await trio.to_thread.run_sync(self._writer.remove_name, name)
         self._note_change()
 
+    @override
     async def find_image(self, name: str) -> Digest | None:
-        """As ``contract.Engine`` says. Of several platforms, the first."""
+        """Of several platforms, the first."""
         return await trio.to_thread.run_sync(self._find_image, name)
 
     def _find_image(self, name: str) -> Digest | None:

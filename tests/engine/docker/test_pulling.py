@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from beiran.engine.diff_id_manifest import diff_id_manifest
-from beiran.engine.docker.commands import split_reference
+from beiran.engine.docker.docker_client import split_reference
 from beiran.engine.interface import ImageToLoad, LayerToLoad, PullProgress
 from beiran.errors import EngineRefused
 from beiran.ids import Digest, parse_digest

@@ -3,7 +3,7 @@
 import pytest
 
 from beiran.engine.docker.docker_client import HistoryEntry
-from beiran.engine.docker.history import sizes_from_history
+from beiran.engine.docker.graph_driver_store import sizes_from_history
 
 
 def history(*steps: tuple[str, int]) -> list[HistoryEntry]:
