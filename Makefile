@@ -9,7 +9,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 PARALLEL := --numprocesses auto --dist loadgroup --no-loadscope-reorder
 COVERAGE := $(if $(COVER),--cov --cov-report=)
 
-.PHONY: all help check format lint types imports fmt test test-fast test-all cover demo wheel lock \
+.PHONY: all help check format lint types imports fmt test test-fast test-all cover demo wheel lock docs \
 	bench-gossip bench-pull fuzz clean
 
 all: check test
@@ -83,6 +83,10 @@ fuzz: $(VENV)/.installed ## any bytes on the UDP and the TCP port, guided by cov
 	$(BIN)/python -m tests.fuzz.fuzz_codec -runs=$(RUNS)
 	$(BIN)/python -m tests.fuzz.fuzz_node -runs=$(RUNS)
 	$(BIN)/python -m tests.fuzz.fuzz_http -runs=$(RUNS)
+
+docs: $(VENV)/.installed ## the documentation as a site in build/site
+	@$(PIP_INSTALL) --editable '.[dev,docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## remove what these made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage build dist *.egg-info

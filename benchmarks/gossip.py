@@ -1,6 +1,6 @@
 """``python -m benchmarks.gossip``: beiran beside serf and kinship, on the same machine and run.
 
-Needs root (network namespaces); what each experiment shows is in ``docs/benchmarks.md``.
+Needs root (network namespaces). ``docs/explanation/benchmarks.md`` describes the experiments.
 """
 
 import argparse

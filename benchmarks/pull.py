@@ -1,7 +1,7 @@
 """``python -m benchmarks.pull``: pulls through the agents, on shaped links, beside their bounds.
 
 Needs root (network namespaces, real engines) and Debian's docker-registry; what each experiment
-shows is in ``docs/benchmarks.md``.
+shows is in ``docs/explanation/benchmarks.md``.
 """
 
 import argparse

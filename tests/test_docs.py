@@ -19,7 +19,12 @@ from beiran.settings.settings import (
 from beiran_cli.main import COMMON_OPTIONS, make_app
 
 ROOT = Path(__file__).parent.parent
-USAGE = (ROOT / "docs" / "usage.md").read_text()
+COMMANDS_PAGE = (ROOT / "docs" / "reference" / "commands.md").read_text()
+SETTINGS_PAGE = (ROOT / "docs" / "reference" / "settings.md").read_text()
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+}
 README = (ROOT / "README.md").read_text()
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
@@ -49,7 +54,7 @@ def options(command: App) -> set[str]:
 COMMANDS = dict(commands(make_app()))
 
 
-def section(title: str, text: str = USAGE) -> str:
+def section(title: str, text: str) -> str:
     """What stands below a heading, up to the next of any level."""
     found = re.search(rf"^#+ {re.escape(title)}$(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
     assert found, f"there is no heading {title!r}"
@@ -57,13 +62,13 @@ def section(title: str, text: str = USAGE) -> str:
 
 
 def test_every_command_has_a_heading_and_no_other_has() -> None:
-    headings = re.findall(r"^### (beiran .*)$", USAGE, re.MULTILINE)
+    headings = re.findall(r"^## (beiran .*)$", COMMANDS_PAGE, re.MULTILINE)
     assert headings == list(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_of_a_command_is_in_its_section(name: str) -> None:
-    documented = set(OPTION.findall(section(name)))
+    documented = set(OPTION.findall(section(name, COMMANDS_PAGE)))
     own = options(COMMANDS[name])
     if name == "beiran agent":
         assert own == {*map(option_flag, OPTION_NAMES), "--no-beacon"}
@@ -76,13 +81,13 @@ def test_the_common_options_are_documented_with_their_variables() -> None:
     asking = [name for name in COMMANDS if name not in NOT_ASKING]
     for name in asking:
         assert set(COMMON_OPTIONS) <= options(COMMANDS[name])
-    rows = table_rows(section("Commands"))
+    rows = table_rows(section("Common options", COMMANDS_PAGE))
     assert {OPTION.findall(row[0])[0] for row in rows} == set(COMMON_OPTIONS)
     assert {row[1].strip("`") for row in rows} == COMMON_VARIABLES
 
 
 def test_every_setting_is_documented_in_its_three_spellings_and_no_other_is() -> None:
-    rows = table_rows(section("Settings"))
+    rows = table_rows(section("Table of settings", SETTINGS_PAGE))
     assert [OPTION.findall(row[0])[0] for row in rows] == [*map(option_flag, OPTION_NAMES)]
     assert [row[1].strip("`") for row in rows] == [*map(option_variable, OPTION_NAMES)]
     assert [row[2].strip("`") for row in rows if row[2]] == list(FILE_KEYS)
@@ -90,7 +95,7 @@ def test_every_setting_is_documented_in_its_three_spellings_and_no_other_is() ->
 
 def test_the_documented_defaults_are_the_defaults() -> None:
     defaults = Settings(name="", engine=EngineSpec("none"))
-    for row in table_rows(section("Settings")):
+    for row in table_rows(section("Table of settings", SETTINGS_PAGE)):
         name = OPTION.findall(row[0])[0].removeprefix("--").replace("-", "_")
         documented = row[3].strip("`")
         value = getattr(defaults, name)
@@ -106,20 +111,19 @@ def test_options_and_variables_in_the_text_are_there() -> None:
     known = set(COMMON_OPTIONS) | {"--help", "--version"}
     for command in COMMANDS.values():
         known |= options(command)
-    text = FENCED.sub("", USAGE)
+    text = FENCED.sub("", COMMANDS_PAGE + SETTINGS_PAGE)
     assert set(OPTION.findall(text)) <= known
-    variables = set(re.findall(r"BEIRAN_[A-Z_]+", USAGE))
+    variables = set(re.findall(r"BEIRAN_[A-Z_]+", COMMANDS_PAGE + SETTINGS_PAGE))
     assert variables == {*map(option_variable, OPTION_NAMES), *COMMON_VARIABLES}
 
 
-@pytest.mark.parametrize("text", [USAGE, README], ids=["usage", "readme"])
-def test_commands_in_the_text_are_there(text: str) -> None:
+COMMAND = re.compile(r"(?<![\w/])(?<!from )beiran ((?!-)[a-z]+)(?: (list|show))?(?![\w.])")
+
+
+@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if COMMAND.search(text)])
+def test_commands_in_the_text_are_there(page: str) -> None:
     groups = {name.split()[1] for name in COMMANDS}
-    mentioned = re.findall(
-        r"(?<![\w/])(?<!from )beiran ((?!-)[a-z]+)(?: (list|show))?(?![\w.])", code(text)
-    )
-    assert mentioned
-    for first, second in mentioned:
+    for first, second in COMMAND.findall(code(PAGES[page])):
         full = " ".join(filter(None, ("beiran", first, second)))
         assert full in COMMANDS or (first in groups and not second), full
 
@@ -133,13 +137,7 @@ def test_the_commands_of_the_readme_are_targets_of_the_makefile() -> None:
     assert {"demo", "test"} <= set(re.findall(r"^make ([a-z]+)", README, re.MULTILINE))
 
 
-@pytest.mark.parametrize(
-    "document",
-    [
-        *(path.name for path in ROOT.glob("*.md")),
-        *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
-    ],
-)
+@pytest.mark.parametrize("document", PAGES)
 def test_links_between_documents_lead_somewhere(document: str) -> None:
     path = ROOT / document
     for link in re.findall(r"\]\((?!https?:)([^)]+)\)", path.read_text()):

@@ -1,4 +1,4 @@
-"""``docs/testing.md`` names every test module, and ``docs/benchmarks.md`` every experiment."""
+"""``testing.md`` names every test module, and ``benchmarks.md`` every experiment."""
 
 import re
 from pathlib import Path
@@ -9,8 +9,8 @@ from benchmarks.pull_report import PULL_FIGURES
 from benchmarks.report import FIGURES
 
 ROOT = Path(__file__).parent.parent
-TESTING = (ROOT / "docs" / "testing.md").read_text()
-BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text()
+TESTING = (ROOT / "docs" / "contributing" / "testing.md").read_text()
+BENCHMARKS = (ROOT / "docs" / "explanation" / "benchmarks.md").read_text()
 PATH = re.compile(r"`(tests/[\w/.]+)`")
 
 

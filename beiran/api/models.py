@@ -1,6 +1,6 @@
 """What the API, the CLI and the client library speak of: nodes, images, layers.
 
-These are the JSON shapes of ``docs/api.md``; times are RFC 3339 in UTC, sizes are bytes.
+These are the JSON shapes of ``docs/reference/api.md``; times are RFC 3339 in UTC, sizes are bytes.
 """
 
 from typing import Literal

@@ -27,7 +27,9 @@ class GossipConfig(Struct, frozen=True, kw_only=True):
     probe_successor: bool = True  # every other probe goes to who stands next on the ring
     all_nacks_conclude: bool = True  # all we asked heard nothing either: do not wait on
 
-    suspicion_alpha: float = 1.5  # simulations "silence" and "lifeguard-*": docs/simulations.md
+    suspicion_alpha: float = (
+        1.5  # simulations "silence" and "lifeguard-*": docs/explanation/simulations.md
+    )
     suspicion_beta: float = 6.0
     suspicion_confirmations: int = 3  # K of Lifeguard's LHA-Suspicion
     local_health_max: int = 8  # S of Lifeguard's LHA-Probe; memberlist AwarenessMaxMultiplier

@@ -1,4 +1,4 @@
-"""Every message that agents exchange, and nothing else. ``docs/protocol.md`` explains each field.
+"""Every message that agents exchange, and nothing else. ``docs/reference/protocol.md`` has each.
 
 All are msgpack arrays with the tag first. New fields go last and have a default, so that older
 agents skip them and newer agents do without; a message is never changed otherwise. A message that

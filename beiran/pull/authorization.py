@@ -4,7 +4,7 @@ A private image may lie in the cache, or with a peer whose host was granted it. 
 answers, the mirror serves it only after the origin has granted the manifest to this host's
 credentials; that grants everything that the manifest names, for ``GRANT_TTL_S``. While the origin
 does not answer, peers may give it if the operator allows that (``offline_tags``), and for
-``OFFLINE_GRANT_S`` the origin is not asked again. ``docs/pull.md`` has the rules.
+``OFFLINE_GRANT_S`` the origin is not asked again. ``docs/explanation/pull.md`` has the rules.
 """
 
 import math

@@ -3,7 +3,8 @@
 ``best_form`` answers an engine's request for a manifest (``mirror_backend``): where another form
 of the layers spares bytes (``layer_format``), it answers with a composed manifest, or loads the
 missing layers into the engine meanwhile. ``load`` does that without an engine's request, for
-``jobs``. ``docs/pull.md``, "What engines do", has the rules of the engines that this relies on.
+``jobs``. ``docs/explanation/pull.md``, "What engines do", has the
+rules of the engines that this relies on.
 """
 
 import logging

@@ -1,9 +1,9 @@
 """Decide in which form an engine gets each layer of an image: as published, or as its tar.
 
 A layer comes compressed, as the registry has it, or unpacked, as a graph driver has it (see
-``docs/pull.md``, "Which form an engine gets"). The form with the fewest bytes is chosen, and bytes
-of the origin count before all. This module only decides: ``locations`` finds out what is where, and
-``delivery`` acts.
+``docs/explanation/pull.md``, "Which form an engine gets"). The form with the fewest bytes is
+chosen, and bytes of the origin count before all. This module only decides: ``locations`` finds out
+what is where, and ``delivery`` acts.
 """
 
 from collections.abc import Sequence

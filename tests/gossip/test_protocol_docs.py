@@ -1,4 +1,4 @@
-"""``docs/protocol.md`` names every message, tag and field, of gossip and of the swarm."""
+"""``docs/reference/protocol.md`` names every message, tag and field, of gossip and of the swarm."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from beiran.gossip.messages import Datagram, News, Stream
 from beiran.oci.images import ImageDescription, LayerDescription
 from beiran.swarm import messages as swarm_messages
 
-TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "reference" / "protocol.md").read_text()
 INNER = (
     messages.Held,
     messages.Entry,

@@ -22,7 +22,7 @@ from tests.lab.registry import missing_for_registry
 
 pytestmark = pytest.mark.lab
 
-USAGE: Final = Path(__file__).parents[2] / "docs" / "usage.md"
+GUIDE: Final = Path(__file__).parents[2] / "docs" / "how-to" / "docker-pull.md"
 SMALL_BYTES: Final = 20_000
 """More than the documents of an image (manifests, configs), less than any layer here."""
 
@@ -46,7 +46,7 @@ class Place(NamedTuple):
 def guides_hosts_toml() -> str:
     """What the guide says to write into ``_default/hosts.toml``."""
     pattern = r"_default/hosts\.toml`[^`]*```toml\n(.*?)```"
-    (text,) = re.findall(pattern, USAGE.read_text(), re.DOTALL)
+    (text,) = re.findall(pattern, GUIDE.read_text(), re.DOTALL)
     return str(text)
 
 

@@ -1,4 +1,4 @@
-"""The routes that pull, have other nodes pull, and list what moves: see ``docs/api.md``."""
+"""The routes that pull, have other nodes pull, and list transfers: ``docs/reference/api.md``."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence

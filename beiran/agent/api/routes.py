@@ -1,4 +1,4 @@
-"""The API's routes of ``docs/api.md`` for nodes, images, layers, events and the agent's status."""
+"""The API's routes of ``docs/reference/api.md`` for nodes, images, layers, events and status."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial

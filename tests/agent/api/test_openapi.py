@@ -38,7 +38,7 @@ from tests.registry.origin_server import Asked, Reply
 from tests.store.pictures import changed, described, held, holding
 
 ROOT = Path(__file__).parents[3]
-GUIDE = (ROOT / "docs" / "api.md").read_text()
+GUIDE = (ROOT / "docs" / "reference" / "api.md").read_text()
 
 
 def all_routes() -> list[Route]:
