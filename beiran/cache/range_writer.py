@@ -20,7 +20,7 @@ from beiran.cache.partial_blob import PartialBlob
 
 CHUNK_BYTES: Final = 2**20
 """Bytes for each hop to a thread. Smaller chunks cost more hops, larger ones more memory for each
-fetch. docs/benchmarks.md measures receiving with it."""
+fetch. docs/explanation/benchmarks.md measures receiving with it."""
 
 BUFFERS_KEPT_MAX: Final = 16
 """As many as fetches run at a time; 16 MiB."""

@@ -146,7 +146,7 @@ T = TypeVar("T", bound=Struct)
 class OldCodec(Codec):
     """Speaks as a release from before every field that has a default, and from before ``Ahead``.
 
-    The protocol promises this much (docs/protocol.md): new fields come last and have defaults, and
+    The protocol promises this much (protocol.md): new fields come last and have defaults, and
     a receiver skips updates of an unknown kind. Updates of others are passed on as they came.
     """
 

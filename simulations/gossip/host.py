@@ -29,7 +29,7 @@ KINDS: Final = {
     25: "stream-ack",
     **KERNEL_KINDS,
 }
-"""Kinds of packets by their tag on the wire (docs/protocol.md)."""
+"""Kinds of packets by their tag on the wire (docs/reference/protocol.md)."""
 SYNC_EXCHANGE: Final = 22
 _DEFLATED: Final = 0x1D  # second byte of a body that is deflated
 

@@ -1,6 +1,6 @@
 """Counters of the packets that a host sends, by kind.
 
-Kinds are the tags of messages on the wire (docs/protocol.md). Packets that kernels send on their
+Kinds are the tags of messages on the wire (protocol.md). Packets that kernels send on their
 own are counted under tags that no message has.
 """
 

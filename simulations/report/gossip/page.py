@@ -21,7 +21,7 @@ _MEANINGS: Final = {
     "timeline.png": "Grey is the true state of a host. Colours are its state as others saw it, "
     "paler if fewer did. A colour without grey above it is a false or a late verdict.",
     "traffic.png": "All bytes that a host sent, Ethernet, IP, UDP and TCP headers included.",
-    "kinds.png": "The mean host, by kind of packet (docs/protocol.md). Bursts above the scale "
+    "kinds.png": "The mean host, by kind of packet (protocol.md). Bursts above the scale "
     "are cut off.",
 }
 
