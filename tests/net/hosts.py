@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, TypeVar
 
+import psutil
 import pytest
 
 CLONE_NEWNET: Final = 0x40000000  # sched.h
@@ -54,6 +55,8 @@ def _check(result: int) -> None:
 
 
 def _in_thread(enter: Callable[[], None], function: Callable[[], T]) -> T:
+    # psutil lists interfaces from here; /proc/net is the main thread's.
+    psutil.PROCFS_PATH = "/proc/thread-self"
     results: list[T] = []
     errors: list[BaseException] = []
 
@@ -67,6 +70,7 @@ def _in_thread(enter: Callable[[], None], function: Callable[[], T]) -> T:
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
+    psutil.PROCFS_PATH = "/proc"
     if errors:
         raise errors[0]
     return results[0]
