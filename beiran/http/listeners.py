@@ -16,8 +16,9 @@ from beiran.errors import LocalError
 BACKLOG: Final = 1024
 UNIX_MODE: Final = 0o660
 
-# A host that dies without a word keeps none of our connections for longer than this: TCP asks
-# after KEEPALIVE_IDLE_S, then KEEPALIVE_PROBES times more. Accepted sockets inherit it (tcp(7)).
+# TCP closes a connection to a host that died without a FIN after KEEPALIVE_IDLE_S +
+# KEEPALIVE_PROBES * KEEPALIVE_INTERVAL_S = 180 s. Accepted sockets inherit this (tcp(7)). Chosen:
+# WATCHERS_MAX such connections are few, so that quicker probes are not worth their packets.
 KEEPALIVE_IDLE_S: Final = 120
 KEEPALIVE_INTERVAL_S: Final = 20
 KEEPALIVE_PROBES: Final = 3
@@ -29,9 +30,9 @@ async def open_tcp_listeners(
     """Listen on ``host`` (an IPv4 or IPv6 address) and ``port``; ``::`` takes IPv4 as well.
 
     Args:
-      option: by which another port is set.
+      option: the option that sets another port, for the error.
 
-    Raises: LocalError, one line that says what to do, when that cannot be.
+    Raises: LocalError, one line that says what to do.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = trio.socket.socket(family, socket.SOCK_STREAM)
@@ -61,7 +62,7 @@ def _tcp_error(host: str, port: int, option: str, error: OSError) -> LocalError:
             f"or choose another port with {option}"
         )
     if error.errno == errno.EACCES:
-        return LocalError(f"port {port} may not be used: choose one above 1023 with {option}")
+        return LocalError(f"this user may not use port {port}: choose one above 1023 with {option}")
     if error.errno == errno.EADDRNOTAVAIL:
         return LocalError(f"no interface of this host has the address {host}: see --bind")
     return LocalError(f"cannot listen on {host} port {port}: {error.strerror}")
@@ -73,11 +74,10 @@ async def open_unix_listener(
 ) -> AsyncIterator[trio.SocketListener]:
     """Listen on a unix socket at ``path``, with these permissions, until the context is left.
 
-    Makes the folder, replaces the socket that a dead agent left behind, removes its own at the
-    end.
+    It makes the folder, replaces a socket that a dead agent left, and removes its own at the end.
 
-    Raises: LocalError, one line, when an agent answers there, when something that is no socket
-    has that name, or when it cannot be made.
+    Raises: LocalError, one line, when an agent answers there, when a file that is no socket has
+    that name, or when the system refuses.
     """
     path = Path(path)
     try:
@@ -104,13 +104,13 @@ def _make_room(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(kind):
-        raise LocalError(f"{path} is there and is no socket: choose another with --socket")
+        raise LocalError(f"{path} exists and is no socket: choose another path with --socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)  # connecting to a unix socket never takes time (unix(7))
         try:
             probe.connect(str(path))
         except BlockingIOError:
-            pass  # somebody listens, and is behind with accepting
+            pass  # a program listens, and its backlog is full
         except ConnectionRefusedError:
             path.unlink(missing_ok=True)
             return
@@ -121,7 +121,7 @@ def _make_room(path: Path) -> None:
 
 def _bind(path: Path, mode: int) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    mask = os.umask(0o777)  # nobody may connect before the permissions are as asked for
+    mask = os.umask(0o777)  # no process may connect before the permissions are set
     try:
         listener.bind(str(path))
     except BaseException:

@@ -18,17 +18,17 @@ from beiran.http.description import Answer, Parameter, Schema
 REQUEST_BODY_BYTES_MAX: Final = 64 * 1024
 PATH_CHARS_MAX: Final = 2048
 WATCH_PROTOCOL: Final = "beiran-watch"
-"""What the ``Upgrade`` header names where a connection is to be held open, idle."""
+"""The ``Upgrade`` header of a watch connection: one that carries nothing, and whose end is news."""
 
 Listener = Literal["unix", "tcp", "mirror"]
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """A request whose head and body have been read.
+    """A request, as a handler gets it.
 
     Attributes:
       path: percent-decoded, starts with ``/``.
-      path_args: what the ``{names}`` of the route's pattern matched.
+      path_args: the parts of the path that the ``{names}`` of the route's pattern matched.
       query: every parameter with its values, in order, percent-decoded.
       headers: names in lower case; a name that comes several times has several values.
       body: at most the route's ``body_bytes_max``.
@@ -52,16 +52,16 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 Gate = Callable[[int, int], Awaitable[int]]
-"""Asked before bytes ``start`` to ``end`` of a file are sent: waits until some of them may go.
+"""Called before the bytes ``start`` to ``end`` of a file are sent. Waits until some may be sent.
 
-Returns: the end of what may, after ``start``. What it raises breaks the answer off."""
+Returns: the end of those that may, after ``start``. An exception breaks the answer off."""
 
 
 class FileSlice(Struct, frozen=True, kw_only=True):
     """Part of an open file, sent with ``sendfile``. The server closes the descriptor.
 
     Attributes:
-      gate: holds back what may not go yet, because of a rate or because it is not there yet.
+      gate: delays bytes that a rate limit holds back, or that the file does not have yet.
     """
 
     descriptor: int
@@ -74,9 +74,9 @@ class Response(Struct, kw_only=True):
     """An answer.
 
     Attributes:
-      body: whole, a file's slice, or chunks; chunks need ``length`` unless sent chunked.
-      length: bytes of ``body`` where it comes in chunks; None sends it chunked.
-      close: called once when the answer has been sent, or could not be.
+      body: bytes, a slice of a file, or chunks.
+      length: bytes of ``body`` where it is chunks; None sends it with chunked encoding.
+      close: called once after the answer was sent or failed.
     """
 
     status: int = 200
@@ -94,7 +94,7 @@ SendMessage = Callable[[bytes], Awaitable[None]]
 
 Stream = Callable[[Request, SendMessage], Awaitable[None]]
 """Answers a WebSocket: sends its messages, then returns, which closes it with 1000. An ApiError
-closes it with 1011; what can be refused at once belongs into the route's ``prepare``."""
+closes it with 1011. Refuse a request before its upgrade in the route's ``prepare``."""
 
 
 class Route(Struct, frozen=True, kw_only=True):
@@ -102,11 +102,11 @@ class Route(Struct, frozen=True, kw_only=True):
 
     Attributes:
       pattern: a path with ``{name}`` for one segment and ``{name:path}`` for several.
-      prepare: asked before an upgrade is accepted; what it raises is answered in HTTP.
-      body_bytes_max: of a request's body; a longer one is answered with 413.
-      listeners: where it can be reached; elsewhere it is not found.
+      prepare: called before an upgrade is accepted; an ApiError is answered in HTTP.
+      body_bytes_max: a longer request body is answered with 413.
+      listeners: those that serve the route; others answer 404.
       watch: ``Upgrade: beiran-watch`` is answered with 101, and then the connection idles until
-        either end closes it. ``handler`` (say, ``upgrade_required``) answers plain requests.
+        either end closes it. ``handler`` answers plain requests (``upgrade_required``).
       summary: one line for the OpenAPI document; a route without one is not in it.
       parameters, answers, request_body: for the document. Every route also answers 400.
       tags: groups of the document that the route is in.
@@ -139,7 +139,7 @@ class Route(Struct, frozen=True, kw_only=True):
 
 
 class HttpError(ApiError):
-    """An ApiError whose answer needs headers of its own, such as ``Allow``."""
+    """An ApiError whose answer has headers of its own, such as ``Allow``."""
 
     def __init__(
         self, status: int, code: str, message: str, headers: Sequence[tuple[str, str]]
@@ -158,7 +158,7 @@ def json_response(body: object, *, status: int = 200) -> Response:
 
 
 def error_response(error: ApiError) -> Response:
-    """What a request that failed with ``error`` is answered."""
+    """The answer to a request that failed with ``error``."""
     response = json_response(
         Errors(errors=(ErrorItem(code=error.code, message=error.message),)), status=error.status
     )
@@ -168,7 +168,7 @@ def error_response(error: ApiError) -> Response:
 
 
 async def upgrade_required(request: Request) -> Response:
-    """The ``handler`` of a route that only holds connections."""
+    """The ``handler`` of a route for watch connections only."""
     raise HttpError(
         426,
         "UPGRADE_REQUIRED",

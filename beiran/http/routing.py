@@ -1,4 +1,4 @@
-"""From the head of an HTTP request to the route that answers it."""
+"""Find the route for the head of an HTTP request."""
 
 import re
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _AUTHORITY: Final = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 
 
 class Match(Struct, frozen=True):
-    """The route for a request, and the request as far as its head tells."""
+    """The route for a request, and the request without its body."""
 
     route: Route
     request: Request
@@ -38,7 +38,7 @@ class RouteTable:
     def match(self, head: h11.Request, peer: str) -> Match:
         """The first route whose pattern and method fit.
 
-        Raises: ApiError: 400 for a target that cannot be read, 404 for a path that no route has,
+        Raises: ApiError: 400 for a target that is not readable, 404 for a path that no route has,
         405 (with ``Allow``) for a method that the path does not have, 414.
         """
         path, query = _read_target(head.target)
@@ -70,7 +70,7 @@ class RouteTable:
 
 
 def _is_any_name(pattern: str) -> bool:
-    """Whether it takes any name where another route may name just one: ``/blobs/{digest}``."""
+    """Whether it takes any name where another route may have a fixed one: ``/blobs/{digest}``."""
     return "{" in pattern and ":path}" not in pattern
 
 
@@ -80,7 +80,7 @@ def _allow_header(methods: set[str]) -> tuple[str, str]:
 
 
 def _options_route(path: str, allow: tuple[str, str]) -> Route:
-    """What answers OPTIONS (RFC 9110 §9.3.7) where no route does."""
+    """A route that answers OPTIONS (RFC 9110 §9.3.7) where there is none."""
 
     async def answer(request: Request) -> Response:
         return Response(status=204, headers=[allow])
@@ -100,9 +100,9 @@ def _read_target(target: bytes) -> tuple[str, dict[str, list[str]]]:
             raw_query, keep_blank_values=True, errors="strict", max_num_fields=QUERY_FIELDS_MAX
         )
     except ValueError:
-        raise BadRequest("the path or the query cannot be read") from None
+        raise BadRequest("the path or the query is not valid (percent-encoded UTF-8)") from None
     if not path.startswith("/") or any(ord(char) < 0x20 or char == "\x7f" for char in path):
-        raise BadRequest("the path cannot be read")
+        raise BadRequest("the path does not begin with a slash, or has control characters")
     return path, query
 
 

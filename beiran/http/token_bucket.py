@@ -1,4 +1,9 @@
-"""How fast bytes may go: a token bucket for each direction, shared by all that go there."""
+"""Limit how fast bytes are sent and received: one token bucket for each direction.
+
+By hand, since the libraries for it do not run on trio: aiolimiter needs asyncio, and pyrate-limiter
+blocks its thread. ``http/blob_response.py`` (uploads), the blob path of ``peers`` and ``registry``
+(downloads) take from these.
+"""
 
 import math
 from collections.abc import AsyncIterator, Callable
@@ -8,29 +13,30 @@ from typing import Final
 import trio
 
 BURST_S: Final = 0.25
-"""What may go at once after a rest, in seconds at the full rate; at least ``BURST_BYTES_MIN``."""
+"""The burst after a pause, in seconds at the full rate; at least ``BURST_BYTES_MIN``. Chosen: a
+link is seldom idle within a pull, and a burst fills a switch's buffer."""
 
-BURST_BYTES_MIN: Final = 256 * 1024
+BURST_BYTES_MIN: Final = 256 * 1024  # one step of ``sendfile`` (http/body.py)
 
 HELD_BACK_S: Final = 0.2
-"""How often it is told that a limit of our own holds something back: others must not be blamed."""
+"""How often a transfer that waits for our own limit reports so: its peer is not to blame."""
 
 
 class TokenBucket:
     """Lets ``bytes_per_s`` through on average, first come, first served.
 
     Attributes:
-      burst_bytes: at most so many go at once after a rest.
+      burst_bytes: the most that go at once after a pause.
     """
 
     def __init__(self, bytes_per_s: float | None = None, burst_bytes: float | None = None) -> None:
-        """Without ``bytes_per_s`` nothing is held back."""
+        """Without ``bytes_per_s`` there is no limit."""
         self._given_burst = burst_bytes
         self._queue = trio.StrictFIFOLock()
         self._changed = trio.Event()
         self._set(bytes_per_s)
         self._tokens = self.burst_bytes
-        self._counted_at = 0.0  # of trio's clock; long ago, so that it starts full
+        self._counted_at = 0.0  # on trio's clock
 
     @property
     def bytes_per_s(self) -> float | None:
@@ -45,9 +51,9 @@ class TokenBucket:
         self._changed = trio.Event()
 
     async def take(self, count: int) -> None:
-        """Wait until so many bytes may go.
+        """Wait until ``count`` bytes may go.
 
-        More than ``burst_bytes`` go when as many as these may, and the next then waits longer.
+        More than ``burst_bytes`` go when ``burst_bytes`` may, and the next caller waits longer.
         """
         if self._bytes_per_s is None:
             return
@@ -80,7 +86,7 @@ class TokenBucket:
 
 @asynccontextmanager
 async def telling(held_back: Callable[[], object]) -> AsyncIterator[None]:
-    """Tell every ``HELD_BACK_S`` that we wait for a limit of our own, as long as this lasts."""
+    """Call ``held_back`` every ``HELD_BACK_S`` while the block runs."""
 
     async def tell() -> None:
         while True:
@@ -94,14 +100,14 @@ async def telling(held_back: Callable[[], object]) -> AsyncIterator[None]:
 
 
 class Pace:
-    """A bucket, and who is told while it makes us wait."""
+    """A bucket, and a callback that runs while ``take`` waits."""
 
     def __init__(self, bucket: TokenBucket, held_back: Callable[[], object]) -> None:
         self._bucket: Final = bucket
         self._held_back: Final = held_back
 
     async def take(self, count: int) -> None:
-        """Wait until so many bytes may go."""
+        """Wait until ``count`` bytes may go."""
         if self._bucket.bytes_per_s is not None:
             async with telling(self._held_back):
                 await self._bucket.take(count)

@@ -1,6 +1,6 @@
-"""Connections that begin as HTTP and go on as something else: WebSockets, and held ones.
+"""Upgrade a connection from HTTP: to a WebSocket, or to a watch connection.
 
-The server hands over when the head of the upgrade request has been read and its route found.
+``server.py`` calls it after it has read the head of the request and found its route.
 """
 
 import base64
@@ -19,10 +19,10 @@ from beiran.http.body import STALL_TIMEOUT_S
 from beiran.http.messages import WATCH_PROTOCOL, HttpError, Request, Route
 
 MESSAGE_BYTES_MAX: Final = 64 * 1024
-"""Of a WebSocket message that a client sends; they are read and ignored."""
+"""Of a WebSocket message that a client sends. They are read and dropped."""
 
-CLOSE_TIMEOUT_S: Final = 5.0
-GOING_AWAY_TIMEOUT_S: Final = 0.2
+CLOSE_TIMEOUT_S: Final = 5.0  # chosen: the client's half of the close
+GOING_AWAY_TIMEOUT_S: Final = 0.2  # chosen: the agent stops within STOP_S
 
 _WEBSOCKET_VERSION: Final = "13"  # RFC 6455 §4.1
 _WEBSOCKET_KEY_BYTES: Final = 16
@@ -33,7 +33,7 @@ Upgrade = Literal["websocket", "watch"]
 
 
 def wanted_upgrade(http_version: bytes, request: Request) -> Upgrade | None:
-    """What a request wants its connection to become. Protocols we do not speak are ignored.
+    """The protocol that a request wants to upgrade to; None for none that this server has.
 
     Source: RFC 9110 §7.8.
     """
@@ -48,10 +48,10 @@ def wanted_upgrade(http_version: bytes, request: Request) -> Upgrade | None:
 
 
 def check_websocket(request: Request, route: Route) -> str:
-    """Judge the handshake of an upgrade to WebSocket.
+    """Check the handshake of an upgrade to WebSocket.
 
     Returns: the value of ``Sec-WebSocket-Key``.
-    Raises: ApiError when it cannot be accepted.
+    Raises: ApiError to refuse it.
     Source: RFC 6455 §4.2.1.
     """
     if route.stream is None:
@@ -60,7 +60,7 @@ def check_websocket(request: Request, route: Route) -> str:
         raise HttpError(
             426,
             "WEBSOCKET_VERSION",
-            f"only version {_WEBSOCKET_VERSION} of the WebSocket protocol is spoken here",
+            f"this agent speaks version {_WEBSOCKET_VERSION} of the WebSocket protocol only",
             [("Sec-WebSocket-Version", _WEBSOCKET_VERSION), ("Upgrade", "websocket")],
         )
     key = request.header("sec-websocket-key") or ""
@@ -69,14 +69,15 @@ def check_websocket(request: Request, route: Route) -> str:
     except ValueError:
         nonce = b""
     if len(nonce) != _WEBSOCKET_KEY_BYTES:
-        raise BadRequest("Sec-WebSocket-Key is missing or wrong")
+        raise BadRequest("Sec-WebSocket-Key is not the base64 of 16 bytes")
     return key
 
 
 class WebSocketEnd(Enum):
-    """How a WebSocket ended: ``STALLED`` by a client that does not read, ``FAILED`` by our fault.
+    """How a WebSocket ended.
 
-    All else, a client that leaves or talks nonsense included, is ``DONE``.
+    ``STALLED``: the client stopped reading. ``FAILED``: the route's ``stream`` raised. ``DONE``:
+    all else, such as a client that leaves or breaks the protocol.
     """
 
     DONE = "done"
@@ -87,7 +88,7 @@ class WebSocketEnd(Enum):
 async def serve_websocket(
     stream: trio.SocketStream, request: Request, route: Route, key: str
 ) -> WebSocketEnd:
-    """Accept a WebSocket, have the route's ``stream`` talk, close it."""
+    """Accept a WebSocket, run the route's ``stream``, close it."""
     upgraded = _UpgradedStream(stream, key)
     failed = False
     try:
@@ -99,7 +100,7 @@ async def serve_websocket(
             failed = await _talk(websocket, request, route)
             nursery.cancel_scope.cancel()
     except* (ProtocolError, ConnectionClosed, trio.BrokenResourceError) as errors:
-        # For instance a ping that comes after our close: wsproto then refuses to pong.
+        # Such as a ping after our close, to which wsproto refuses a pong.
         _log.debug("websocket %s of %s ended: %r", request.path, request.peer, errors.exceptions)
     if failed:
         return WebSocketEnd.FAILED
@@ -107,7 +108,7 @@ async def serve_websocket(
 
 
 async def _talk(websocket: WebSocketConnection, request: Request, route: Route) -> bool:
-    """Run the route's ``stream``, then close. Returns: whether it failed by our fault."""
+    """Run the route's ``stream``, then close. Returns: whether the stream failed."""
     code, reason, failed, finished = 1000, None, False, False
     try:
         async with trio.open_nursery() as nursery:
@@ -120,7 +121,7 @@ async def _talk(websocket: WebSocketConnection, request: Request, route: Route) 
         finished = True
     finally:
         if not finished:
-            # The agent stops. Nobody reads answers any more: this sends our close and is off.
+            # The agent stops: send the close, and do not wait for the client's.
             with trio.move_on_after(GOING_AWAY_TIMEOUT_S, shield=True):
                 await websocket.aclose(1001, "the agent stops")
     return failed
@@ -129,14 +130,14 @@ async def _talk(websocket: WebSocketConnection, request: Request, route: Route) 
 async def _run_stream(
     websocket: WebSocketConnection, request: Request, route: Route, scope: trio.CancelScope
 ) -> tuple[int, str | None, bool]:
-    """The code and the reason to close with, and whether it is our fault."""
+    """The code and the reason to close with, and whether the stream failed."""
     assert route.stream is not None
 
     async def send(message: bytes) -> None:
         try:
             await websocket.send_message(message.decode())
         except ConnectionClosed:
-            scope.cancel()  # rather than an error, which the stream would have to tell from its own
+            scope.cancel()  # an error would look like one of the stream's own
             await trio.lowlevel.checkpoint()
 
     try:
@@ -150,7 +151,7 @@ async def _run_stream(
 
 
 async def _discard_messages(websocket: WebSocketConnection, scope: trio.CancelScope) -> None:
-    """Read what the client says, so that its pings are answered and its going is noticed."""
+    """Read and drop messages, so that pings are answered and the end is noticed."""
     with suppress(ConnectionClosed):
         while True:
             await websocket.get_message()
@@ -163,10 +164,10 @@ def _tokens(request: Request, name: str) -> set[str]:
 
 
 class _UpgradedStream(trio.abc.Stream):
-    """The stream that trio-websocket sees: first the head of an upgrade request, then the rest.
+    """The stream that trio-websocket gets: the head of an upgrade request, then the connection.
 
-    The head is written anew, so that nothing but the key comes from the client. Until the 101 is
-    sent nothing more is received: the library would lose a frame that comes before it.
+    The head is a new one, in which only the key is the client's. Nothing more is received until
+    the 101 was sent: the library would lose a frame that arrives before it.
     """
 
     def __init__(self, stream: trio.SocketStream, key: str) -> None:
@@ -177,15 +178,15 @@ class _UpgradedStream(trio.abc.Stream):
         ).encode("ascii")
         self._switched = trio.Event()
         self.stalled = False
-        """Whether the other end took nothing of what we sent for ``STALL_TIMEOUT_S``."""
+        """Whether the client took no byte for ``STALL_TIMEOUT_S``."""
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         with trio.move_on_after(STALL_TIMEOUT_S) as scope:
             await self._stream.send_all(data)
         if scope.cancelled_caught:
-            # A close frame cannot follow half a message: dropping the connection is all there is.
+            # Half a message was sent, which no close frame can follow.
             self.stalled = True
-            raise trio.BrokenResourceError("the other end does not read")
+            raise trio.BrokenResourceError("the client does not read")
         self._switched.set()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
