@@ -1,7 +1,7 @@
-"""Where an agent answers, what can be asked of it, and how to read what it says.
+"""The requests of a client and how to read their answers, without input or output.
 
-The part that ``Client`` (trio) and ``BlockingClient`` (plain sockets) have in common. It does no
-input or output and imports little: the CLI starts with it.
+``Client`` (trio) and ``BlockingClient`` (plain sockets) share this. It imports little, since the
+CLI starts with it.
 """
 
 import os
@@ -37,7 +37,7 @@ from beiran.errors import (
 )
 
 SOCKET_PATH_DEFAULT: Final = "/run/beiran/beiran.sock"
-RESPONSE_BYTES_MAX: Final = 256 * 1024 * 1024  # 500,000 layers with their holders, and room
+RESPONSE_BYTES_MAX: Final = 256 * 1024 * 1024  # 500,000 layers with their holders take less
 HTTP_PORT_DEFAULT: Final = 80
 
 T = TypeVar("T")
@@ -47,37 +47,37 @@ _CHANGE_KINDS: Final = get_args(Change.__annotations__["change"])
 
 
 class Nodes(Struct, frozen=True):
-    """What ``/nodes`` answers."""
+    """The answer of ``/nodes``."""
 
     nodes: tuple[Node, ...]
 
 
 class Images(Struct, frozen=True):
-    """What ``/images`` answers."""
+    """The answer of ``/images``."""
 
     images: tuple[Image, ...]
 
 
 class Layers(Struct, frozen=True):
-    """What ``/layers`` answers."""
+    """The answer of ``/layers``."""
 
     layers: tuple[Layer, ...]
 
 
 class Transfers(Struct, frozen=True):
-    """What ``/transfers`` answers."""
+    """The answer of ``/transfers``."""
 
     transfers: tuple[Transfer, ...]
 
 
 class Prefetchings(Struct, frozen=True):
-    """What ``/prefetch`` answers."""
+    """The answer of ``/prefetch``."""
 
     nodes: tuple[Prefetching, ...]
 
 
 class RawEvents(Struct, frozen=True):
-    """What ``/events`` answers to plain HTTP: the latest, oldest first, each still to be read."""
+    """The answer of ``/events``: the latest events, oldest first, each still encoded."""
 
     events: tuple[msgspec.Raw, ...]
 
@@ -87,7 +87,7 @@ class Endpoint(Struct, frozen=True):
 
     Attributes:
       socket: path of its unix socket; empty when it is reached over TCP.
-      prefix: what comes before each path, without a slash at its end; mostly empty.
+      prefix: the part before each path, without a slash at its end; mostly empty.
     """
 
     socket: str = ""
@@ -102,7 +102,7 @@ class Endpoint(Struct, frozen=True):
 
     @property
     def authority(self) -> str:
-        """What the ``Host`` header says."""
+        """The value of the ``Host`` header."""
         if self.socket:
             return "localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -110,9 +110,7 @@ class Endpoint(Struct, frozen=True):
 
 
 def parse_endpoint(*, socket: str | None = None, url: str | None = None) -> Endpoint:
-    """Where to reach an agent, from what a user gave: at most one of the two.
-
-    Neither means the default socket.
+    """The endpoint from a user's socket or URL. Neither means the default socket.
 
     Raises: ValueError when both are given, or ``url`` is not ``http://HOST[:PORT][/PREFIX]``.
     """
@@ -150,7 +148,7 @@ def pull_path(path: str, reference: str, node: str | None, platform: str | None)
 def prefetch_body(
     reference: str, nodes: Sequence[str] | Literal["all"], platform: str | None
 ) -> bytes:
-    """What is sent to have nodes prefetch an image."""
+    """The body of a request to prefetch an image."""
     wanted = Prefetch(
         reference=reference, nodes="all" if nodes == "all" else tuple(nodes), platform=platform
     )
@@ -158,7 +156,7 @@ def prefetch_body(
 
 
 def item_path(path: str, name: str) -> str:
-    """The path of one thing below ``path``, whatever characters ``name`` has."""
+    """The path of ``name`` below ``path``, percent-encoded."""
     return f"{path}/{quote(name, safe=':')}"
 
 
@@ -170,14 +168,16 @@ def range_header(start: int, end: int | None) -> list[tuple[str, str]]:
 
 
 def read_answer(body: bytes | msgspec.Raw, type: type[T]) -> T:
-    """Read a JSON body. Fields we do not know are ignored, so newer agents are understood.
+    """Read a JSON body. Unknown fields are ignored, so that newer agents are understood.
 
-    Raises: RemoteProtocolError when it is not what it should be.
+    Raises: RemoteProtocolError when it is not a ``type``.
     """
     try:
         return msgspec.json.decode(body, type=type)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RemoteProtocolError(f"the agent's answer cannot be read: {error}") from None
+        raise RemoteProtocolError(
+            f"the agent's answer is not what this version expects: {error}"
+        ) from None
 
 
 class _State(Struct):
@@ -193,7 +193,7 @@ class _Kind(Struct):
 def read_pull(message: bytes) -> PullProgress | PullDone | None:
     """Read a row of a pull; None for a row or a state that this version does not know.
 
-    Raises: ApiError when it says that the pull failed; RemoteProtocolError.
+    Raises: ApiError when the pull failed; RemoteProtocolError.
     """
     kind = read_answer(message, _Kind).pull
     if kind == "failed":
@@ -225,7 +225,7 @@ def read_events(answer: RawEvents) -> list[Event]:
 def change_reader(
     row: Literal["node", "image", "layer", "transfer"],
 ) -> Callable[[bytes], Change | None]:
-    """What reads the messages of a followed listing of nodes, images, layers or transfers.
+    """A reader of the messages of a followed listing of nodes, images, layers or transfers.
 
     Bare rows become ``Change`` of kind ``listed``; kinds of change that this version does not
     know become None.
@@ -247,7 +247,7 @@ def change_reader(
 
 
 def read_error(status: int, body: bytes) -> ApiError:
-    """The error that an answer with ``status`` (not 2xx) tells of, whatever its body is."""
+    """The error in the body of an answer with ``status`` (not 2xx), or one for any other body."""
     try:
         item = msgspec.json.decode(body, type=Errors).errors[0]
         code, message = item.code, item.message
@@ -257,7 +257,7 @@ def read_error(status: int, body: bytes) -> ApiError:
 
 
 def api_error(status: int, code: str, message: str) -> ApiError:
-    """The error with these, of the class that it has."""
+    """An ApiError of the class for its status."""
     if status == 404:
         return NotFound(code, message)
     if status == 400:
@@ -266,7 +266,7 @@ def api_error(status: int, code: str, message: str) -> ApiError:
 
 
 def unreachable(endpoint: Endpoint, error: OSError | str) -> AgentUnreachable:
-    """What to tell when nobody answers at ``endpoint``, and what to do about it."""
+    """The error when no agent answers at ``endpoint``, with what to do about it."""
     if isinstance(error, PermissionError):
         return AgentForbidden(
             f"no permission to use {endpoint}: run this as root or as a member of its group"

@@ -85,16 +85,16 @@ class TokenBucket:
 
 
 @asynccontextmanager
-async def telling(held_back: Callable[[], object]) -> AsyncIterator[None]:
+async def reporting(held_back: Callable[[], object]) -> AsyncIterator[None]:
     """Call ``held_back`` every ``HELD_BACK_S`` while the block runs."""
 
-    async def tell() -> None:
+    async def report() -> None:
         while True:
             await trio.sleep(HELD_BACK_S)
             held_back()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(tell)
+        nursery.start_soon(report)
         yield
         nursery.cancel_scope.cancel()
 
@@ -109,5 +109,5 @@ class Pace:
     async def take(self, count: int) -> None:
         """Wait until ``count`` bytes may go."""
         if self._bucket.bytes_per_s is not None:
-            async with telling(self._held_back):
+            async with reporting(self._held_back):
                 await self._bucket.take(count)

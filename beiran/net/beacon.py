@@ -1,16 +1,16 @@
-"""The beacon socket: how agents on one LAN hear of each other without being told an address.
+"""The beacon socket: agents on one LAN find each other by UDP broadcast, without an address.
 
 All agents of a host share the beacon port. With ``SO_REUSEADDR`` on each socket Linux hands a
 broadcast to all of them, also to those on the host that sent it, and a unicast to one only.
 
-A beacon goes to 255.255.255.255 once on each LAN, told to the kernel as the interface's number
-(``IP_PKTINFO``, ip(7)). Without the number it would need a default route and leave on that LAN
-alone; the directed broadcast address (10.1.2.255) would be lost on hosts that have another
-netmask. Both were tried. A host that is on no LAN beacons on loopback, so that its own agents
-still find each other.
+A beacon goes to 255.255.255.255 once on each LAN, by the interface's number (``IP_PKTINFO``,
+ip(7)). Without the number it would need a default route and leave on that LAN alone. The directed
+broadcast address (10.1.2.255) would be lost on hosts with another netmask. Both were tried. A host
+on no LAN sends beacons on loopback, so that its own agents still find each other.
 
-An agent listens where it speaks: what arrives by another interface is counted and dropped. So an
-agent bound to one LAN is not found by the others, and one bound to 127.0.0.1 by no host.
+An agent receives beacons on the interfaces it sends them on. Others are counted and dropped. So an
+agent bound to one LAN is not found on the others, and one bound to 127.0.0.1 on no other host.
+The gossip driver sends and receives here.
 """
 
 import socket
@@ -35,8 +35,8 @@ from beiran.net.udp import (
 )
 
 EVERYBODY: Final = "255.255.255.255"
-LOOPBACK_BROADCAST: Final = "127.255.255.255"  # loopback is no LAN: only this one is heard by all
-INTERFACES_REREAD_S: Final = 1.0  # how soon a LAN that came up is listened to, when it speaks
+LOOPBACK_BROADCAST: Final = "127.255.255.255"  # on loopback only this one reaches all
+INTERFACES_REREAD_S: Final = 1.0  # after a LAN came up, its first beacon counts within this time
 
 _SOL_IP: Final = 0
 _IP_PKTINFO: Final = 8  # named by the socket module from Python 3.14 on
@@ -45,14 +45,14 @@ _NO_ADDRESS: Final = bytes(4)
 
 
 class Lan(NamedTuple):
-    """Where a beacon is sent: one interface."""
+    """One interface that beacons are sent on."""
 
     name: str
     number: int
     source: str
     """Our address there; 0.0.0.0 lets the kernel choose."""
     everybody: str
-    """The broadcast address that reaches all on it."""
+    """The broadcast address that reaches all hosts on it."""
 
 
 class BeaconCounters(Struct):
@@ -73,8 +73,8 @@ class Beacon:
     Attributes:
       port: the beacon port.
       counters: see `BeaconCounters`.
-      lans: where beacons are sent and heard, as last looked up. Empty when ``bind`` is an IPv6
-        address, where there is no broadcast, or one this host does not have (any more).
+      lans: the interfaces of the last look-up. Empty when ``bind`` is an IPv6 address, which has
+        no broadcast, or an address that this host does not have.
     """
 
     def __init__(self, sock: socket.socket, bind: str) -> None:
@@ -97,15 +97,15 @@ class Beacon:
         self.close()
 
     def close(self) -> None:
-        """Close the socket; whoever waits in `receive` gets ``trio.ClosedResourceError``."""
+        """Close the socket; a task that waits in `receive` gets ``trio.ClosedResourceError``."""
         close_socket(self._socket)
 
     def send(self, data: bytes) -> int:
-        """Send ``data`` to the beacon port of all on every LAN, ourselves included.
+        """Send ``data`` to the beacon port of all hosts on every LAN, this one included.
 
-        The interfaces are looked up each time (0.1 ms), so LANs may come and go.
+        The interfaces are looked up each time (0.3 ms), so that LANs may come and go.
 
-        Returns: on how many LANs the kernel sent it. Failures are counted.
+        Returns: the number of LANs that the kernel sent it on. Failures are counted.
         Raises: trio.ClosedResourceError when the socket is closed.
         """
         if self._socket.fileno() == -1:
@@ -126,11 +126,11 @@ class Beacon:
         return sent
 
     async def receive(self) -> list[Datagram]:
-        """Wait until a beacon comes, then take what is there.
+        """Wait for a beacon, then take all that have arrived.
 
-        Returns: 1 to `DATAGRAMS_PER_WAKEUP` datagrams in the order they came, unjudged: our own,
-        those of other clusters and garbage are among them. ``source.host`` is the host that
-        spoke; where its agent is reached is for the payload to say.
+        Returns: 1 to `DATAGRAMS_PER_WAKEUP` datagrams in order of arrival, unchecked: our own,
+        those of other clusters and garbage are among them. ``source.host`` is the sending host.
+        The payload has the address of its agent.
         Raises: trio.ClosedResourceError when the socket is closed.
         """
         while True:
@@ -156,13 +156,13 @@ class Beacon:
         return datagrams
 
     def _is_ours(self, ancillary: list[tuple[int, int, bytes]]) -> bool:
-        """Whether a datagram came by a LAN that we beacon on."""
+        """Whether a datagram came by a LAN that this agent sends beacons on."""
         for level, kind, info in ancillary:
             if (level, kind) == (_SOL_IP, _IP_PKTINFO):
                 index = _PKTINFO.unpack(info)[0]
                 if self._beacons_on(index):
                     return True
-                # A LAN that came up since our last beacon? The next one may be minutes away.
+                # The LAN may have come up since our last beacon; the next one may be minutes away.
                 if trio.current_time() - self._read_at >= INTERFACES_REREAD_S:
                     self._read_interfaces()
                     return self._beacons_on(index)
@@ -173,7 +173,7 @@ class Beacon:
 
     def _read_interfaces(self) -> None:
         self._read_at = trio.current_time()
-        # The kernel fails to tell when we are out of file descriptors; what was known still is.
+        # Without a free file descriptor the look-up fails, and the last one still holds.
         with suppress(OSError):
             self.lans = tuple(_lans(self._bind))
 
@@ -182,9 +182,9 @@ def open_beacon(port: int, bind: str) -> Beacon:
     """Open the socket on the beacon port that all agents of this host share. Use with ``with``.
 
     Args:
-      port: the same on all agents that are to find each other.
-      bind: what the gossip socket is bound to. With ``0.0.0.0`` or ``::`` beacons are sent and
-        heard on every LAN except Docker's own bridges (``docker0``, ``docker_gwbridge``,
+      port: the same on all agents of a cluster.
+      bind: the address of the gossip socket. With ``0.0.0.0`` or ``::`` beacons are sent and
+        received on every LAN except Docker's own bridges (``docker0``, ``docker_gwbridge``,
         ``br-`` and 12 hex digits), and on loopback where there is no LAN. With one address, on
         that address's interface only.
 
@@ -204,13 +204,13 @@ def open_beacon(port: int, bind: str) -> Beacon:
 
 
 def _lans(bind: str) -> list[Lan]:
-    """The interfaces to beacon on, each once, by the rules that `open_beacon` tells."""
+    """The interfaces to send beacons on, each once, by the rules of `open_beacon`."""
     own = [own for own in local_addresses() if own.up and not own.is_ipv6]
     if bind not in WILDCARDS:
         for address in own:
             if address.address == bind and address.broadcast:
                 return [Lan(address.name, address.index, bind, EVERYBODY)]
-        # All of 127.0.0.0/8 is this host's, though the interface lists one address of it.
+        # All of 127.0.0.0/8 is this host's, though the interface lists one address.
         return _loopback(bind) if bind.startswith("127.") else []
     lans: dict[int, Lan] = {}
     for address in own:

@@ -1,11 +1,12 @@
-"""Finding agents by name: A, AAAA and SRV records, then whatever else this host resolves by.
+"""Find agents by name: A, AAAA and SRV records, then the host's own resolver.
 
 A Docker Swarm service answers ``tasks.NAME`` with an A record for each task, a headless Kubernetes
 service its name with one for each pod, and its ``_PORT._udp.NAME`` with SRV records. Consul answers
-a service's name with both. So every record counts, and SRV's priorities and weights do not: a
-cluster is joined through whoever answers.
+a service's name with both. So every record counts, and SRV's priorities and weights do not: an
+agent joins its cluster through any member that answers.
 
-dnspython takes 55 ms and 4 MB to import, which agents without ``--dns`` are spared.
+dnspython takes 55 ms and 4 MB to import, which agents without ``--dns`` are spared. The agent calls
+``resolve_peers`` every minute.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ if TYPE_CHECKING:
     import dns.asyncresolver
     import dns.resolver
 
-QUERIES_AT_ONCE_MAX: Final = 16
-SRV_TARGETS_MAX: Final = 1000
-# Once some of a name's records are known, the missing ones (some servers never answer for AAAA or
-# SRV) are waited for this long.
+QUERIES_AT_ONCE_MAX: Final = 16  # chosen, not measured
+SRV_TARGETS_MAX: Final = 1000  # bounds what one answer makes us ask
+# How long the missing records of a name are awaited once some are known. Some servers never answer
+# for AAAA or SRV.
 PATIENCE_S: Final = 1.0
-# The rest of the time is for the host's own ways (/etc/hosts, mDNS) when the DNS gave nothing.
+# The rest of the time is for the host's resolver (/etc/hosts, mDNS) when the DNS gave nothing.
 DNS_SHARE: Final = 0.7
 UDP_PAYLOAD_BYTES: Final = 1232  # what crosses any path unfragmented, DNS flag day 2020
 
 
 class Problem(NamedTuple):
-    """A name that gave no address, and why, in words for a person."""
+    """A name without an address, and why, as text for a person."""
 
     name: str
     reason: str
@@ -45,7 +46,7 @@ class Problem(NamedTuple):
 
 
 class Resolved(NamedTuple):
-    """The agents that the names stand for, each once, in the order of the names."""
+    """The addresses of the names, each once, in the order of the names."""
 
     addresses: list[Address]
     problems: list[Problem]
@@ -64,12 +65,11 @@ async def resolve_peers(
       names: ``NAME`` or ``NAME:PORT``. A name that starts with ``_`` has SRV records only; any
         other may have A, AAAA and SRV records, and is looked for on the search list too. An
         address stands for itself.
-      default_port: of agents whose port neither the name nor an SRV record tells.
-      timeout_s: for all of it; what was found by then is returned.
+      default_port: for agents whose name and SRV record have no port.
+      timeout_s: for all look-ups. Then the results so far are returned.
       nameserver: asked instead of those in ``/etc/resolv.conf``.
 
-    Returns: what was found, and each name that gave nothing. Never raises for what a DNS server
-    does or does not do.
+    Returns: the addresses, and each name without one. No answer of a DNS server raises.
     """
     resolver = _resolver(nameserver, timeout_s * DNS_SHARE)
     limiter = trio.CapacityLimiter(QUERIES_AT_ONCE_MAX)
@@ -105,7 +105,7 @@ def _resolver(nameserver: Address | None, lifetime_s: float) -> dns.asyncresolve
 
 
 class _Lookup:
-    """One name and what is known of it so far, so that a timeout loses nothing."""
+    """One name and its results so far, so that a timeout loses none."""
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ class _Lookup:
             enough()
 
     async def _ask(self, host: str, kind: str) -> Iterable[Any]:
-        """Records of one kind; none when there are none, for whatever reason."""
+        """Records of one kind; none when the look-up fails, and ``reason`` says why."""
         import dns.asyncbackend
         import dns.exception
         import dns.resolver
@@ -185,7 +185,7 @@ class _Lookup:
             except dns.exception.Timeout:
                 self.reason = "the DNS does not answer"
             except dns.resolver.NoNameservers:
-                self.reason = "the DNS server cannot tell"
+                self.reason = "the DNS server failed"
             except dns.exception.DNSException as exc:
                 self.reason = f"not a name for the DNS ({exc})"
         return ()
@@ -194,14 +194,14 @@ class _Lookup:
         try:
             infos = await trio.socket.getaddrinfo(self._host, None, type=socket.SOCK_DGRAM)
         except (OSError, UnicodeError):
-            self.reason = self.reason or "neither the DNS nor this host knows it"
+            self.reason = self.reason or "neither the DNS nor this host knows the name"
             return
         hosts = dict.fromkeys(_literal(str(info[4][0])) for info in infos)
         self._by_name.extend(Address(host, self._port) for host in hosts if host is not None)
 
 
 async def _until_enough(*askers: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
-    """Run all; the first that has found something leaves the others `PATIENCE_S`."""
+    """Run all; the first that has a result leaves the others `PATIENCE_S`."""
     async with trio.open_nursery() as nursery:
 
         def enough() -> None:

@@ -1,11 +1,11 @@
-"""Telling systemd how the agent is, as sd_notify(3) describes it, without a library."""
+"""Report the agent's state to systemd, as sd_notify(3) describes it, without a library."""
 
 import os
 import socket
 
 
 def notify(state: str) -> bool:
-    """Send ``state`` to whoever started us, if it asked for it with ``NOTIFY_SOCKET``.
+    """Send ``state`` to the service manager, if it asks for it with ``NOTIFY_SOCKET``.
 
     Args:
       state: assignments, one a line: ``READY=1``, ``STOPPING=1``, ``STATUS=3 nodes online``.

@@ -1,1 +1,1 @@
-"""Requests to other agents: their `/info`, their blobs, and connections that are watched."""
+"""Requests to other agents: documents, blobs, and watch connections."""

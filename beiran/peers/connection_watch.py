@@ -1,8 +1,9 @@
-"""Keeping an idle TCP connection to a neighbour, to learn at once when its agent is gone.
+"""Keep an idle TCP connection to a neighbour, to learn within milliseconds that its agent died.
 
-The kernel of a killed process closes its connections within milliseconds. A connection that ends is
-no proof (the agent may close it, or restart), but if a new one is refused where the last was not,
-it is: the host is up and nobody listens. A refusal alone proves nothing: it may be a firewall's.
+The kernel of a killed process closes its connections. An ended connection is no proof of death
+(the agent may close it, or restart). A refused new one after it is: the host is up and no program
+listens. A refusal alone proves nothing, as a firewall may send it. The gossip driver runs one
+``watch`` for each neighbour that the core names, and gives the core its evidence.
 """
 
 from typing import Final, Protocol
@@ -12,22 +13,24 @@ import trio
 from beiran.gossip.membership.member import Address
 from beiran.peers.peer_client import PeerClient, WatchOutcome
 
+# Chosen, not measured: the first retries find out why a connection ended, the slow ones cost one
+# packet each while a neighbour is away.
 RETRY_MIN_S: Final = 0.5
 RETRY_MAX_S: Final = 15.0
-QUICK_RETRIES: Final = 3
-STEADY_S: Final = 5.0  # a connection that lasted this long was a good one: start over
+QUICK_RETRIES: Final = 3  # at once: an agent that restarts may close a connection or two
+STEADY_S: Final = 5.0  # after a connection of this length the retries begin anew
 
 
 class Broken(Protocol):
-    """Told when a connection could not be made."""
+    """Called when a connection cannot be made."""
 
     def __call__(self, *, refused: bool) -> None:
-        """``refused``: the host says that nobody listens there, where somebody did before."""
+        """``refused``: the host refuses a connection where this watch had one before."""
         ...
 
 
 async def watch(peers: PeerClient, address: Address, path: str, broken: Broken) -> None:
-    """Keep a connection to ``address`` until cancelled; tell ``broken`` whenever it is lost."""
+    """Keep a connection to ``address`` until cancelled. Call ``broken`` when none can be made."""
     wait_s = RETRY_MIN_S
     quick = 0
     was_open = False
@@ -35,13 +38,13 @@ async def watch(peers: PeerClient, address: Address, path: str, broken: Broken) 
         began = trio.current_time()
         try:
             outcome = await peers.watch_connection(address, path)
-        except OSError:  # no file descriptors left: that says nothing of the neighbour
+        except OSError:  # no file descriptors left, which is no evidence about the neighbour
             outcome = WatchOutcome.DECLINED
         if trio.current_time() - began >= STEADY_S:
             wait_s, quick = RETRY_MIN_S, 0
         was_open = was_open or outcome is WatchOutcome.CLOSED
         if outcome is WatchOutcome.CLOSED and quick < QUICK_RETRIES:
-            quick += 1  # it was open and ended: whether somebody still listens tells the reason
+            quick += 1  # it was open and ended: a new one shows whether the agent still listens
             continue
         if outcome in (WatchOutcome.REFUSED, WatchOutcome.UNREACHABLE):
             broken(refused=was_open and outcome is WatchOutcome.REFUSED)

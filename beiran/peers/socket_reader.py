@@ -1,8 +1,8 @@
-"""A connection's bytes into buffers of ours.
+"""Receive a connection's bytes into the buffers from which they are hashed and written.
 
-From a plain TCP socket the kernel copies straight into them, and wakes us only when ``WAKE_BYTES``
-have come (SO_RCVLOWAT) or ``LOOK_S`` are over, not for each packet. Anything else (TLS) is asked
-through trio's interface.
+Part of the measured receive path: see ``blob_fetch.py``. From a plain TCP socket the kernel copies
+straight into a buffer, and wakes this task after ``WAKE_BYTES`` (SO_RCVLOWAT) or ``LOOK_S``, not
+after each packet. Other streams (TLS) are read through trio's interface.
 """
 
 import os
@@ -13,12 +13,12 @@ import trio
 
 from beiran.peers.response_head import BadAnswer
 
-WAKE_BYTES: Final = 256 * 1024
+WAKE_BYTES: Final = 256 * 1024  # chosen: a quarter of a buffer
 LOOK_S: Final = 0.2
-"""So often we look all the same: whose link is slow has not stalled, and is seen to come on."""
+"""A slow link's bytes are taken this often, so that its progress shows and it does not stall."""
 
 RECEIVE_BYTES: Final = 4096
-"""For heads and short answers: what follows a head in one read has to be copied."""
+"""For heads and short answers. Body bytes that come in the same read must be copied."""
 
 TLS_RECEIVE_BYTES: Final = 256 * 1024
 
@@ -49,7 +49,7 @@ class Wire:
             transport.socket.close()
 
     async def send(self, data: bytes) -> bool:
-        """Send all. Returns: False when the other end had closed it."""
+        """Send all. Returns: False when the other end has closed the connection."""
         try:
             await self._stream.send_all(data)
         except trio.BrokenResourceError:
@@ -57,7 +57,7 @@ class Wire:
         return True
 
     async def receive(self) -> bytes:
-        """What comes next; empty when the connection has ended."""
+        """The next bytes; empty when the connection has ended."""
         rest, self._rest = self._rest, b""
         if rest:
             return rest
@@ -68,9 +68,9 @@ class Wire:
             return b""
 
     async def receive_into(self, space: memoryview, stall_timeout_s: float) -> int:
-        """Receive into ``space``. Returns: how many bytes came; 0 when the connection has ended.
+        """Receive into ``space``. Returns: the number of bytes; 0 when the connection has ended.
 
-        Raises: BadAnswer when none came for so long.
+        Raises: BadAnswer when none arrives for ``stall_timeout_s``.
         """
         if self._socket is None:
             return await self._receive_copied(space, stall_timeout_s)
@@ -78,7 +78,7 @@ class Wire:
         left_s = stall_timeout_s
         while (count := self._read(descriptor, space)) is None:
             if left_s <= 0:
-                raise BadAnswer(f"nothing came for {stall_timeout_s:g} s")
+                raise BadAnswer(f"no byte arrived for {stall_timeout_s:g} s")
             self._set_wake_bytes(min(len(space), WAKE_BYTES))
             with trio.move_on_after(min(left_s, LOOK_S)) as scope:
                 await trio.lowlevel.wait_readable(descriptor)
@@ -103,7 +103,7 @@ class Wire:
             except trio.BrokenResourceError:
                 return 0
             except trio.TooSlowError:
-                raise BadAnswer(f"nothing came for {stall_timeout_s:g} s") from None
+                raise BadAnswer(f"no byte arrived for {stall_timeout_s:g} s") from None
         count = min(len(data), len(space))
         space[:count] = data[:count]
         self._rest = data[count:]

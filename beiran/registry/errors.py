@@ -1,17 +1,17 @@
-"""What can go wrong with an origin. Each text is one line for a person and says what to do."""
+"""What can go wrong with a registry. Each message is one line and says what to do."""
 
 from beiran.errors import BeiranError
 
 
 class OriginError(BeiranError):
-    """An origin gave nothing that can be used."""
+    """A registry sent nothing that can be used."""
 
 
 class OriginUnavailable(OriginError):
-    """It does not answer: refused, no such host, no route, TLS, too slow, 5xx, broken off.
+    """No usable answer: refused, no such host, no route, TLS, too slow, 5xx, broken off.
 
     Attributes:
-      again: whether the same may well go right when it is asked again at once.
+      again: whether a second try at once may succeed.
     """
 
     def __init__(self, message: str, *, again: bool = False) -> None:
@@ -20,18 +20,18 @@ class OriginUnavailable(OriginError):
 
 
 class OriginDenied(OriginError):
-    """It answers 401 or 403 to whatever credentials this host has for it."""
+    """The registry answers 401 or 403 to the credentials that this host has for it."""
 
 
 class OriginMissing(OriginError):
-    """It answers 404: there is no such repository, manifest or blob."""
+    """The registry answers 404: it has no such repository, manifest or blob."""
 
 
 class OriginLimited(OriginError):
-    """It answers 429: too much was asked of it.
+    """The registry answers 429: its rate limit is reached.
 
     Attributes:
-      retry_after_s: after how many seconds it wants to be asked again; None if it did not say.
+      retry_after_s: its ``Retry-After`` in seconds; None without one.
     """
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
@@ -40,4 +40,4 @@ class OriginLimited(OriginError):
 
 
 class OriginBroken(OriginError):
-    """It answers what no registry may: HTML, other bytes than were asked for, far too many."""
+    """The answer is none of a registry: HTML, other bytes than requested, or far too many."""

@@ -1,9 +1,9 @@
-"""Registries that images come from, asked as the OCI distribution specification has it.
+"""Ask registries for manifests, tags, sizes and ranges of blobs (OCI distribution specification).
 
-What a client sees: manifests, sizes, ranges of blobs, tags; and five kinds of failure
-(``origin_errors``). What it does not see: tokens and passwords (``registry_tokens``,
-``registry_credentials``), redirects to storage hosts, which never get our credentials, hosts that
-are down (``origin_http``), second tries. All requests only read, so all may be sent again.
+A caller gets these or one of five failures (``errors.py``). Below, and not seen by it: tokens
+(``tokens.py``) and passwords (``credentials.py``), redirects to storage hosts, which never get our
+credentials, and second tries (``requests.py``), hosts that are down (``transport.py``). All
+requests only read, so that each may be sent again.
 
 Source: OCI distribution specification 1.1 (end-2, end-3, end-8a, end-8b); where it is silent,
 distribution's ``registry/client`` and containerd's ``remotes/docker``.
@@ -19,7 +19,7 @@ from urllib.parse import quote, urlencode
 import trio
 from cachetools import TTLCache
 
-from beiran.http.token_bucket import Pace, TokenBucket, telling
+from beiran.http.token_bucket import Pace, TokenBucket, reporting
 from beiran.ids import Digest, digest_text, parse_digest
 from beiran.oci.manifests import MANIFEST_BYTES_MAX
 from beiran.registry.errors import (
@@ -68,10 +68,10 @@ __all__ = [
 ]
 
 REDIRECT_KEPT_S: Final = 30.0
-"""Where a blob is stored is remembered for its next ranges; signed URLs last some minutes."""
+"""How long a blob's storage URL is used for its next ranges. Signed URLs last minutes."""
 
 REDIRECTS_KEPT_MAX: Final = 1000
-TAGS_BYTES_MAX: Final = 4 * 2**20
+TAGS_BYTES_MAX: Final = 4 * 2**20  # as MANIFEST_BYTES_MAX; 128 characters make 30,000 tags
 
 
 @asynccontextmanager
@@ -133,15 +133,15 @@ class OriginClient:
 
     @property
     def counters(self) -> Mapping[str, OriginCounters]:
-        """What was had from each registry so far."""
+        """Requests, failures and blob bytes of each registry so far."""
         return {name: registry.counters for name, registry in self._requests.registries.items()}
 
     async def head_manifest(
         self, registry: str, repository: str, reference: str, *, accept: Sequence[str]
     ) -> ManifestHead:
-        """What a tag or digest names, by a HEAD, which Docker Hub does not count as a pull.
+        """The head of a manifest. Docker Hub does not count a HEAD as a pull.
 
-        A registry that has no HEAD, or leaves out what it is for, gets a GET.
+        A registry without HEAD, or whose answer lacks digest or type, gets a GET.
         """
         path = f"manifests/{quote(reference, safe=':')}"
         headers = [("Accept", ", ".join(accept))] if accept else []
@@ -157,7 +157,9 @@ class OriginClient:
                 pass
             else:
                 if ":" in reference and reference != digest_text(digest):
-                    raise OriginBroken(f"{registry}: asked for {reference} it names another digest")
+                    raise OriginBroken(
+                        f"{registry}: it answers a request for {reference} with another digest"
+                    )
                 return ManifestHead(digest, answer.media_type, answer.length)
         found = await self.manifest(registry, repository, reference, accept=accept)
         return ManifestHead(found.digest, found.media_type, len(found.data))
@@ -165,7 +167,7 @@ class OriginClient:
     async def manifest(
         self, registry: str, repository: str, reference: str, *, accept: Sequence[str]
     ) -> Manifest:
-        """The manifest or index that a tag or digest names. It has the digest it was asked by."""
+        """The manifest or index that a tag or digest names. Its bytes have that digest."""
         path = f"manifests/{quote(reference, safe=':')}"
         headers = [("Accept", ", ".join(accept))] if accept else []
         answer, data = await self._requests.document(
@@ -176,11 +178,11 @@ class OriginClient:
         text = digest_text(digest)
         said = reference if ":" in reference else answer.header("docker-content-digest")
         if said is not None and said.startswith("sha256:") and said != text:
-            raise OriginBroken(f"{registry}: {repository}: what it sent as {said} is {text}")
+            raise OriginBroken(f"{registry}: {repository}: it sent {text} as {said}")
         return Manifest(digest, manifest_type(registry, answer, data), data)
 
     async def blob_size(self, registry: str, repository: str, digest: Digest) -> int:
-        """How many bytes a blob has."""
+        """The size of a blob in bytes."""
         try:
             answer, _ = await self._requests.document(
                 registry, repository, "HEAD", f"blobs/{digest_text(digest)}", []
@@ -191,7 +193,7 @@ class OriginClient:
             pass
         async with self.open_blob(registry, repository, digest, start=0, end=1) as blob:
             if blob.size_bytes is None:
-                raise OriginBroken(f"{registry} does not tell the size of {digest_text(digest)}")
+                raise OriginBroken(f"{registry} does not say the size of {digest_text(digest)}")
             return blob.size_bytes
 
     async def tags(
@@ -220,10 +222,10 @@ class OriginClient:
     ) -> AsyncIterator[OriginBlob]:
         """Bytes ``start`` to ``end`` (not included; None: the last) of a blob.
 
-        Waits while as many others come from that registry as may.
+        Waits while the limit of blobs at once from that registry is reached.
 
         Args:
-          held_back: told now and then while a limit of ours is waited for, here or for more bytes.
+          held_back: called every ``HELD_BACK_S`` while a limit of our own delays the blob.
         """
         if start < 0 or (end is not None and end <= start):
             raise ValueError(f"no range: {start} to {end}")
@@ -276,11 +278,11 @@ class OriginClient:
 
 @asynccontextmanager
 async def _turn(transfers: trio.Semaphore, held_back: Callable[[], object]) -> AsyncIterator[None]:
-    """One of those that may be under way at once."""
+    """One of the transfers that may run at once."""
     try:
         transfers.acquire_nowait()
     except trio.WouldBlock:
-        async with telling(held_back):
+        async with reporting(held_back):
             await transfers.acquire()
     try:
         yield

@@ -1,4 +1,7 @@
-"""Requests to registries: where each one is, challenges, redirects, second tries."""
+"""Send a request to a registry until it has a usable answer: challenges, redirects, second tries.
+
+``registry_client.py`` calls it, ``transport.py`` sends each single request.
+"""
 
 import re
 from collections.abc import Mapping
@@ -26,18 +29,18 @@ from beiran.settings.settings import OriginSettings
 
 DOCKER_HUB_URL: Final = "https://registry-1.docker.io"
 RETRY_DELAYS_S: Final = (0.1, 0.4)
-"""After these a request that broke off, or got a 5xx, is sent again."""
+"""Delays before the second and third try of a request that broke off or got a 5xx. Chosen."""
 
 CHALLENGES_MAX: Final = 2
-"""A token may have expired; then a new one is had, once."""
+"""The first challenge gets a token, the second replaces one that expired."""
 
-REDIRECTS_MAX: Final = 5
+REDIRECTS_MAX: Final = 5  # chosen; registries need one
 
-QUESTIONS_AT_ONCE_MAX: Final = 32
-TRANSFERS_AT_ONCE_MAX: Final = 32
+QUESTIONS_AT_ONCE_MAX: Final = 32  # documents, from one registry; chosen
+TRANSFERS_AT_ONCE_MAX: Final = 32  # blobs, from one registry, without a limit in the settings
 REGISTRIES_MAX: Final = 1000
 DOCUMENT_TIMEOUT_S: Final = 30.0
-"""For a manifest or a page of tags to the last byte, second tries and tokens included."""
+"""For a manifest or a page of tags to its last byte, with second tries and tokens."""
 
 ERROR_BYTES_MAX: Final = 4096
 
@@ -47,11 +50,11 @@ _NO_HEAD: Final = (400, 405, 501)
 
 
 class NoHead(OriginBroken):
-    """The registry answers to a HEAD that it knows none."""
+    """The registry does not support HEAD."""
 
 
 class Registry:
-    """One registry: where it is, and how much is asked of it just now."""
+    """One registry: its address, limits and counters."""
 
     def __init__(
         self, name: str, settings: OriginSettings, certs_dir: Path | None, transfers_max: int
@@ -67,12 +70,12 @@ class Registry:
         self.counters: Final = OriginCounters()
 
     def url_of(self, repository: str, target: str) -> Url:
-        """Where what stands behind the repository's name in its API is."""
+        """The URL of ``target`` below the repository's path in the API."""
         return self.base.with_target(f"/v2/{self.prefix}{quote(repository, safe='/')}/{target}")
 
 
 class OriginRequests:
-    """Sends what only reads, until there is an answer to it that can be used, or an error."""
+    """Sends requests that only read, until a usable answer or an error."""
 
     def __init__(
         self,
@@ -95,7 +98,7 @@ class OriginRequests:
 
     @property
     def registries(self) -> Mapping[str, "Registry"]:
-        """Those that were asked, by name."""
+        """The registries that requests went to, by name."""
         return self._registries
 
     async def document(
@@ -108,7 +111,7 @@ class OriginRequests:
         *,
         bytes_max: int = 0,
     ) -> tuple[Answer, bytes]:
-        """A request whose answer is small, with its body."""
+        """Send a request whose answer is small; the answer and its body."""
         place = self.registry(registry)
         try:
             with trio.fail_after(DOCUMENT_TIMEOUT_S):
@@ -142,7 +145,7 @@ class OriginRequests:
         *,
         is_blob: bool = False,
     ) -> Answer:
-        """The head of a good answer (200, 206), after challenges, redirects and second tries."""
+        """The head of the first answer with 200 or 206."""
         url = place.url_of(repository, target)
         delays_s = iter(RETRY_DELAYS_S)
         challenges = 0
@@ -179,7 +182,7 @@ class OriginRequests:
                     await trio.sleep(delay_s)
                     continue
                 if answer.status in _NO_HEAD and method == "HEAD":
-                    raise NoHead(f"{place.name} has no HEAD")
+                    raise NoHead(f"{place.name} does not support HEAD")
                 raise error_of(place.name, place.base, repository, target, answer, text)
         except OriginError:
             place.counters.failures += 1
@@ -195,7 +198,7 @@ class OriginRequests:
         *,
         is_blob: bool,
     ) -> Answer:
-        """Send a request and go where it is sent on to; our credentials stay with the registry."""
+        """Send a request and follow redirects. Only the registry's own host gets credentials."""
         secret = [] if authorization is None else [("Authorization", authorization)]
         current = url
         for _ in range(REDIRECTS_MAX + 1):
@@ -208,10 +211,10 @@ class OriginRequests:
             await answer.aclose()
             location = answer.header("location")
             if location is None:
-                raise OriginBroken(f"{current.place} redirects to nowhere")
+                raise OriginBroken(f"{current.place} redirects without a Location")
             onward = read_url_untrusted(location, current)
             if current.scheme == "https" and onward.scheme == "http" and not is_blob:
-                # A blob proves itself by its digest; what a tag means does not.
+                # A blob is checked by its digest. A tag's manifest is not.
                 raise OriginBroken(f"{current.place} redirects from HTTPS to plain HTTP")
             current = onward
         raise OriginBroken(f"{url.place} redirects more than {REDIRECTS_MAX} times")
@@ -237,7 +240,7 @@ class OriginRequests:
             await answer.aclose()
 
     def registry(self, name: str) -> Registry:
-        """The registry of that name, with what is set of it. Raises: OriginBroken."""
+        """The registry of that name, with its settings. Raises: OriginBroken."""
         found = self._registries.get(name)
         if found is None:
             settings = self._origins.get(name, OriginSettings())
@@ -247,7 +250,7 @@ class OriginRequests:
 
 
 def _usual_url(name: str, plain_http: bool) -> str:
-    """Where a registry is by its name. Docker asks those on loopback without TLS, and so do we."""
+    """The URL of a registry without one in the settings. Like Docker, plain HTTP on loopback."""
     if name == DOCKER_HUB:
         return DOCKER_HUB_URL
     host = re.sub(r":[0-9]+$", "", name)

@@ -1,4 +1,4 @@
-"""What origins answer: what can be used of it, and what kind of failure the rest is."""
+"""Read the answers of registries: heads of blobs, manifests, tags, and errors."""
 
 import re
 from collections.abc import AsyncIterator
@@ -23,11 +23,11 @@ ERROR_CHARS_MAX: Final = 200
 
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 SAYS_NOTHING: Final = ("", "application/json", "application/octet-stream", "text/plain")
-"""Media types that do not tell which manifest it is."""
+"""Media types that do not say which kind of manifest it is."""
 
 
 class ManifestHead(NamedTuple):
-    """What a registry says of a manifest without sending it. ``size_bytes``: None if it did not."""
+    """The head of a manifest. ``size_bytes`` is None where the registry does not say it."""
 
     digest: Digest
     media_type: str
@@ -35,7 +35,7 @@ class ManifestHead(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """A manifest or index, as the registry has it; ``digest`` is that of ``data``."""
+    """A manifest or index, byte for byte; ``digest`` is the SHA-256 of ``data``."""
 
     digest: Digest
     media_type: str
@@ -43,23 +43,23 @@ class Manifest(NamedTuple):
 
 
 class TagPage(NamedTuple):
-    """Tags of a repository, in the registry's order, and whether more come after the last."""
+    """Tags of a repository, in the registry's order, and whether more follow."""
 
     tags: list[str]
     more: bool
 
 
 class OriginBlob(NamedTuple):
-    """Bytes of a blob as they come. Nothing has checked them: whoever puts them together does.
+    """Bytes of a blob as they come, unchecked: ``cache`` compares the whole blob's SHA-256.
 
     Attributes:
-      size_bytes: of the whole blob; None if the registry does not say.
+      size_bytes: of the whole blob; None where the registry does not say it.
       start: where ``chunks`` begin.
-      end: where they will end, not included; None if not known. It may be less than asked for.
-      has_ranges: False if the registry sent all from the beginning, which costs it ``start``
-        bytes that were thrown away.
-      chunks: to be read once, some 64 KiB each. Raises OriginUnavailable when it breaks off,
-        OriginBroken when more comes than was announced.
+      end: where they end, excluded; None if not known. It may be less than requested.
+      has_ranges: False if the registry sends the blob from its beginning, of which ``start`` bytes
+        are dropped.
+      chunks: to be read once, some 64 KiB each. Raises OriginUnavailable when the connection
+        breaks off, OriginBroken when more bytes come than the head says.
     """
 
     size_bytes: int | None
@@ -70,7 +70,7 @@ class OriginBlob(NamedTuple):
 
 
 class OriginCounters(msgspec.Struct):
-    """What was had from one registry: requests (second tries count), failures, bytes of blobs."""
+    """Counts of one registry: requests (second tries included), failures, bytes of blobs."""
 
     requests: int = 0
     failures: int = 0
@@ -87,22 +87,23 @@ def read_blob_head(
     counters: OriginCounters,
     pace: Pace,
 ) -> OriginBlob:
-    """The bytes that follow a head, to be counted and held to ``pace`` as they are read.
+    """The bytes that follow a head. Reading them counts them and keeps to ``pace``.
 
-    Raises: OriginBroken for a head that does not fit what was asked for."""
+    Raises: OriginBroken for a head that is not of the requested range.
+    """
     where = f"{answer.url.place}: {digest_text(digest)}"
     refuse_html(registry, answer)
     if (answer.header("content-encoding") or "identity").lower() != "identity":
-        raise OriginBroken(f"{where} comes in another encoding than it has")
+        raise OriginBroken(f"{where} comes with a Content-Encoding, which changes its bytes")
     if answer.status == 206:
         found = _CONTENT_RANGE.fullmatch(answer.header("content-range") or "")
         if not found:
-            raise OriginBroken(f"{where}: part of it, without a Content-Range")
+            raise OriginBroken(f"{where}: a 206 without a Content-Range")
         first, stop = int(found[1]), int(found[2]) + 1
         size = None if found[3] == "*" else int(found[3])
         fits = first == start < stop and (end is None or stop <= end)
         if not fits or (size is not None and stop > size):
-            raise OriginBroken(f"{where}: asked for bytes {start} to {end} it sends {found[0]}")
+            raise OriginBroken(f"{where}: requested bytes {start} to {end}, it sends {found[0]}")
         body = _Body(answer, 0, stop - start, True, counters, pace)
         return OriginBlob(size, start, stop, True, body)
     size = answer.length
@@ -126,7 +127,7 @@ def refuse_html(registry: str, answer: Answer) -> None:
 
 
 def manifest_type(registry: str, answer: Answer, data: bytes) -> str:
-    """The media type that the head tells, or else the manifest itself."""
+    """The media type in the head, or else in the manifest itself."""
     try:
         document = msgspec.json.decode(data, type=_AnyManifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -145,9 +146,9 @@ def read_tags(registry: str, answer: Answer, data: bytes) -> TagPage:
     try:
         tags = msgspec.json.decode(data, type=_Tags).tags or []
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise OriginBroken(f"{registry}: its list of tags cannot be read") from None
+        raise OriginBroken(f"{registry}: its list of tags is not valid JSON of that form") from None
     if any(not 0 < len(tag) <= TAG_CHARS_MAX for tag in tags):
-        raise OriginBroken(f"{registry}: its list of tags has some that are none")
+        raise OriginBroken(f"{registry}: its list of tags has names that are no tags")
     more = any("next" in link.rpartition(";")[2] for link in answer.headers("link"))
     return TagPage(tags, more and bool(tags))
 
@@ -168,7 +169,7 @@ def _not_found(repository: str, target: str) -> str:
 def error_of(
     registry: str, base: Url, repository: str, target: str, answer: Answer, body: bytes
 ) -> OriginError:
-    """What a status says that is not a good one."""
+    """The error that a status means."""
     what = f"{registry}/{repository}"
     where = base.place if answer.url.same_origin(base) else answer.url.place
     said = _message_of(body)
@@ -192,7 +193,7 @@ def error_of(
 
 
 def limited(where: str, answer: Answer) -> OriginLimited:
-    """What a 429 says."""
+    """The error that a 429 means."""
     text = answer.header("retry-after") or ""
     retry_after_s = float(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
     again = "" if retry_after_s is None else f"; again in {retry_after_s:g} s"
@@ -203,7 +204,7 @@ def limited(where: str, answer: Answer) -> OriginLimited:
 
 
 def _message_of(body: bytes) -> str:
-    """The first message of a registry's errors, made fit for one line; empty without one."""
+    """The first message of a registry's errors, as one line; empty without one."""
     try:
         errors = msgspec.json.decode(body, type=_Errors).errors
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -213,7 +214,7 @@ def _message_of(body: bytes) -> str:
 
 
 class _Body:
-    """The wanted part of an answer's body. A class and not a generator: nobody need close it."""
+    """The requested part of an answer's body. A class, as its reader need not close it."""
 
     def __init__(
         self,
@@ -224,7 +225,7 @@ class _Body:
         counters: OriginCounters,
         pace: Pace,
     ) -> None:
-        """``is_all``: nothing may come behind ``length`` bytes."""
+        """``is_all``: bytes after ``length`` are an error."""
         self._place: Final = answer.url.place
         self._source: Final = answer.chunks()
         self._skip = skip
@@ -252,7 +253,7 @@ class _Body:
             wanted = chunk[skipped:] if skipped else chunk
             if self._left is not None:
                 if len(wanted) > self._left and self._is_all:
-                    raise OriginBroken(f"{self._place} sends more bytes than it announced")
+                    raise OriginBroken(f"{self._place} sends more bytes than its head says")
                 wanted = wanted[: self._left]
                 self._left -= len(wanted)
             if wanted:

@@ -1,9 +1,8 @@
-"""How a registry is told who asks: challenges, tokens, Basic.
+"""Authorize requests to a registry: challenges, tokens, Basic credentials.
 
-A registry answers 401 and says in ``WWW-Authenticate`` what it wants: Basic credentials, or a
-token that a *realm* gives for a *scope* (one repository, to pull). A token is kept until it
-expires; a challenge is remembered for its repository, so that the next request has a token at
-once.
+A registry answers 401 and names in ``WWW-Authenticate`` what it accepts: Basic credentials, or a
+token that a *realm* issues for a *scope* (pulling one repository). A token is kept until it
+expires. A challenge is kept for its repository, so that the next request has its token at once.
 
 Source: RFC 9110 §11 (challenges), RFC 6750 (Bearer), RFC 7617 (Basic); distribution's token
 specification, ``docs/spec/auth/token.md`` and ``oauth.md``.
@@ -25,13 +24,13 @@ from beiran.registry.transport import read_url_untrusted
 TOKEN_BYTES_MAX: Final = 64 * 1024
 TOKEN_ANSWER_BYTES_MAX: Final = 256 * 1024
 EXPIRES_DEFAULT_S: Final = 60.0  # distribution's token specification
-EXPIRES_MIN_S: Final = 60.0  # distribution's client; one that was wrong about it is told by a 401
-EXPIRES_MAX_S: Final = 24 * 3600.0
+EXPIRES_MIN_S: Final = 60.0  # distribution's client. A token that expired before gets a 401
+EXPIRES_MAX_S: Final = 24 * 3600.0  # chosen
 EXPIRY_MARGIN: Final = 0.1
-"""The last tenth of a token's life is not used: requests take time."""
+"""The last tenth of a token's life is not used: a request with it would arrive too late."""
 
 REMEMBERED_MAX: Final = 1000
-"""Challenges, and tokens; the oldest go first."""
+"""Challenges, and tokens. The least recently used go first."""
 
 CLIENT_ID: Final = "beiran"
 
@@ -41,7 +40,7 @@ _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=:-]+")
 
 
 class Challenge(NamedTuple):
-    """What a registry wants. ``scheme`` is ``bearer`` or ``basic``."""
+    """What a registry accepts. ``scheme`` is ``bearer`` or ``basic``."""
 
     scheme: str
     realm: str = ""
@@ -50,14 +49,14 @@ class Challenge(NamedTuple):
 
 
 class TokenAnswer(NamedTuple):
-    """What a realm answered."""
+    """The answer of a realm."""
 
     status: int
     data: bytes
 
 
 TokenRequest = Callable[[str, str, str, list[tuple[str, str]], bytes], Awaitable[TokenAnswer]]
-"""Ask a registry's realm: registry, method, URL, headers, body.
+"""Sends a request to a registry's realm: registry, method, URL, headers, body.
 
 Raises: OriginUnavailable, OriginBroken, OriginLimited.
 """
@@ -69,7 +68,7 @@ class _Token(NamedTuple):
 
 
 class Authorizer:
-    """Knows what to send with a request for a repository of a registry."""
+    """Finds the ``Authorization`` header for requests to a repository."""
 
     def __init__(
         self,
@@ -86,7 +85,7 @@ class Authorizer:
         self._asking: dict[tuple[str, Challenge], trio.Lock] = {}
 
     async def authorization(self, registry: str, repository: str) -> str | None:
-        """What the registry will want, as far as that is known; None to ask without.
+        """The header from the last challenge of that repository; None before the first.
 
         Raises: OriginDenied; what asking the realm raises.
         """
@@ -105,16 +104,16 @@ class Authorizer:
         secure: bool,
         scope_name: str = "",
     ) -> str:
-        """What to send after a 401.
+        """The header to send after a 401.
 
         Args:
           values: of its ``WWW-Authenticate`` headers.
-          refused: what was sent and got the 401; that is not given again.
-          scope_name: what the repository is called there, if that is something else.
-          secure: whether the registry was asked over TLS; then so is its realm.
+          refused: the header that got the 401, which is not returned again.
+          scope_name: the repository's name in the scope, where it differs.
+          secure: whether the registry was asked over TLS. Then its realm must be, too.
 
-        Raises: OriginDenied when there is nothing to send; OriginBroken for a challenge that cannot
-        be read; what asking the realm raises.
+        Raises: OriginDenied without usable credentials; OriginBroken for a challenge that is not
+        readable; what asking the realm raises.
         """
         challenges = parse_challenges(values)
         bearer = [one for one in challenges if one.scheme == "bearer"]
@@ -123,14 +122,14 @@ class Authorizer:
             realm = read_url_untrusted(challenge.realm)
             if secure and realm.scheme != "https":
                 raise OriginBroken(
-                    f"{registry} is asked over TLS, and wants us to ask {realm.place} without"
+                    f"{registry} has TLS, but its token server {realm.place} has plain HTTP"
                 )
             scope = challenge.scope or f"repository:{scope_name or repository}:pull"
             challenge = challenge._replace(scope=scope)
         elif challenges:
             challenge = challenges[0]
         else:
-            raise OriginBroken(f"{registry} answers 401 and does not say what it wants")
+            raise OriginBroken(f"{registry} answers 401 without a Basic or Bearer challenge")
         answer = await self._answer(registry, challenge, refused=refused)
         self._challenges[registry, repository] = challenge
         return answer
@@ -140,7 +139,7 @@ class Authorizer:
             found = await self._credentials.find(registry)
             if found is None or not found.username:
                 raise OriginDenied(
-                    f"{registry} wants a user and a password: docker login {registry} as the "
+                    f"{registry} asks for a user and a password: docker login {registry} as the "
                     f'agent\'s user, or [origins."{registry}"] in beiran.toml'
                 )
             if found.basic == refused:
@@ -189,18 +188,18 @@ class Authorizer:
             self._credentials.forget(registry)
             if found is None:
                 raise OriginDenied(
-                    f"{registry} gives no token without credentials: docker login {registry}"
+                    f"{registry} issues no token without credentials: docker login {registry}"
                 )
             raise OriginDenied(_refused_text(registry, found))
         if answer.status != 200:
-            raise OriginBroken(f"{registry}: asked for a token its realm answers {answer.status}")
+            raise OriginBroken(f"{registry}: its token server answers {answer.status}")
         return _read_token(registry, answer.data, asked_s)
 
 
 def parse_challenges(values: Iterable[str]) -> list[Challenge]:
     """Read ``WWW-Authenticate`` headers, each with one challenge or several. RFC 9110 §11.6.1.
 
-    What is neither Bearer nor Basic, and whatever cannot be read, is left out.
+    Other schemes, and parts that are not readable, are left out.
     """
     found = []
     for value in values:
@@ -233,9 +232,9 @@ def _read_token(registry: str, data: bytes, asked_s: float) -> _Token:
         text = answer.get("token") or answer.get("access_token")
         expires_s = answer.get("expires_in") or EXPIRES_DEFAULT_S
     except (ValueError, AttributeError, RecursionError):
-        raise OriginBroken(f"{registry}: what its realm answers is not a token") from None
+        raise OriginBroken(f"{registry}: the answer of its token server is no token") from None
     if not isinstance(text, str) or len(text) > TOKEN_BYTES_MAX or not _TOKEN.fullmatch(text):
-        raise OriginBroken(f"{registry}: what its realm answers is not a token")
+        raise OriginBroken(f"{registry}: the answer of its token server is no token")
     if not isinstance(expires_s, int | float) or isinstance(expires_s, bool) or expires_s < 0:
         expires_s = EXPIRES_DEFAULT_S
     life_s = min(max(float(expires_s), EXPIRES_MIN_S), EXPIRES_MAX_S) * (1 - EXPIRY_MARGIN)

@@ -123,18 +123,18 @@ async def test_a_manifest_whose_head_does_not_tell_its_type_tells_it_itself(
 
 OTHER = "sha256:" + "0" * 64
 BROKEN_MANIFESTS = [
-    ("1", manifest_reply(**{"Docker-Content-Digest": OTHER}), "is sha256:"),
-    (OTHER, manifest_reply(), "is sha256:"),
+    ("1", manifest_reply(**{"Docker-Content-Digest": OTHER}), "it sent sha256:"),
+    (OTHER, manifest_reply(), "it sent sha256:"),
     ("1", Reply(200, {"Content-Type": "text/html"}, b"<html>log in</html>"), "web page"),
     ("1", Reply(200, {"Content-Type": OCI_MANIFEST}, b"<html>"), "not JSON"),
     ("1", Reply(200, {"Content-Type": "application/json"}, b"{}"), "without a media type"),
     ("1", Reply(200, {"Content-Length": str(100 * 2**20)}), "more than 4194304 bytes"),
     ("1", Reply(418), "answers 418"),
-    ("1", Reply(302), "redirects to nowhere"),
+    ("1", Reply(302), "redirects without a Location"),
     ("1", Reply(302, {"Location": "ftp://elsewhere/"}), "not a URL"),
     ("1", Reply(302, {"Location": "http://[::1"}), "not a URL"),
     ("1", Reply(302, {"Location": "/again"}), "redirects more than 5 times"),
-    ("1", Reply(401), "does not say what it wants"),
+    ("1", Reply(401), "without a Basic or Bearer challenge"),
     ("1", Reply(raw=b"SSH-2.0-OpenSSH_9.2\r\n\r\n"), "does not speak HTTP"),
 ]
 
@@ -289,16 +289,16 @@ def part(value: str, body: bytes = b"x" * 10) -> Reply:
     ("reply", "said"),
     [
         (Reply(206, {}, b"x" * 10), "without a Content-Range"),
-        (part("bytes 0-9/100"), "asked for bytes 10 to 20"),
-        (part("bytes 10-29/100", b"x" * 20), "asked for bytes 10 to 20"),
-        (part("bytes 10-19/12"), "asked for bytes 10 to 20"),
-        (part("bytes 10-9/100", b""), "asked for bytes 10 to 20"),
-        (part("bytes 10-18/100"), "more bytes than it announced"),
+        (part("bytes 0-9/100"), "requested bytes 10 to 20"),
+        (part("bytes 10-29/100", b"x" * 20), "requested bytes 10 to 20"),
+        (part("bytes 10-19/12"), "requested bytes 10 to 20"),
+        (part("bytes 10-9/100", b""), "requested bytes 10 to 20"),
+        (part("bytes 10-18/100"), "more bytes than its head says"),
         (part("octets 10-19/100"), "without a Content-Range"),
         (Reply(200, {}, b"short"), "has only 5 bytes"),
         (Reply(416), "fewer bytes"),
         (Reply(200, {"Content-Type": "text/html; charset=utf-8"}, BLOB), "web page"),
-        (Reply(200, {"Content-Encoding": "gzip"}, BLOB), "another encoding"),
+        (Reply(200, {"Content-Encoding": "gzip"}, BLOB), "Content-Encoding"),
     ],
 )
 async def test_a_range_that_was_not_asked_for_is_refused(

@@ -164,7 +164,7 @@ async def test_a_registry_with_tls_must_have_a_realm_with_tls() -> None:
 
     authorizer = Authorizer(CredentialStore({}, None), ask)
     challenge = ['Bearer realm="http://r.example/token"']
-    with pytest.raises(OriginBroken, match="wants us to ask"):
+    with pytest.raises(OriginBroken, match="has plain HTTP"):
         await authorizer.challenged("r.example", "a", challenge, refused=None, secure=True)
 
 
@@ -205,10 +205,10 @@ async def test_an_identity_token_is_exchanged(registry: TokenRegistry, tmp_path:
         (Reply(429, {"Retry-After": "9"}), OriginLimited, "again in 9 s"),
         (Reply(502), OriginUnavailable, "answers 502"),
         (Reply(302, {"Location": "/"}), OriginBroken, "answers 302"),
-        (Reply(200, {}, b"<html>"), OriginBroken, "not a token"),
-        (Reply(200, {}, b"[]"), OriginBroken, "not a token"),
-        (Reply(200, {}, b"{}"), OriginBroken, "not a token"),
-        (Reply(200, {}, b'{"token": "a\\r\\nHost: b"}'), OriginBroken, "not a token"),
+        (Reply(200, {}, b"<html>"), OriginBroken, "is no token"),
+        (Reply(200, {}, b"[]"), OriginBroken, "is no token"),
+        (Reply(200, {}, b"{}"), OriginBroken, "is no token"),
+        (Reply(200, {}, b'{"token": "a\\r\\nHost: b"}'), OriginBroken, "is no token"),
         (Reply(200, {}, b" " * 300_000), OriginBroken, "more than"),
     ],
 )
