@@ -1,4 +1,12 @@
-"""When a core next has something to do: its driver sleeps until then, or until that is sooner."""
+"""Sleep until a sans-IO core is due: the half of its driver's loop that keeps time.
+
+Both drivers, ``agent/gossip_driver.py`` and ``transfer/swarm_driver.py``, call ``look`` after each
+input and run one task:
+
+    while True:
+        now = await alarm.ring()
+        self.do(core.advance(now=now))
+"""
 
 import math
 from collections.abc import Callable
@@ -8,10 +16,10 @@ import trio
 
 
 class Alarm:
-    """Rings whenever a core is due.
+    """Rings when a core is due.
 
     Args:
-      next_deadline: of the core, in seconds of trio's clock; None when nothing is due.
+      next_deadline: the core's, in seconds of trio's clock; None when it has none.
     """
 
     def __init__(self, next_deadline: Callable[[], float | None]) -> None:
@@ -20,13 +28,13 @@ class Alarm:
         self._sooner = trio.Event()
 
     def look(self) -> None:
-        """The core has had an input: it may be due sooner now."""
+        """The core has had an input, so its deadline may be sooner."""
         deadline = self._next_deadline()
         if deadline is not None and deadline < self._rings_at:
             self._sooner.set()
 
     async def ring(self) -> float:
-        """Wait until the core is due. Returns: the time."""
+        """Wait until the core is due, or was due before its deadline moved. Returns: the time."""
         while True:
             deadline = self._next_deadline()
             self._rings_at = math.inf if deadline is None else deadline

@@ -257,7 +257,7 @@ async def test_a_full_disk_evicts_blobs_and_then_raises(small_disk: Path) -> Non
     cache = await BlobCache.open(small_disk, 1000 * MIB)
     old = await bring(cache, content(1, 3 * MIB))
     recent = await bring(cache, content(2, 2 * MIB))
-    stranger = small_disk / "somebody else's"
+    stranger = small_disk / "of another program"
     data = content(3, 5 * MIB)
     with closing(await cache.partial(digest_of(data), len(data))) as partial:  # 3 MiB free
         assert cache.digests == [recent]
@@ -276,7 +276,7 @@ async def test_a_full_disk_evicts_blobs_and_then_raises(small_disk: Path) -> Non
         with cache.pin([digest_of(data)]), pytest.raises(CacheFull):
             await write(partial, 0, small)
         assert not partial.held
-        await write(partial, 0, small)  # nobody needs the other any more
+        await write(partial, 0, small)  # the other is no longer pinned
         assert await partial.verify()
         await partial.ended.wait()
     assert await cache.read(digest_of(small)) == small

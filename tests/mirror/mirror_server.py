@@ -229,7 +229,7 @@ class MemoryBackend:
         if self.error is not None:
             raise self.error
         if name not in self.repositories:
-            raise NameUnknown(f"nobody knows {name}")
+            raise NameUnknown(f"{name} is unknown")
         return self.repositories[name]
 
     def _blob(self, repository: Repository, digest: Digest) -> bytes:

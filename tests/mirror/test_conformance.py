@@ -73,7 +73,7 @@ def artifact(mirror: Mirror) -> Case:
     return Case([mirror.backend.add_manifest(NAME, OCI_MANIFEST, document, "it")], OCI_MANIFEST)
 
 
-def fields_nobody_knows(mirror: Mirror) -> Case:
+def unknown_fields(mirror: Mirror) -> Case:
     document = config_and_layers(mirror, BLOB) | {"org.example": {"unknown": [1, None, "ü"]}}
     return Case([mirror.backend.add_manifest(NAME, OCI_MANIFEST, document, "it")], OCI_MANIFEST)
 
@@ -106,7 +106,7 @@ CASES = (
     image_without_layers,
     image_with_a_foreign_layer,
     artifact,
-    fields_nobody_knows,
+    unknown_fields,
     index,
     index_in_an_index,
     empty_index,

@@ -35,7 +35,7 @@ APP = RepositoryName("docker.io", "library/app")
 DATA = blob(10_000)
 AMD64 = Platform(os="linux", architecture="amd64")
 ARM64 = Platform(os="linux", architecture="arm64")
-NOBODYS = "sha256:" + "0" * 64
+UNKNOWN = "sha256:" + "0" * 64
 DOCKERS_ACCEPT = (
     ("Accept", DOCKER_MANIFEST),
     ("Accept", DOCKER_INDEX),
@@ -65,7 +65,7 @@ async def test_it_says_that_it_is_a_registry_without_a_login(mirror: Mirror, pat
     assert (await mirror.ask(path)).json == {}
 
 
-async def test_it_answers_at_its_own_door_only() -> None:
+async def test_the_mirrors_listener_has_no_other_routes() -> None:
     async with open_mirror() as mirror:
         assert (await mirror.ask("/info")).error == (404, "NOT_FOUND")
         assert (await mirror.ask("/")).error == (404, "NOT_FOUND")
@@ -124,12 +124,12 @@ async def test_a_manifest_that_is_known_already_is_not_sent_again(mirror: Mirror
             )
             assert (reply.status, reply.body) == (304, b"")
             assert reply.headers["docker-content-digest"] == text
-    other = await mirror.ask("/v2/library/app/manifests/1", ("If-None-Match", f'"{NOBODYS}"'))
+    other = await mirror.ask("/v2/library/app/manifests/1", ("If-None-Match", f'"{UNKNOWN}"'))
     assert other.status == 200
 
 
 @pytest.mark.parametrize("index_type", [OCI_INDEX, DOCKER_INDEX])
-async def test_who_takes_no_index_is_given_the_manifest_for_linux_amd64(
+async def test_a_client_that_takes_no_index_gets_the_manifest_for_linux_amd64(
     mirror: Mirror, index_type: str
 ) -> None:
     index = mirror.backend.add_index(APP, "1", ARM64, AMD64, media_type=index_type)
@@ -188,7 +188,7 @@ async def test_what_the_client_does_not_take_is_unknown_by_tag_and_sent_by_diges
         assert (await mirror.ask(path, ("Accept", DOCKER_MANIFEST))).status == 200
 
 
-async def test_an_index_that_is_none_is_unknown_to_who_takes_none(mirror: Mirror) -> None:
+async def test_a_broken_index_is_unknown_to_a_client_that_takes_none(mirror: Mirror) -> None:
     mirror.backend.add_manifest(APP, OCI_INDEX, {"manifests": 5}, "odd")
     digest = mirror.backend.add_image(APP, "lies")
     mirror.backend.repository(APP).manifests[digest] = (OCI_INDEX, mirror.backend.data(APP, digest))
@@ -257,7 +257,7 @@ async def test_a_part_only_if_the_blob_is_the_one_that_the_client_began(mirror: 
     etag = f'"{digest_text(sha256(DATA))}"'
     reply = await mirror.ask(path, ("Range", "bytes=5-"), ("If-Range", etag))
     assert (reply.status, reply.body) == (206, DATA[5:])
-    for other in (f'"{NOBODYS}"', "Wed, 21 Oct 2015 07:28:00 GMT"):
+    for other in (f'"{UNKNOWN}"', "Wed, 21 Oct 2015 07:28:00 GMT"):
         reply = await mirror.ask(path, ("Range", "bytes=5-"), ("If-Range", other))
         assert (reply.status, reply.body) == (200, DATA)
 
@@ -268,11 +268,11 @@ async def test_a_blob_that_is_known_already_is_not_sent_again(mirror: Mirror) ->
     for method in ("GET", "HEAD"):
         reply = await mirror.ask(path, known, ("Range", "bytes=0-1"), method=method)
         assert (reply.status, reply.body) == (304, b"")
-    unknown = f"/v2/library/app/blobs/{NOBODYS}"
+    unknown = f"/v2/library/app/blobs/{UNKNOWN}"
     assert (await mirror.ask(unknown, ("If-None-Match", "*"))).error == (404, "BLOB_UNKNOWN")
 
 
-async def test_the_head_of_a_blob_on_its_way_is_sent_at_once_and_its_bytes_as_they_come(
+async def test_the_head_of_an_arriving_blob_is_sent_at_once_and_its_bytes_as_they_arrive(
     mirror: Mirror,
 ) -> None:
     path = blob_path(mirror)
@@ -310,7 +310,7 @@ async def test_a_blob_that_is_slow_to_come_has_its_head_sent_before(
         ("some/app?ns=quay.io", 404, "BLOB_UNKNOWN"),
     ],
 )
-async def test_a_blob_that_cannot_be_had_is_unknown_to_who_can_ask_elsewhere(
+async def test_a_blob_that_cannot_be_had_is_unknown_to_a_client_that_can_ask_elsewhere(
     mirror: Mirror, name: str, status: int, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Docker's graph driver asks 75 s for what is anything but 404."""
@@ -344,7 +344,7 @@ async def test_a_blob_that_fails_half_way_breaks_off(
     await eventually(lambda: not mirror.backend.open_blobs)
 
 
-async def test_a_blob_of_which_nothing_more_comes_breaks_off(
+async def test_a_blob_that_stalls_breaks_off(
     mirror: Mirror, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(mirror_module, "CHUNK_S_MAX", 0.05)
@@ -360,12 +360,12 @@ async def test_a_blob_of_which_nothing_more_comes_breaks_off(
     "path",
     [
         "/v2/library/app/manifests/1",
-        f"/v2/library/app/manifests/{NOBODYS}",
-        f"/v2/quay.io/some/app/blobs/{NOBODYS}",
+        f"/v2/library/app/manifests/{UNKNOWN}",
+        f"/v2/quay.io/some/app/blobs/{UNKNOWN}",
         "/v2/library/app/tags/list",
     ],
 )
-async def test_what_is_not_answered_in_time_is_told_so(
+async def test_an_answer_that_is_late_is_an_error(
     mirror: Mirror, path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert FIRST_BYTE_S_MAX < 10
@@ -386,12 +386,12 @@ async def test_what_is_not_answered_in_time_is_told_so(
         (Denied("the origin says no"), 403, "DENIED"),
         (OriginLimited("too many pulls", retry_after_s=61.2), 429, "TOOMANYREQUESTS"),
         (OriginBroken("a page of HTML"), 502, "UNAVAILABLE"),
-        (Unavailable("nobody has it"), 503, "UNAVAILABLE"),
+        (Unavailable("no node has it"), 503, "UNAVAILABLE"),
         (Late("too late"), 503, "UNAVAILABLE"),
     ],
     ids=str,
 )
-async def test_what_the_library_says_is_what_the_client_is_told(
+async def test_each_error_of_the_backend_has_its_status_and_code(
     mirror: Mirror,
     error: MirrorError,
     status: int,
@@ -400,7 +400,12 @@ async def test_what_the_library_says_is_what_the_client_is_told(
 ) -> None:
     caplog.set_level(logging.WARNING)
     mirror.backend.error = error
-    for path in ("manifests/1", f"manifests/{NOBODYS}", f"blobs/{NOBODYS}", "tags/list"):
+    for path in (
+        "manifests/1",
+        f"manifests/{UNKNOWN}",
+        f"blobs/{UNKNOWN}",
+        "tags/list",
+    ):
         reply = await mirror.ask(f"/v2/quay.io/some/app/{path}")
         assert reply.error == (status, code)
         assert reply.json["errors"][0]["message"] == str(error)
@@ -414,7 +419,7 @@ async def test_what_the_library_says_is_what_the_client_is_told(
     assert len(caplog.records) == (8 if status >= 500 else 0)
 
 
-async def test_a_bug_is_a_500_that_ends_nothing(
+async def test_a_bug_is_answered_500_and_ends_nothing(
     mirror: Mirror, caplog: pytest.LogCaptureFixture
 ) -> None:
     mirror.backend.error = RuntimeError("a bug")
@@ -473,13 +478,13 @@ async def test_tags_come_in_pages(mirror: Mirror) -> None:
 
 
 @pytest.mark.parametrize("query", ["n=-1", "n=x", "n=", "n=1.5", "n=1&n=2", "last=a&last=b"])
-async def test_a_page_that_cannot_be_is_refused(mirror: Mirror, query: str) -> None:
+async def test_an_invalid_page_is_refused(mirror: Mirror, query: str) -> None:
     mirror.backend.add_image(APP, "1")
     reply = await mirror.ask(f"/v2/library/app/tags/list?{query}")
     assert reply.error == (400, "PAGINATION_NUMBER_INVALID")
 
 
-async def test_tags_of_nobody_are_unknown(mirror: Mirror) -> None:
+async def test_tags_of_an_unknown_repository_are_unknown(mirror: Mirror) -> None:
     for query in ("", "?n=0", "?n=5"):
         reply = await mirror.ask(f"/v2/library/other/tags/list{query}")
         assert reply.error == (404, "NAME_UNKNOWN")
@@ -489,12 +494,12 @@ async def test_tags_of_nobody_are_unknown(mirror: Mirror) -> None:
     ("method", "path"),
     [
         ("POST", "/v2/library/app/blobs/uploads/"),
-        ("POST", f"/v2/library/app/blobs/uploads/?mount={NOBODYS}&from=other"),
+        ("POST", f"/v2/library/app/blobs/uploads/?mount={UNKNOWN}&from=other"),
         ("PATCH", "/v2/library/app/blobs/uploads/1"),
         ("PUT", "/v2/library/app/blobs/uploads/1"),
         ("PUT", "/v2/library/app/manifests/1"),
         ("DELETE", "/v2/library/app/manifests/1"),
-        ("DELETE", f"/v2/library/app/blobs/{NOBODYS}"),
+        ("DELETE", f"/v2/library/app/blobs/{UNKNOWN}"),
     ],
 )
 async def test_nothing_is_pushed_to_a_mirror(mirror: Mirror, method: str, path: str) -> None:
@@ -505,7 +510,7 @@ async def test_nothing_is_pushed_to_a_mirror(mirror: Mirror, method: str, path: 
 
 
 @pytest.mark.parametrize("path", ["/v2/", "/v2/library/app/manifests/1"])
-async def test_what_may_be_done_is_told(mirror: Mirror, path: str) -> None:
+async def test_the_allowed_methods_are_listed(mirror: Mirror, path: str) -> None:
     reply = await mirror.ask(path, method="OPTIONS")
     assert (reply.status, reply.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
 
@@ -519,10 +524,10 @@ async def test_what_may_be_done_is_told(mirror: Mirror, path: str) -> None:
         "/v2/library/app/manifests/",
         "/v2/manifests/1",
         "/v2/library/app/blobs/uploads/1",
-        f"/v2/library/app/referrers/{NOBODYS}",
+        f"/v2/library/app/referrers/{UNKNOWN}",
     ],
 )
-async def test_what_a_mirror_does_not_have_is_not_found(mirror: Mirror, path: str) -> None:
+async def test_other_paths_of_a_registry_are_not_found(mirror: Mirror, path: str) -> None:
     assert (await mirror.ask(path)).error == (404, "UNSUPPORTED")
 
 
@@ -533,7 +538,7 @@ async def test_what_a_mirror_does_not_have_is_not_found(mirror: Mirror, path: st
         ("/v2/a//b/manifests/1", 400, "NAME_INVALID"),
         ("/v2/a/../b/manifests/1", 400, "NAME_INVALID"),
         ("/v2/-a/tags/list", 400, "NAME_INVALID"),
-        (f"/v2/{'a' * 300}/blobs/{NOBODYS}", 400, "NAME_INVALID"),
+        (f"/v2/{'a' * 300}/blobs/{UNKNOWN}", 400, "NAME_INVALID"),
         ("/v2/quay.io/Foo/tags/list", 400, "NAME_INVALID"),
         ("/v2/app/manifests/1?ns=", 400, "NAME_INVALID"),
         ("/v2/app/manifests/1?ns=a/b", 400, "NAME_INVALID"),
@@ -546,12 +551,12 @@ async def test_what_a_mirror_does_not_have_is_not_found(mirror: Mirror, path: st
         ("/v2/app/manifests/:", 400, "DIGEST_INVALID"),
         (f"/v2/app/manifests/sha512:{'0' * 128}", 404, "MANIFEST_UNKNOWN"),
         ("/v2/app/blobs/latest", 400, "DIGEST_INVALID"),
-        (f"/v2/app/blobs/{NOBODYS.upper()}", 400, "DIGEST_INVALID"),
+        (f"/v2/app/blobs/{UNKNOWN.upper()}", 400, "DIGEST_INVALID"),
         (f"/v2/app/blobs/sha256:{'g' * 64}", 400, "DIGEST_INVALID"),
         (f"/v2/app/blobs/sha512:{'0' * 128}", 404, "BLOB_UNKNOWN"),
     ],
 )
-async def test_names_that_cannot_be(mirror: Mirror, path: str, status: int, code: str) -> None:
+async def test_invalid_names_are_refused(mirror: Mirror, path: str, status: int, code: str) -> None:
     assert (await mirror.ask(path)).error == (status, code)
 
 
@@ -597,9 +602,9 @@ async def test_repositories_of_any_registry(
     assert (await mirror.ask(following)).json["tags"] == ["2"]
 
 
-async def test_a_mirror_that_is_asked_by_an_agent_says_no(mirror: Mirror) -> None:
+async def test_a_request_of_an_agent_is_denied(mirror: Mirror) -> None:
     mirror.backend.add_image(APP, "1")
-    for path in ("manifests/1", f"blobs/{NOBODYS}", "tags/list"):
+    for path in ("manifests/1", f"blobs/{UNKNOWN}", "tags/list"):
         for via in (VIA, f"1.1 proxy, {VIA}"):
             reply = await mirror.ask(f"/v2/library/app/{path}", ("Via", via))
             assert reply.error == (403, "DENIED")

@@ -192,11 +192,11 @@ async def test_a_digest_without_a_holder_is_unavailable_while_the_origin_is_down
 ) -> None:
     _, taker = pair
     taker.registry.down = True
-    nobody = digest_of(b"nobody has it")
+    unheld = digest_of(b"no node has it")
     with pytest.raises(Unavailable, match=r"docker\.io does not answer"):
-        await taker.backend.manifest(NAME, nobody)
+        await taker.backend.manifest(NAME, unheld)
     with pytest.raises(Unavailable, match=r"docker\.io does not answer"):
-        await taker.backend.blob_size(NAME, nobody)
+        await taker.backend.blob_size(NAME, unheld)
 
 
 @pytest.mark.parametrize("tag", ["1", "many"])

@@ -56,7 +56,7 @@ async def test_a_peers_wrong_size_of_a_tar_reaches_no_manifest(
 async def test_a_manifest_with_a_peers_wrong_size_is_made_only_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where too much was to be loaded, nobody knows before the engine asks for the layer."""
+    """An image too large to be loaded: the size shows as wrong when the engine asks for it."""
     monkeypatch.setattr(delivery, "LOADED_BYTES_MAX", 0)
     async with open_unpacked(tmp_path, len(TAR) + 1000, PullingEngine()) as (_, taker):
         answer = await taker.backend.manifest(NAME, "1", for_engine=True)

@@ -62,7 +62,7 @@ class SlowRegistry(Registry):
     """Two images; of the first one the layer is held back until ``opened``.
 
     Attributes:
-      reached: when somebody has asked for it.
+      reached: set when a client asks for it.
       layers_asked: how often.
     """
 
@@ -164,8 +164,8 @@ async def test_a_late_follower_gets_every_layers_row(site: Site, registry: SlowR
     rows: list[Any] = []
 
     async def follow(into: list[Any]) -> None:
-        async with site.pulls.following("team/app:1", node=None, platform=None) as told:
-            async for row in told:
+        async with site.pulls.following("team/app:1", node=None, platform=None) as sent:
+            async for row in sent:
                 into.append(row)
 
     async with trio.open_nursery() as nursery:

@@ -30,7 +30,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 
 async def test_a_peer_with_a_wrong_clock_does_not_decide_what_a_tag_names(site: Site) -> None:
     await site.backend.manifest(NAME, "1")  # remembered with our own clock
-    told = TagMeaning(
+    answered = TagMeaning(
         reference=f"{NAME}:1",
         digest=digest_text(digest_of(INDEX)),
         media_type=DOCKER_INDEX,
@@ -39,13 +39,13 @@ async def test_a_peer_with_a_wrong_clock_does_not_decide_what_a_tag_names(site: 
     )
 
     async def answer(request: Request) -> Response:
-        return json_response(told)
+        return json_response(answered)
 
     async with serve([Route(method="GET", pattern="/tags", handler=answer)]) as served:
         site.put_member(PEER, "127.0.0.1", served.port)
         site.registry.down = True
         for resolved_at in ("2999-01-01T00:00:00.000Z", "z\nforged", "2001-01-01T00:00:00.000Z"):
-            told = msgspec.structs.replace(told, resolved_at=resolved_at)
+            answered = msgspec.structs.replace(answered, resolved_at=resolved_at)
             assert (await site.backend.manifest(NAME, "1")).data == MANIFEST
 
 

@@ -77,7 +77,7 @@ CHUNK_BYTES_MAX = 2**20
 
 
 def holds_back(limiter: TokenBucket) -> bool:
-    """Whether somebody waits for it."""
+    """Whether a fetch waits for it."""
     return limiter._queue.locked()
 
 

@@ -44,14 +44,14 @@ async def test_a_transfer_is_followed_from_its_beginning_to_its_end(tmp_path: Pa
                     begun = await anext(changes)
                     taker.driver._peer_bytes.bytes_per_s = None
                     await download.whole()
-                told = [begun]
-                while told[-1]["change"] != "removed":
-                    told.append(await anext(changes))
+                sent = [begun]
+                while sent[-1]["change"] != "removed":
+                    sent.append(await anext(changes))
     assert begun["change"] == "added"
     row = begun["transfer"]
     assert (row["direction"], row["digest"]) == ("in", digest_text(digest))
     assert row["bytes_total"] == len(data)
     assert row["reference"] == str(NAME)
-    sizes = [change["transfer"]["bytes_done"] for change in told]
+    sizes = [change["transfer"]["bytes_done"] for change in sent]
     assert sizes == sorted(sizes)
-    assert {change["transfer"]["id"] for change in told} == {row["id"]}
+    assert {change["transfer"]["id"] for change in sent} == {row["id"]}
