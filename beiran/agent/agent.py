@@ -27,12 +27,14 @@ from beiran.agent.store_writer import StoreWriter
 from beiran.clock import now_text, seconds_ago_text
 from beiran.engine.open import open_engine
 from beiran.errors import DataError
+from beiran.gossip.codec import Codec
 from beiran.gossip.config import GossipConfig
 from beiran.gossip.counters import COUNTERS as GOSSIP_COUNTERS
 from beiran.gossip.effects import MemberChanged
 from beiran.gossip.membership.member import Address, Member
 from beiran.gossip.membership.member import Status as MemberStatus
-from beiran.gossip.node import GossipNode, Remembered
+from beiran.gossip.node import GossipNode
+from beiran.gossip.tables import Remembered, Tables
 from beiran.http.listeners import open_tcp_listeners, open_unix_listener
 from beiran.http.server import HttpCounters, serve_http
 from beiran.ids import NodeId, node_id_text
@@ -209,7 +211,7 @@ class Agent:
         node = self.driver.node
         while True:
             now = trio.current_time()
-            texts = {peer: seconds_ago_text(now - at) for peer, at in node.last_heard().items()}
+            texts = {peer: seconds_ago_text(now - at) for peer, at in node.last_heard.items()}
             texts[node.own.node] = now_text()
             await self.store_writer.record_seen(texts)
             await trio.sleep(SEEN_INTERVAL_S)
@@ -274,19 +276,23 @@ def _make_node(settings: Settings, store: Store, uuid: NodeId) -> GossipNode:
     )
     # The first request must find this node in the listing.
     store.apply([MemberChanged(own, None)], now_text())
-    return GossipNode(
+    tables = Tables.restored(
         own,
-        cluster=settings.cluster,
-        config=GossipConfig(),
-        random=SystemRandom(),
-        now=trio.current_time(),
         # A power failure may lose the last writes, and an operator may remove the file. Peers then
         # know a higher version than the store. The wall clock's milliseconds are above any such
         # version, since no node changes a thousand holdings a second for long.
-        version=max(before.version + 1, int(wall_s * 1000)),
+        max(before.version + 1, int(wall_s * 1000)),
         holdings=before.holdings,
         remembered=[Remembered(m.member, m.version, m.holdings) for m in before.members],
         descriptions=before.descriptions,
+    )
+    return GossipNode(
+        own,
+        tables,
+        codec=Codec(settings.cluster),
+        config=GossipConfig(),
+        random=SystemRandom(),
+        now=trio.current_time(),
     )
 
 

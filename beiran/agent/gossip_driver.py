@@ -145,7 +145,7 @@ class GossipDriver:
         if found:
             for observer in self._observers:
                 observer.on_effects(found)
-        if self._leaving and self.node.farewell_heard:
+        if self._leaving and self.node.leave_acknowledged:
             self._farewell_heard.set()
         self._alarm.look()
 

@@ -24,7 +24,7 @@ from beiran.cache.blob_cache import BlobCache
 from beiran.engine.interface import Engine
 from beiran.gossip.effects import Effect, MemberChanged, MemberForgotten
 from beiran.gossip.membership.member import Address
-from beiran.gossip.membership.member_table import Membership
+from beiran.gossip.membership.member_table import MemberTable
 from beiran.http.messages import Route
 from beiran.http.server import HttpCounters, serve_http
 from beiran.http.token_bucket import TokenBucket
@@ -80,7 +80,7 @@ class MemberDirectory:
       members: gossip's table, ourselves included; read only.
     """
 
-    def __init__(self, members: Membership) -> None:
+    def __init__(self, members: MemberTable) -> None:
         self.members: Final = members
         self.own: Final = members.own.node
         self._at: dict[str, dict[str, NodeId]] = {}
@@ -177,7 +177,7 @@ async def open_pull_stack(
     settings: Settings,
     store: Store,
     engine: Engine,
-    members: Membership,
+    members: MemberTable,
     peers: PeerClient,
     *,
     random: Random,

@@ -64,7 +64,7 @@ class Status:
             problems.append(self.store_writer.problem)
         if self.engine_watcher.down_reason is not None:
             problems.append(f"the engine does not answer: {self.engine_watcher.down_reason}")
-        if self.driver.node.hears_nobody:
+        if self.driver.node.deaf:
             problems.append("this node has not heard any other node for a while; check its network")
         if self.driver.identity_conflict is not None:
             problems.append(self.driver.identity_conflict)

@@ -51,7 +51,9 @@ class GossipConfig(Struct, frozen=True, kw_only=True):
     push_tick_s: float = 0.0  # 0: at once; memberlist's GossipInterval is 0.2, for comparisons
     push_again_s: float = 0.15  # second round, for news that may have been lost
     lossy_s: float = 15.0  # a ping that had to be repeated makes the network lossy for so long
-    by_picture: bool = True  # news rides only to those whose picture's hash says that they lack it
+    by_state_hash: bool = (
+        True  # news rides only to those whose picture's hash says that they lack it
+    )
     news_lasts_s: float = 5.0  # … for so long; a later difference is a push-pull's
     retransmit_mult: int = 4  # memberlist RetransmitMult: 4·⌈log10(n+1)⌉ copies at most
     enough_echoes: int = 3  # heard from this many others: everybody has it

@@ -1,195 +1,177 @@
-"""News travels at once, and stops as soon as everybody has it.
+"""News travels at once, and stops as soon as every member has it.
 
-What a node hears for the first time it passes on in the same instant: to its two neighbours on the
-ring of members and, half of it, to one at random (RingCast: Voulgaris and van Steen, Middleware
-2007). The ring alone reaches everybody where nothing is lost, the random links make it fast; what
-was lost is repaired by a second round for news that came back from too few, by telling whoever's
-ping or ack shows another picture, and by anti-entropy. So the feedback that ends it is the hash of
-pictures: whose hash is ours knows all that we could tell. Suspicions are in no picture. They ride
-on pings and acks up to a limit, and hearing them again ends their life early.
+The theory. An *update* is a piece of news that this node still spreads. A node passes on what is
+new to it in the same instant: to its two neighbours on the ring of members and, half of it, to one
+member at random (RingCast: Voulgaris and van Steen, Middleware 2007). The ring alone reaches every
+member where nothing is lost; the random links make it fast. What was lost is repaired in three
+ways: a second push of updates that came back from too few members, by acks and ``Gossip`` to
+members whose state hash differs, and by anti-entropy (``push_pull``).
+
+The feedback that ends it is the state hash: a member with this node's hash knows all that it could
+be told. Suspicions are in no state hash. They ride on pings and acks up to a limit of copies, and
+an *echo*, which is the same news from another member, ends them early.
 """
 
 from collections.abc import Hashable, Sequence
+from typing import Final
 
 from msgspec import Struct
 
 from beiran.gossip.config import DATAGRAM_BYTES_MAX
 from beiran.gossip.context import Context
-from beiran.gossip.membership.member import Member
-from beiran.gossip.messages import Gossip, NewsItem
+from beiran.gossip.messages import (
+    Ahead,
+    Alive,
+    Delta,
+    Down,
+    Gossip,
+    Left,
+    News,
+    NewsItem,
+    Suspect,
+)
 from beiran.gossip.timers import GossipTickDue, SecondPushDue
 from beiran.ids import NodeId
 from beiran.sansio.wire import packed_bytes
 
-RUMOURS_MAX = 1024
-NEWS_BYTES_MAX = DATAGRAM_BYTES_MAX - 80  # a PingReq for an IPv6 address takes 74 of its own
+UPDATES_MAX: Final = 1024  # a bound on memory: 1.4 MB of news; the one sent most often goes first
+NEWS_BYTES_MAX: Final = DATAGRAM_BYTES_MAX - 80  # a PingReq for IPv6 takes 74 bytes of its own
+PUSHES_MAX: Final = 2  # of one update: what two did not bring about, repair does
 
-RumourKey = tuple[Hashable, ...]
+UpdateKey = tuple[Hashable, ...]
 
 
-class Rumour(Struct):
-    """A piece of news that is still being told.
+class Update(Struct):
+    """A piece of news that is still spread.
 
     Attributes:
-      subject: whom it is about; a newer fact of the same subject ends it.
-      heard_from: who told us, the first first; ourselves not counted.
-      copies: how often we have sent it.
-      told_at: when we began to tell it.
-      in_picture: whose picture has our hash knows it.
+      subject: what it is about; newer news of the same subject replaces it. None: nothing does.
+      heard_from: the members that sent it to us, the first first.
+      in_state: whether members with this node's state hash know it.
+      copies: how often this node has sent it. pushed: in how many pushes.
+      eager: pushed at once; otherwise only sent to members that are found to lack it.
     """
 
-    key: RumourKey
+    key: UpdateKey
     item: NewsItem
     size_bytes: int
     subject: Hashable
     heard_from: list[NodeId]
-    told_at: float
-    in_picture: bool
+    begun_at: float
+    in_state: bool
+    eager: bool
     copies: int = 0
     pushed: int = 0
-    eager: bool = True
+
+    @property
+    def source(self) -> NodeId | None:
+        """The member that sent it first; None if it began here."""
+        return self.heard_from[0] if self.heard_from else None
 
 
 class Dissemination:
-    """What this node is telling others."""
+    """The updates that this node spreads."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._rumours: dict[RumourKey, Rumour] = {}
-        self._by_subject: dict[Hashable, list[RumourKey]] = {}
-        self._fresh: list[Rumour] = []
+        self._updates: dict[UpdateKey, Update] = {}
+        self._by_subject: dict[Hashable, list[UpdateKey]] = {}
+        self._fresh: list[Update] = []
 
     def __len__(self) -> int:
-        return len(self._rumours)
+        return len(self._updates)
 
-    def tell(
+    # --- what to spread ---------------------------------------------------------------------
+
+    def spread(
         self,
-        key: RumourKey,
-        item: NewsItem,
+        news: News,
+        item: NewsItem | None = None,
         *,
-        subject: Hashable = None,
         heard_from: NodeId | None = None,
         eager: bool = True,
-        in_picture: bool = True,
     ) -> None:
-        """Spread a piece of news that is new to us.
+        """Spread a piece of news that is new to this node.
+
+        It replaces earlier news of its subject, unless it is a ``Suspect``: each accuser counts.
 
         Args:
-          subject: if given, what was told of it before is no longer told.
-          eager: push it at once; otherwise it is only told to whom it is found to lack.
-          in_picture: it changes the picture of whoever learns it.
+          item: the news as it came, to be passed on so; None if it did not come as an item.
+          heard_from: the member that sent it; None if it begins here.
+          eager: push it at once; otherwise send it only to members that are found to lack it.
         """
-        if subject is not None:
+        key, subject = _key_and_subject(news)
+        adds = isinstance(news, Suspect)
+        if subject is not None and not adds:
             self.stop(subject)
         self._drop_old()
-        if len(self._rumours) >= RUMOURS_MAX:
-            self._drop(max(self._rumours.values(), key=lambda rumour: rumour.copies))
-        sources = [heard_from] if heard_from else []
-        by_picture = in_picture and self._context.config.by_picture
-        rumour = Rumour(
-            key,
-            item,
-            packed_bytes(item),
-            subject,
-            sources,
-            self._context.now,
-            by_picture,
+        if len(self._updates) >= UPDATES_MAX:
+            self._drop(max(self._updates.values(), key=lambda update: update.copies))
+        if item is None:
+            item = self._context.codec.encode_news(news)
+        update = Update(
+            key=key,
+            item=item,
+            size_bytes=packed_bytes(item),
+            subject=subject,
+            heard_from=[heard_from] if heard_from else [],
+            begun_at=self._context.now,
+            in_state=not adds and self._context.config.by_state_hash,
             eager=eager,
         )
-        self._rumours[key] = rumour
+        self._updates[key] = update
         if subject is not None:
             self._by_subject.setdefault(subject, []).append(key)
         if eager:
-            self._fresh.append(rumour)
+            self._fresh.append(update)
 
-    def also(
-        self, key: RumourKey, item: NewsItem, *, subject: Hashable, heard_from: NodeId | None
-    ) -> None:
-        """Spread news that adds to what is told of its subject, and does not replace it."""
-        others = self._by_subject.pop(subject, [])
-        self.tell(key, item, subject=subject, heard_from=heard_from, in_picture=False)
-        self._by_subject[subject] = others + self._by_subject[subject]
-
-    def echo(self, key: RumourKey, heard_from: NodeId) -> None:
-        """Somebody told us what we knew: one less who must be told."""
-        rumour = self._rumours.get(key)
-        if rumour is None or heard_from in rumour.heard_from:
+    def on_echo(self, news: News, heard_from: NodeId | None) -> None:
+        """A member sent what this node knew: one less that must be told."""
+        update = self._updates.get(_key_and_subject(news)[0])
+        if heard_from is None or update is None or heard_from in update.heard_from:
             return
-        rumour.heard_from.append(heard_from)
-        enough = len(rumour.heard_from) >= self._context.config.enough_echoes
-        if enough and rumour.pushed and not rumour.in_picture:
-            self._drop(rumour)
+        update.heard_from.append(heard_from)
+        enough = len(update.heard_from) >= self._context.config.enough_echoes
+        if enough and update.pushed and not update.in_state:
+            self._drop(update)
 
     def stop(self, subject: Hashable) -> None:
-        """No longer tell anything about ``subject``."""
+        """No longer spread anything about ``subject``."""
         for key in self._by_subject.pop(subject, []):
-            self._rumours.pop(key, None)
+            self._updates.pop(key, None)
 
-    def piggyback(
-        self, *, picture: int | None = None, first: Sequence[NewsItem] = ()
-    ) -> tuple[NewsItem, ...]:
-        """What fits into a message that is sent anyway: ``first``, then the least told.
-
-        Args:
-          picture: the hash of the receiver's, if we know it.
-        """
-        news = list(first)
-        if not self._rumours:
-            return tuple(news)
-        self._drop_old()
-        lacks = picture is not None and picture != self._context.members.picture
-        fit = [rumour for rumour in self._rumours.values() if lacks or not rumour.in_picture]
-        if not fit:
-            return tuple(news)
-        room = NEWS_BYTES_MAX - sum(map(packed_bytes, news))
-        limit = self._context.config.copies_max(self._context.members.online_count)
-        spent: list[Rumour] = []
-        for rumour in sorted(fit, key=lambda rumour: rumour.copies):
-            if rumour.size_bytes > room:
-                continue
-            room -= rumour.size_bytes
-            news.append(rumour.item)
-            rumour.copies += 1
-            if rumour.copies >= limit:
-                spent.append(rumour)
-        for rumour in spent:
-            self._drop(rumour)
-        return tuple(news)
+    # --- pushing ----------------------------------------------------------------------------
 
     def flush(self) -> None:
         """Push what is fresh. Called at the end of every input."""
         if not self._fresh:
             return
-        fresh = [rumour for rumour in self._fresh if self._rumours.get(rumour.key) is rumour]
+        context = self._context
+        fresh = [update for update in self._fresh if self._updates.get(update.key) is update]
         self._fresh = []
-        if self._context.config.push_tick_s:
+        if context.config.push_tick_s:
             self._plan_tick()
             return
-        by_source: dict[NodeId | None, list[Rumour]] = {}
-        for rumour in fresh:
-            source = rumour.heard_from[0] if rumour.heard_from else None
-            by_source.setdefault(source, []).append(rumour)
-        for source, rumours in by_source.items():
-            self._push(rumours, self._first_hearers(source))
-        if fresh and self._context.timers.deadline(SecondPushDue()) is None:
-            self._context.set_timer(SecondPushDue(), self._context.config.push_again_s)
+        for source, updates in _by_source(fresh).items():
+            self._push(updates, self._first_receivers(source))
+        if fresh and context.timers.deadline(SecondPushDue()) is None:
+            context.set_timer(SecondPushDue(), context.config.push_again_s)
 
     def push_again(self) -> None:
-        """The second round: for what is ours and came back from nobody; where packets get lost,
-        for all that came back from few, and to those from whom it has not."""
+        """The second push: of this node's own updates that came back from no member. Where packets
+        get lost, of all that came back from few, to the members from which they did not."""
         config = self._context.config
         lossy = self._packets_get_lost
-        young = [rumour for rumour in self._rumours.values() if rumour.eager and rumour.pushed < 2]
-        for rumour in young:
-            rumour.pushed = 2
-            enough = config.enough_echoes if lossy and rumour.in_picture else 1
-            if len(rumour.heard_from) < enough:
-                source = rumour.heard_from[0] if rumour.heard_from else None
-                hearers = [n for n in self._first_hearers(source) if n not in rumour.heard_from]
-                self._push([rumour], hearers)
+        young = [u for u in self._updates.values() if u.eager and u.pushed < PUSHES_MAX]
+        for update in young:
+            update.pushed = PUSHES_MAX
+            enough = config.enough_echoes if lossy and update.in_state else 1
+            if len(update.heard_from) < enough:
+                receivers = self._first_receivers(update.source)
+                self._push([update], [n for n in receivers if n not in update.heard_from])
 
     def push_tick(self) -> None:
-        """memberlist's way, for comparisons: at each tick, what there is to tell, to a few."""
+        """memberlist's way, for comparisons: at each tick, news to a few members at random."""
         members = self._context.members
         for node in members.some(self._context.config.fanout):
             member = members.get(node)
@@ -199,70 +181,130 @@ class Dissemination:
         self._plan_tick()
 
     def _plan_tick(self) -> None:
-        if self._rumours and self._context.timers.deadline(GossipTickDue()) is None:
+        if self._updates and self._context.timers.deadline(GossipTickDue()) is None:
             self._context.set_timer(GossipTickDue(), self._context.config.push_tick_s)
 
-    def catch_up(self, member: Member, picture: int) -> None:
-        """A member has shown its picture in an ack: tell it what is new, if that is another."""
-        if self._rumours and picture != self._context.members.picture:
-            news = self.piggyback(picture=picture)
-            if news:
-                self._context.send(member.address, Gossip(self._context.members.own.node, news))
-
     def push_to(self, nodes: Sequence[NodeId], items: Sequence[NewsItem]) -> None:
-        """Tell some members some news, whatever is being told otherwise."""
+        """Send news to some members, whatever is spread otherwise."""
         members = self._context.members
         addresses = [member.address for node in nodes if (member := members.get(node))]
-        for chunk in _chunks(items):
-            self._context.send_to_all(addresses, Gossip(members.own.node, tuple(chunk)))
+        for group in _datagrams(items):
+            self._context.send_to_all(addresses, Gossip(members.own.node, tuple(group)))
 
-    def _first_hearers(self, source: NodeId | None) -> list[NodeId]:
-        members, fanout = self._context.members, self._context.config.fanout
+    def _push(self, updates: Sequence[Update], receivers: Sequence[NodeId]) -> None:
+        for update in updates:
+            update.copies += len(receivers)
+            update.pushed += 1
+        self.push_to(receivers, [update.item for update in updates])
+
+    def _first_receivers(self, source: NodeId | None) -> list[NodeId]:
+        """The ring neighbours, and perhaps random members; never the one that it came from."""
+        members, config = self._context.members, self._context.config
         own = members.own.node
         ring = members.neighbours(own, 1, step=1) + members.neighbours(own, 1, step=-1)
-        chosen = list(dict.fromkeys(node for node in ring[:fanout] if node != source))
+        ring = ring[: config.fanout]
+        chosen = list(dict.fromkeys(node for node in ring if node != source))
         without = frozenset([*chosen, own, *([source] if source else [])])
-        far = fanout - len(ring[:fanout])
-        if source is not None and not self._packets_get_lost and not self._goes_far():
-            far = 0
+        far = config.fanout - len(ring)
+        if source is not None and not self._packets_get_lost:
+            far = far if self._context.random.random() < config.far_share else 0
         return chosen + members.some(far, without=without)
-
-    def _goes_far(self) -> bool:
-        return self._context.random.random() < self._context.config.far_share
 
     @property
     def _packets_get_lost(self) -> bool:
         return self._context.now - self._context.lost_at < self._context.config.lossy_s
 
-    def _push(self, rumours: Sequence[Rumour], hearers: Sequence[NodeId]) -> None:
-        for rumour in rumours:
-            rumour.copies += len(hearers)
-            rumour.pushed += 1
-        self.push_to(hearers, [rumour.item for rumour in rumours])
+    # --- riding on other messages -----------------------------------------------------------
+
+    def piggyback(
+        self, *, state_hash: int | None = None, first: Sequence[NewsItem] = ()
+    ) -> tuple[NewsItem, ...]:
+        """What fits into a message that is sent anyway: ``first``, then what was sent least often.
+
+        Args:
+          state_hash: the receiver's, if it is known.
+        """
+        if not self._updates:
+            return tuple(first)
+        self._drop_old()
+        lacks = state_hash is not None and state_hash != self._context.members.state_hash
+        fit = [update for update in self._updates.values() if lacks or not update.in_state]
+        if not fit:
+            return tuple(first)
+        news = list(first)
+        room = NEWS_BYTES_MAX - sum(map(packed_bytes, news))
+        limit = self._context.config.copies_max(self._context.members.online_count)
+        for update in sorted(fit, key=lambda update: update.copies):
+            if update.size_bytes > room:
+                continue
+            room -= update.size_bytes
+            news.append(update.item)
+            update.copies += 1
+            if update.copies >= limit:
+                self._drop(update)
+        return tuple(news)
+
+    def catch_up(self, node: NodeId, state_hash: int) -> None:
+        """A member has shown its state hash in an ack: send it what is new, if that differs."""
+        members = self._context.members
+        member = members.get(node)
+        if not self._updates or member is None or not member.status.online:
+            return
+        if state_hash != members.state_hash:
+            news = self.piggyback(state_hash=state_hash)
+            if news:
+                self._context.send(member.address, Gossip(members.own.node, news))
+
+    # --- the end of an update ---------------------------------------------------------------
 
     def _drop_old(self) -> None:
-        """Forget what was to be told by picture and is no longer news. The oldest come first."""
+        """Drop updates by state hash that are no news any more. The oldest come first."""
         oldest = self._context.now - self._context.config.news_lasts_s
         old = []
-        for rumour in self._rumours.values():
-            if rumour.told_at > oldest:
+        for update in self._updates.values():
+            if update.begun_at > oldest:
                 break
-            if rumour.in_picture:
-                old.append(rumour)
-        for rumour in old:
-            self._drop(rumour)
+            if update.in_state:
+                old.append(update)
+        for update in old:
+            self._drop(update)
 
-    def _drop(self, rumour: Rumour) -> None:
-        self._rumours.pop(rumour.key, None)
-        if rumour.subject is not None:
-            keys = self._by_subject.get(rumour.subject, [])
-            if rumour.key in keys:
-                keys.remove(rumour.key)
+    def _drop(self, update: Update) -> None:
+        self._updates.pop(update.key, None)
+        if update.subject is not None:
+            keys = self._by_subject.get(update.subject, [])
+            if update.key in keys:
+                keys.remove(update.key)
             if not keys:
-                self._by_subject.pop(rumour.subject, None)
+                self._by_subject.pop(update.subject, None)
 
 
-def _chunks(items: Sequence[NewsItem]) -> list[list[NewsItem]]:
+def _key_and_subject(news: News) -> tuple[UpdateKey, Hashable]:
+    """What makes two pieces of news the same, and what makes one replace the other."""
+    match news:
+        case Alive() | Left():
+            life = (news.node, news.generation, news.incarnation)
+            return (type(news), *life), news.node
+        case Suspect():
+            life = (news.node, news.generation, news.incarnation)
+            return (Suspect, *life, news.by, news.refused), news.node
+        case Down():
+            life = (news.node, news.generation, news.incarnation)
+            return (Down, *life, news.refused), news.node
+        case Delta():
+            return (Delta, news.owner, news.version), None
+        case Ahead():
+            return (Ahead, news.owner, news.version), (Ahead, news.owner)
+
+
+def _by_source(updates: Sequence[Update]) -> dict[NodeId | None, list[Update]]:
+    groups: dict[NodeId | None, list[Update]] = {}
+    for update in updates:
+        groups.setdefault(update.source, []).append(update)
+    return groups
+
+
+def _datagrams(items: Sequence[NewsItem]) -> list[list[NewsItem]]:
     """``items`` in groups that each fit into a datagram."""
     groups: list[list[NewsItem]] = []
     room = 0

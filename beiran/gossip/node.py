@@ -5,32 +5,40 @@
     effects = node.advance(now=now)              # whatever is due
     deadline = node.next_deadline()              # when to call advance again
 
-``now`` is in seconds on any clock that does not go backwards. This module takes inputs apart and
-hands each piece to the part whose idea it is; it decides nothing itself.
+``now`` is in seconds on any clock that does not go backwards. The agent's driver
+(``beiran.agent.gossip_driver``) and the simulations call this.
+
+The parts are made in the order of their imports: each is handed the parts that it calls, and none
+calls back. This module decodes an input, hands it to the part whose idea it is, and passes what one
+part returns on to the next; what a fact or a timer leads to is decided in the parts.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, assert_never
 
-from msgspec import Struct
-
 from beiran.errors import BadPacket
 from beiran.gossip.codec import Codec
-from beiran.gossip.common import CommonPicture
 from beiran.gossip.config import GossipConfig
 from beiran.gossip.context import Context
 from beiran.gossip.dissemination import Dissemination
-from beiran.gossip.effects import Effect, MemberForgotten
+from beiran.gossip.effects import Effect
+from beiran.gossip.membership.awareness import Awareness
 from beiran.gossip.membership.discovery import Discovery
 from beiran.gossip.membership.failure_detector import FailureDetector
-from beiran.gossip.membership.member import Address, Member, Status
-from beiran.gossip.membership.member_table import Membership
-from beiran.gossip.membership.suspicion_protocol import Verdicts
+from beiran.gossip.membership.leaving import LeaveBroadcast
+from beiran.gossip.membership.member import Address, Member
+from beiran.gossip.membership.member_changes import MemberChanges
+from beiran.gossip.membership.member_table import MemberTable
+from beiran.gossip.membership.member_updates import MemberUpdates
+from beiran.gossip.membership.own_member import OwnMember
+from beiran.gossip.membership.ring_watch import RingWatch
+from beiran.gossip.membership.suspicion import Suspicions
+from beiran.gossip.membership.suspicion_protocol import SuspicionProtocol
 from beiran.gossip.messages import (
     Ack,
     Ahead,
-    Alive,
     Beacon,
+    Datagram,
     Delta,
     Described,
     Gossip,
@@ -39,6 +47,7 @@ from beiran.gossip.messages import (
     NewsItem,
     Ping,
     PingReq,
+    Stream,
     StreamAck,
     StreamPing,
     SyncBegin,
@@ -46,10 +55,12 @@ from beiran.gossip.messages import (
     SyncVector,
     Want,
 )
+from beiran.gossip.possession.holdings import Holdings
 from beiran.gossip.possession.image_descriptions import Descriptions
-from beiran.gossip.possession.merge import STRANGER_SYNC_S, Reconciliation
 from beiran.gossip.possession.owner_log import Possession
-from beiran.gossip.possession.push_pull import AntiEntropy
+from beiran.gossip.possession.push_pull import PushPull
+from beiran.gossip.requests import DescriptionRequest, ProbeRequest, PushPullRequest, Request
+from beiran.gossip.tables import Tables
 from beiran.gossip.timers import (
     BeaconDue,
     ExtraProbeEnds,
@@ -77,92 +88,82 @@ from beiran.sansio.wire import OtherCluster
 if TYPE_CHECKING:
     from random import Random
 
-FAREWELL_RETRY_S = 0.1
-FAREWELL_TRIES = 4
-GOODBYE_S = 1.0  # whoever left this lately and still speaks is on its way out, and not asked why
-
-
-class Remembered(Struct, frozen=True):
-    """What an earlier life knew of a member: where it was, and what it held at which version."""
-
-    member: Member
-    version: int
-    holdings: tuple[Holding, ...]
-
 
 class GossipNode:
-    """The protocol core of one node.
+    """The gossip core of one node.
 
     Args:
-      own: ourselves; alive, with the generation of this life.
-      cluster: its name; packets of others are counted and ignored.
-      version: of our holdings when we last ran, or the wall clock's milliseconds, whichever is
-        larger; never 0.
-      holdings: what we held then.
-      remembered: members of that life. descriptions: of images that it knew.
-      codec: if not this release's own; simulations hand in others.
-      common: all that we know from the beginning, ourselves included; version, holdings,
-        remembered and descriptions are then in it.
+      own: this node; alive, with the generation of this life.
+      tables: what it knows when it begins, itself included.
+      codec: of its cluster; simulations hand in those of other releases.
     """
 
     def __init__(
         self,
         own: Member,
+        tables: Tables,
         *,
-        cluster: str,
+        codec: Codec,
         config: GossipConfig,
         random: "Random",
         now: float,
-        version: int,
-        holdings: Iterable[Holding] = (),
-        remembered: Iterable[Remembered] = (),
-        descriptions: Iterable[ImageDescription] = (),
-        codec: Codec | None = None,
-        common: CommonPicture | None = None,
     ) -> None:
-        self._members = Membership(own, random, common)
-        self._context = Context(config, codec or Codec(cluster), random, self._members, now)
-        self._possession = Possession(tombstones_max=config.tombstones_max)
-        self._dissemination = Dissemination(self._context)
-        self._verdicts = Verdicts(self._context, self._dissemination)
+        self._members = MemberTable(own, random, tables)
+        context = self._context = Context(config, codec, random, self._members, now)
+        self._possession = Possession(
+            tables.logs, tables.holders, tombstones_max=config.tombstones_max
+        )
+        self._dissemination = Dissemination(context)
+        self._awareness = Awareness(context)
+        self._suspicions = Suspicions(context)
         self._detector = FailureDetector(
-            self._context,
-            self._dissemination,
-            unreachable=lambda node: self._verdicts.accuse(node, refused=False),
-            suspicion_news=self._verdicts.suspicion_news,
+            context, self._dissemination, self._awareness, self._suspicions
         )
-        self._anti_entropy = AntiEntropy(self._context, self._possession)
-        self._descriptions = Descriptions(self._context, self._possession)
-        self._reconciliation = Reconciliation(
-            self._context,
-            self._possession,
+        self._watches = RingWatch(context)
+        self._changes = MemberChanges(
+            context,
             self._dissemination,
-            self._descriptions,
-            self._anti_entropy,
-            self._verdicts,
+            self._awareness,
+            self._suspicions,
+            self._detector,
+            self._watches,
         )
-        self._discovery = Discovery(self._context, self._anti_entropy, self._detector)
-        self._verdicts.detector = self._detector
-        self._verdicts.recall = self._discovery.recall
-        self._farewells: dict[NodeId, int] = {}
-        self._farewell_news: NewsItem | None = None
-        self._seen_picture = self._members.picture
-        if common is None:
-            self._restore(version, holdings, remembered, descriptions)
-        else:
-            self._possession.share(common.logs, common.holders)
-            self._descriptions.share(common.descriptions)
+        self._own = OwnMember(context, self._dissemination, self._awareness, self._changes)
+        self._leaving = LeaveBroadcast(context, self._detector, self._own, self._watches)
+        self._suspicion = SuspicionProtocol(
+            context,
+            self._dissemination,
+            self._awareness,
+            self._suspicions,
+            self._detector,
+            self._watches,
+            self._changes,
+            self._own,
+        )
+        self._updates = MemberUpdates(
+            context, self._dissemination, self._changes, self._own, self._suspicion
+        )
+        self._descriptions = Descriptions(context, self._possession, tables.descriptions)
+        self._holdings = Holdings(
+            context, self._possession, self._dissemination, self._descriptions
+        )
+        self._push_pull = PushPull(
+            context, self._possession, self._holdings, self._updates, self._suspicion, self._own
+        )
+        self._discovery = Discovery(context, self._push_pull, self._detector)
+        if tables.remembered:
+            context.set_timer(RememberedReapDue(), config.forget_s)
 
     # --- what is known ----------------------------------------------------------------------
 
     @property
     def own(self) -> Member:
-        """Ourselves."""
+        """This node."""
         return self._members.own
 
     @property
-    def members(self) -> Membership:
-        """Everybody. To be read only."""
+    def members(self) -> MemberTable:
+        """All members. To be read only."""
         return self._members
 
     @property
@@ -177,64 +178,56 @@ class GossipNode:
 
     @property
     def counters(self) -> dict[str, int]:
-        """What happened how often since the start."""
+        """How often each thing happened since the start."""
         return self._context.counters
 
     @property
     def local_health(self) -> int:
         """Lifeguard's local health multiplier: 0 is well, more is worse."""
-        return self._detector.local_health
+        return self._awareness.local_health
+
+    @property
+    def deaf(self) -> bool:
+        """Whether others are online for all this node knows, but none was heard for a while."""
+        return self._awareness.deaf
+
+    @property
+    def last_heard(self) -> dict[NodeId, float]:
+        """When this node last received a packet of each online member, of those that sent one."""
+        return self._awareness.last_heard()
+
+    @property
+    def leave_acknowledged(self) -> bool:
+        """After ``leave``: whether the members that must know have acknowledged it."""
+        return self._leaving.acknowledged
 
     @property
     def sizes(self) -> dict[str, int]:
-        """How much is kept in each of the tables that come and go: all have limits."""
+        """How many entries each of the tables has that come and go: all have limits."""
         return {
-            "rumours": len(self._dissemination),
-            "suspicions": self._verdicts.suspicion_count,
+            "updates": len(self._dissemination),
+            "suspicions": len(self._suspicions),
             "probes": self._detector.probe_count,
             "relays": self._detector.relay_count,
-            "exchanges": self._anti_entropy.exchange_count,
+            "exchanges": self._push_pull.count,
             "wanted": self._descriptions.wanted_count,
             "timers": len(self._context.timers),
-            "heard": self._verdicts.heard_count,
+            "heard": self._awareness.heard_count,
             "tombstones": self._possession.tombstones_most,
         }
 
-    @property
-    def hears_nobody(self) -> bool:
-        """Whether others are online for all we know, but none has been heard for a while."""
-        return self._verdicts.hears_nobody
-
-    @property
-    def remembered(self) -> list[Member]:
-        """Members of an earlier life that have not shown themselves yet."""
-        return list(self._discovery.remembered.values())
-
-    def last_heard(self) -> dict[NodeId, float]:
-        """When each online member was last heard with our own ears; not everyone has been."""
-        return self._verdicts.last_heard()
-
-    @property
-    def farewell_heard(self) -> bool:
-        """After ``leave``: whether those who look after us know that we go."""
-        return not self._farewells
-
     # --- inputs: the operator and the engine ------------------------------------------------
 
-    def start(self, *, now: float, beacons: bool = True, settled: bool = False) -> list[Effect]:
-        """Begin to gossip. ``settled``: go on as one that has done so for long."""
+    def start(self, *, now: float, beacons: bool = True) -> list[Effect]:
+        """Begin to gossip. ``beacons``: send beacons too."""
         self._begin(now)
-        self._discovery.beacons = beacons
         self._detector.start()
-        if settled:
-            self._discovery.go_on()
-            self._verdicts.rewatch()
-        else:
-            self._discovery.start()
+        self._discovery.start(beacons=beacons)
+        self._watches.update()
         return self._end()
 
     def join(self, addresses: Iterable[Address], *, now: float) -> list[Effect]:
-        """Get in touch with these addresses, and again until somebody there answers."""
+        """Get in touch with these addresses, and again until an agent there answers."""
         self._begin(now)
         self._discovery.join(addresses)
         return self._end()
@@ -246,43 +239,36 @@ class GossipNode:
         *,
         now: float,
     ) -> list[Effect]:
-        """We hold these images now, under these names. ``descriptions``: of those that are new."""
+        """This node holds these images now, under these names. ``descriptions``: of new ones."""
         self._begin(now)
         for description in descriptions:
             self._descriptions.learn(description)
-        self._reconciliation.change_own(holdings, ())
+        self._holdings.change_own(holdings, ())
         return self._end()
 
     def release(self, images: Sequence[Digest], *, now: float) -> list[Effect]:
-        """We no longer hold these images."""
+        """This node no longer holds these images."""
         self._begin(now)
-        self._reconciliation.change_own((), images)
+        self._holdings.change_own((), images)
         self._descriptions.drop_unheld(images)
         return self._end()
 
     def move_to(self, address: Address, *, now: float) -> list[Effect]:
-        """Our address has changed: tell everybody the new one."""
+        """This node's address has changed: announce the new one."""
         self._begin(now)
-        if address != self.own.address:
-            self._verdicts.move_to(address)
+        self._own.move_to(address)
         return self._end()
 
     def leave(self, *, now: float) -> list[Effect]:
-        """Say goodbye; ``farewell_heard`` tells when the process may end."""
+        """Leave the cluster. The process may end once ``leave_acknowledged``."""
         self._begin(now)
-        own = self.own.node
-        neighbours = self._members.neighbours(own, self._context.config.watchers, step=-1)
-        neighbours += self._members.some(self._context.config.fanout)
-        self._farewell_news = self._verdicts.leave()
-        self._verdicts.rewatch()
-        self._farewells = {node: FAREWELL_TRIES for node in neighbours if node != own}
-        self._say_farewell()
+        self._leaving.begin()
         return self._end()
 
     # --- inputs: the network ----------------------------------------------------------------
 
     def receive_datagram(self, data: bytes, source: Address, *, now: float) -> list[Effect]:
-        """A datagram has come from ``source``. What cannot be read is counted and ignored."""
+        """A datagram has come from ``source``. Bytes that cannot be read are counted only."""
         self._begin(now)
         self._context.counters["datagrams_received"] += 1
         try:
@@ -291,57 +277,19 @@ class GossipNode:
         except BadPacket as error:
             self._count_bad(error)
             return self._end()
-        if isinstance(message, Beacon):
-            self._on_beacon(message)
-            return self._end()
-        if message.sender == self.own.node:
+        if message.sender == self.own.node and not isinstance(message, Beacon):
             return self._end()  # our own, or of another that uses our UUID
-        self._verdicts.hear(message.sender)
+        self._suspicion.hear(message.sender)
         for told, item in news:
             self._on_news(told, item, message.sender)
-        match message:
-            case Ping():
-                self._on_ping(message, source)
-            case Ack():
-                self._detector.on_ack(message, source)
-                self._farewells.pop(message.sender, None)
-                self._catch_up(message)
-                self._meet(message.sender, source, message.state_hash)
-            case PingReq():
-                self._detector.on_ping_req(message, source)
-            case Nack():
-                self._detector.on_nack(message)
-            case Want():
-                member = self._members.get(message.sender)
-                if member is not None and member.address == source:  # else it may be forged
-                    self._descriptions.answer(source, message.images)
-            case Described():
-                self._descriptions.on_described(message)
-            case Gossip():
-                pass
+        self._on_datagram(message, source)
         return self._end()
 
     def receive_request(self, data: bytes, *, now: float) -> tuple[bytes | None, list[Effect]]:
         """A request has come over TCP. Returns its reply, or None if it cannot be read."""
         self._begin(now)
         try:
-            message = self._context.codec.decode_stream_untrusted(data)
-            reply: SyncVector | SyncExchange | StreamAck | Described
-            match message:
-                case SyncBegin():
-                    reply = self._anti_entropy.vector_for(message)
-                    self._verdicts.hear(message.sender.node)
-                    self._reconciliation.on_alive_directly(message.sender)
-                case SyncExchange():
-                    self._reconciliation.apply_exchange(message)
-                    reply = self._anti_entropy.answer_wants(message.wants)
-                case StreamPing():
-                    self._verdicts.hear(message.sender)
-                    reply = StreamAck(self.own.node)
-                case Want():
-                    reply = self._descriptions.answer_stream(message.images)
-                case _:
-                    raise BadPacket("a reply where a request was expected")
+            reply = self._answer(self._context.codec.decode_stream_untrusted(data))
         except BadPacket as error:
             self._count_bad(error)
             return None, self._end()
@@ -350,57 +298,33 @@ class GossipNode:
     def receive_reply(self, token: int, data: bytes, *, now: float) -> list[Effect]:
         """The reply to a ``SendRequest`` has come."""
         self._begin(now)
+        request = self._context.requests.pop(token, None)
         try:
-            message = self._context.codec.decode_stream_untrusted(data)
-            if isinstance(message, SyncVector):
-                self._verdicts.reached_by_tcp(message.sender.node)
-            elif isinstance(message, SyncExchange | StreamAck | Described):
-                self._verdicts.reached_by_tcp(message.sender)
-            match message:
-                case SyncVector() if self._anti_entropy.awaits(token):
-                    asked = self._anti_entropy.address_asked(token)
-                    self._discovery.answered(asked, message.sender.node)
-                    self._reconciliation.on_vector(token, message)
-                case SyncExchange() if self._anti_entropy.awaits(token):
-                    self._reconciliation.apply_exchange(message)
-                    self._anti_entropy.finish(token)
-                case StreamAck() if self._detector.on_stream_ack(token, message.sender):
-                    self._verdicts.hear(message.sender)
-                case Described() if self._descriptions.on_reply(token, message):
-                    pass
-                case _:  # what it should have answered has failed, and is not waited for
-                    raise BadPacket("a reply that fits no request of ours")
+            self._on_reply(request, self._context.codec.decode_stream_untrusted(data))
         except BadPacket as error:
             self._count_bad(error)
-            self._fail(token, refused=False)
         return self._end()
 
     def request_failed(self, token: int, *, refused: bool, now: float) -> list[Effect]:
-        """A ``SendRequest`` got no reply. ``refused``: the host says that nobody listens there."""
+        """A ``SendRequest`` got no reply. ``refused``: the host says that no process listens."""
         self._begin(now)
         self._context.counters["requests_failed"] += 1
-        self._fail(token, refused=refused)
+        request = self._context.requests.pop(token, None)
+        if refused and isinstance(request, ProbeRequest | PushPullRequest) and request.node:
+            self._suspicion.on_tcp_refused(request.node)
         return self._end()
 
     def refused(self, address: Address, *, now: float) -> list[Effect]:
-        """A host says that nobody listens on its agent's UDP port (ICMP port unreachable)."""
+        """A host says that no process listens on its agent's UDP port (ICMP port unreachable)."""
         self._begin(now)
-        member = self._members.at(address)
-        if member is not None and member.node in self._verdicts.last_heard():
-            self._verdicts.accuse(member.node, refused=True)
+        self._suspicion.on_udp_refused(address)
         return self._end()
 
     def watch_broken(self, node: NodeId, *, refused: bool, now: float) -> list[Effect]:
-        """A watched member cannot be connected to; ``refused``: it was, and its host says that
-        nobody listens now."""
+        """A watched member cannot be connected to. ``refused``: it could be, and its host says that
+        no process listens now."""
         self._begin(now)
-        member = self._members.get(node)
-        if member is not None and member.status.online:
-            if refused:
-                self._verdicts.reached_by_tcp(node)
-                self._verdicts.refused_by(node)
-            else:
-                self._detector.probe_now(node)
+        self._suspicion.on_watch_broken(node, refused=refused)
         return self._end()
 
     # --- inputs: time -----------------------------------------------------------------------
@@ -413,180 +337,144 @@ class GossipNode:
         """Do whatever is due."""
         self._begin(now)
         while (timer := self._context.timers.pop_due(now)) is not None:
-            self._handle(timer)
+            self._on_timer(timer)
         return self._end()
 
-    def _handle(self, timer: Timer) -> None:
-        match timer:
-            case ProbeDue():
-                self._detector.next_round()
-            case PingRetryDue(probe=number):
-                self._detector.retry(number)
-            case IndirectProbeDue(probe=number):
-                self._detector.ask_others(number)
-            case ExtraProbeEnds(probe=number):
-                self._detector.conclude_extra(number)
-            case NackDue(probe=number):
-                self._detector.relay_unanswered(number)
-            case SuspicionDue(node=node):
-                self._verdicts.verdict(node)
-            case RewatchDue():
-                self._verdicts.rewatch()
-            case ReapDue(node=node):
-                self._forget(node)
-            case RememberedReapDue():
-                self._forget_remembered()
-            case SecondPushDue():
-                self._dissemination.push_again()
-            case GossipTickDue():
-                self._dissemination.push_tick()
-            case PushPullDue():
-                self._anti_entropy.begin_scheduled()
-            case WantDue():
-                self._descriptions.ask_again()
-            case BeaconDue():
-                self._discovery.call()
-            case ReconnectDue():
-                self._discovery.try_lost()
-            case SeedsDue():
-                self._discovery.try_seeds()
-            case LeaveRepeatDue():
-                self._say_farewell()
-            case _:
-                assert_never(timer)
+    # --- inside -----------------------------------------------------------------------------
 
     def _begin(self, now: float) -> None:
         context = self._context
         context.now = max(now, context.now)
         deadline = context.timers.next_deadline()
         if deadline is not None and context.now - deadline > context.config.pause_s:
-            # What was due long ago was not done: it is we who were away, not the others.
-            late = context.now - deadline
+            # A timer is overdue: it is this process that did not run, not the others.
+            late_s = context.now - deadline
             context.counters["pauses"] += 1
-            context.timers.shift(late)
-            self._verdicts.was_away(late)
+            context.timers.shift(late_s)
+            self._suspicion.was_away(late_s)
 
     def _end(self) -> list[Effect]:
         self._dissemination.flush()
         self._descriptions.flush()
-        context = self._context
-        if self._members.picture != self._seen_picture:
-            self._seen_picture = self._members.picture
-            self._anti_entropy.changed_at = context.now
-        return context.take_effects()
+        self._push_pull.note_state()
+        return self._context.take_effects()
 
     def _on_news(self, news: News, item: NewsItem, heard_from: NodeId) -> None:
         if isinstance(news, Delta):
-            self._reconciliation.on_delta(news, item, heard_from)
+            fetch = self._holdings.on_delta(news, item, heard_from)
         elif isinstance(news, Ahead):
-            self._reconciliation.on_ahead(news, heard_from)
+            fetch = self._holdings.on_ahead(news, heard_from)
         else:
-            self._verdicts.on_news(news, item, heard_from, eager=True)
-
-    # --- members ----------------------------------------------------------------------------
-
-    def _on_ping(self, message: Ping, source: Address) -> None:
-        member = self._members.get(message.sender)
-        news: tuple[NewsItem, ...] = ()
-        if self._farewell_news is not None:
-            news = (self._farewell_news,)
-        elif member is not None and member.status.online:  # a stranger's source may be forged
-            suspicion = self._verdicts.suspicion_news(message.sender)
-            news = self._dissemination.piggyback(picture=message.state_hash, first=suspicion)
-        ack = Ack(message.probe, self.own.node, self._members.picture, news)
-        self._context.send(source, ack, confirmed=self._detector.answered_lately(message.sender))
-        self._meet(message.sender, source, message.state_hash)
-
-    def _catch_up(self, ack: Ack) -> None:
-        member = self._members.get(ack.sender)
-        if member is not None and member.status.online:
-            self._dissemination.catch_up(member, ack.state_hash)
-
-    def _meet(self, node: NodeId, source: Address, picture: int) -> None:
-        """A member has shown itself and its picture: compare, or get to know it."""
-        member = self._members.get(node)
-        if member is not None and member.status.online:
-            self._anti_entropy.compare(member, picture)
-        elif not self._verdicts.leaving and not self._says_goodbye(member):
-            address = member.address if member is not None else source
-            self._anti_entropy.soon(address, node, within_s=STRANGER_SYNC_S)
-
-    def _says_goodbye(self, member: Member | None) -> bool:
-        if member is None or member.status != Status.LEFT:
-            return False
-        left_at = self._members.offline_since(member.node)
-        return left_at is not None and self._context.now - left_at < GOODBYE_S
-
-    def _on_beacon(self, beacon: Beacon) -> None:
-        alive = beacon.alive
-        if alive.node != self.own.node:
-            self._context.counters["beacons_received"] += 1
-            self._verdicts.hear(alive.node)
-        self._reconciliation.on_alive_directly(alive)
-        member = self._members.get(alive.node)
-        if alive.node == self.own.node or member is None or self._verdicts.leaving:
+            self._updates.on_news(news, item, heard_from)
             return
-        if not member.status.online:  # it does not know that it was declared down
-            if self._discovery.responds_to(alive.node):
-                self._anti_entropy.soon(member.address, alive.node, within_s=STRANGER_SYNC_S)
-        elif beacon.state_hash != self._members.picture and self._discovery.responds_to(alive.node):
-            # It may be new here, and leave again before a push-pull tells it who we are.
-            hello = self._context.codec.encode_news(Alive.of(self.own))
-            self._detector.say(member, hello)
+        if fetch:
+            self._push_pull.begin_soon_with(self._members.get(heard_from))
 
-    def _forget(self, node: NodeId) -> None:
-        if self._verdicts.forget(node):
-            self._descriptions.drop_unheld(self._possession.forget(node))
+    def _on_datagram(self, message: Datagram, source: Address) -> None:
+        match message:
+            case Ping():
+                self._detector.on_ping(message, source, only=self._leaving.item)
+                self._push_pull.meet(message.sender, source, message.state_hash)
+            case Ack():
+                self._detector.on_ack(message, source)
+                self._leaving.on_ack(message.sender)
+                self._dissemination.catch_up(message.sender, message.state_hash)
+                self._push_pull.meet(message.sender, source, message.state_hash)
+            case PingReq():
+                self._detector.on_ping_req(message, source)
+            case Nack():
+                self._accuse(self._detector.on_nack(message))
+            case Gossip():
+                pass  # its news has been read
+            case Beacon():
+                self._updates.on_alive_itself(message.alive)
+                self._discovery.on_beacon(message)
+            case Want():
+                self._descriptions.on_want(message, source)
+            case Described():
+                self._descriptions.on_described(message)
+            case _:
+                assert_never(message)
 
-    def _forget_remembered(self) -> None:
-        for node in list(self._discovery.remembered):
-            self._discovery.recall(node)
-            if node not in self._members:
-                self._members.forget(node)
-                self._context.emit(MemberForgotten(node))
-                self._descriptions.drop_unheld(self._possession.forget(node))
+    def _answer(self, message: Stream) -> Stream:
+        match message:
+            case SyncBegin():
+                return self._push_pull.answer_begin(message)
+            case SyncExchange():
+                return self._push_pull.answer_exchange(message)
+            case StreamPing():
+                self._suspicion.hear(message.sender)
+                return StreamAck(self.own.node)
+            case Want():
+                return self._descriptions.answer_stream(message.images)
+            case SyncVector() | StreamAck() | Described():
+                raise BadPacket("a reply where a request was expected")
+            case _:
+                assert_never(message)
 
-    def _say_farewell(self) -> None:
-        for node, tries in list(self._farewells.items()):
-            member = self._members.get(node)
-            if tries == 0 or member is None or self._farewell_news is None:
-                del self._farewells[node]
-                continue
-            self._farewells[node] = tries - 1
-            self._detector.say(member, self._farewell_news)
-        if self._farewells:
-            self._context.set_timer(LeaveRepeatDue(), FAREWELL_RETRY_S)
+    def _on_reply(self, request: Request | None, message: Stream) -> None:
+        if isinstance(message, SyncVector):
+            self._awareness.note_tcp_answer(message.sender.node)
+        elif isinstance(message, SyncExchange | StreamAck | Described):
+            self._awareness.note_tcp_answer(message.sender)
+        match request, message:
+            case PushPullRequest(), SyncVector():
+                self._discovery.on_answer(request.address, message.sender.node)
+                self._push_pull.on_vector(request, message)
+            case PushPullRequest(), SyncExchange():
+                self._push_pull.on_exchange(request, message)
+            case ProbeRequest(), StreamAck():
+                self._detector.on_stream_ack(request, message.sender)
+                self._suspicion.hear(message.sender)
+            case DescriptionRequest(), Described():
+                self._descriptions.on_described(message)
+            case _:  # of the combinations that are left none is right
+                raise BadPacket("a reply that fits no request of ours")
 
-    # --- requests ---------------------------------------------------------------------------
+    def _on_timer(self, timer: Timer) -> None:
+        match timer:
+            case ProbeDue():
+                self._accuse(self._detector.end_round())
+                self._detector.begin_round()
+            case PingRetryDue(probe=number):
+                self._detector.retry(number)
+            case IndirectProbeDue(probe=number):
+                self._detector.probe_indirectly(number)
+            case ExtraProbeEnds(probe=number):
+                self._accuse(self._detector.end_extra(number))
+            case NackDue(probe=number):
+                self._detector.send_nack(number)
+            case SuspicionDue(node=node):
+                self._suspicion.decide(node)
+            case ReapDue(node=node):
+                self._holdings.forget([node] if self._changes.reap(node) else [])
+            case RememberedReapDue():
+                self._holdings.forget(self._changes.reap_remembered())
+            case RewatchDue():
+                self._watches.update()
+            case SecondPushDue():
+                self._dissemination.push_again()
+            case GossipTickDue():
+                self._dissemination.push_tick()
+            case PushPullDue():
+                self._push_pull.begin_scheduled()
+            case WantDue():
+                self._descriptions.ask_again()
+            case BeaconDue():
+                self._discovery.send_beacon()
+            case ReconnectDue():
+                self._discovery.try_lost()
+            case SeedsDue():
+                self._discovery.try_seeds()
+            case LeaveRepeatDue():
+                self._leaving.repeat()
+            case _:
+                assert_never(timer)
 
-    def _fail(self, token: int, *, refused: bool) -> None:
-        probed = self._detector.stream_failed(token)
-        if probed is not None and refused:
-            self._verdicts.refused_by(probed)
-        exchange = self._anti_entropy.failed(token)
-        if exchange is not None and exchange.node is not None and refused:
-            self._verdicts.refused_by(exchange.node)
-        self._descriptions.on_reply(token, None)
+    def _accuse(self, unreachable: Iterable[NodeId]) -> None:
+        for node in unreachable:
+            self._suspicion.accuse(node)
 
     def _count_bad(self, error: BadPacket) -> None:
         other = isinstance(error, OtherCluster)
         self._context.counters["other_cluster_packets" if other else "bad_packets"] += 1
-
-    def _restore(
-        self,
-        version: int,
-        holdings: Iterable[Holding],
-        remembered: Iterable[Remembered],
-        descriptions: Iterable[ImageDescription],
-    ) -> None:
-        own = self.own.node
-        self._possession.restore(own, version, holdings)
-        self._members.set_version(own, version)
-        self._seen_picture = self._members.picture
-        others = [old for old in remembered if old.member.node != own]
-        for old in others:
-            self._possession.restore(old.member.node, old.version, old.holdings)
-            self._members.set_version(old.member.node, old.version)
-        self._discovery.remember(old.member for old in others)
-        self._descriptions.restore(descriptions)
-        self._context.set_timer(RememberedReapDue(), self._context.config.forget_s)

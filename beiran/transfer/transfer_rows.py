@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from beiran.api.models import Transfer
-from beiran.gossip.membership.member_table import Membership
+from beiran.gossip.membership.member_table import MemberTable
 from beiran.ids import NodeId, digest_text, node_id_text
 from beiran.transfer.blob_download import BlobDownload
 from beiran.transfer.local_blobs import LocalBlobs
@@ -25,7 +25,7 @@ class TransferRows:
     """Lists this node's transfers, and counts the bytes of all since the start."""
 
     def __init__(
-        self, driver: SwarmDriver, uploads: Uploads, local: LocalBlobs, members: Membership
+        self, driver: SwarmDriver, uploads: Uploads, local: LocalBlobs, members: MemberTable
     ) -> None:
         self._driver: Final = driver
         self._uploads: Final = uploads

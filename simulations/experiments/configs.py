@@ -16,7 +16,7 @@ MEMBERLIST: Final = replace(
     OURS,
     suspicion_alpha=5.0,  # memberlist SuspicionMult when the paper was written; 4 since
     suspicion_beta=6.0,  # SuspicionMaxTimeoutMult
-    by_picture=False,
+    by_state_hash=False,
     push_tick_s=0.2,  # GossipInterval, to GossipNodes = 3
     ping_retry_s=0.0,
     self_doubt=False,

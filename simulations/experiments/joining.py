@@ -64,7 +64,7 @@ def join(case: Joining) -> Joined:
     node = world.add(join=[hosts[0]]).node
 
     def knows() -> bool:
-        return node.members.picture == hosts[0].node.members.picture
+        return node.members.state_hash == hosts[0].node.members.state_hash
 
     known_s = world.run_until(knows, within_s=JOIN_WITHIN_S, every_s=0.005)
     picture_bytes = _sent(world) - before

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from beiran.gossip.config import DATAGRAM_BYTES_MAX
-from beiran.gossip.dissemination import RUMOURS_MAX
+from beiran.gossip.dissemination import UPDATES_MAX
 from beiran.gossip.effects import Effect, HoldingsChanged, MemberChanged
 from beiran.gossip.membership.failure_detector import RELAYS_MAX
 from beiran.gossip.membership.member import Status
@@ -130,7 +130,7 @@ class Checkers(kernel.Checkers):
         node = host.node
         sizes, members = node.sizes, len(node.members)
         limits = {
-            "rumours": RUMOURS_MAX,
+            "updates": UPDATES_MAX,
             "suspicions": members,
             "probes": WATCHED_PROBES_MAX + members,
             "relays": RELAYS_MAX,
@@ -151,7 +151,7 @@ class Checkers(kernel.Checkers):
         world = self._world
         online = [host for host in world.online() if not host.clone]
         ids = sorted(host.id for host in online)
-        hashes = {host.node.members.picture: host.name for host in online}
+        hashes = {host.node.members.state_hash: host.name for host in online}
         if len(hashes) > 1:
             self.fail("views differ", f"{', '.join(hashes.values())} have different state hashes")
         for host in self._some(online):

@@ -8,7 +8,7 @@ from simulations.gossip.host import Host
 
 def converged(hosts: Sequence[Host]) -> bool:
     """Whether each of ``hosts`` sees exactly ``hosts`` as online, and what each of them holds."""
-    hashes = {host.node.members.picture for host in hosts}
+    hashes = {host.node.members.state_hash for host in hosts}
     if len(hashes) > 1:  # quick, and nearly always enough
         return False
     ids = {host.id for host in hosts}

@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from beiran.gossip.codec import Codec
 from beiran.gossip.membership.member import Address
-from beiran.gossip.node import GossipNode, Remembered
+from beiran.gossip.node import GossipNode
+from beiran.gossip.tables import Remembered
 from beiran.ids import Digest, NodeId
 from beiran.oci.images import Holding, ImageDescription
 from simulations.kernel import host as kernel
@@ -104,7 +105,7 @@ class Host(kernel.Host):
         node, own = self.node, self.id
         images: dict[Any, None] = {}
         remembered = []
-        for member in [*node.members.all(), *node.remembered]:
+        for member in [*node.members.all(), *node.members.remembered.values()]:
             held = tuple(node.possession.holdings(member.node))
             images.update((h.image, None) for h in held)
             if member.node != own:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from beiran.gossip.effects import Effect
-from beiran.gossip.node import Remembered
+from beiran.gossip.tables import Remembered
 from beiran.store.restore import Restored
 from beiran.store.store import Store
 from simulations.gossip.host import CLUSTER, Disk, Host
@@ -134,7 +134,7 @@ def _differences(host: Host, restored: Restored) -> list[str]:
             texts.append(f"{host.name}'s database has other images of {member.name}")
         elif row.version != node.possession.version(member.node):
             texts.append(f"{host.name}'s database has {member.name} at version {row.version}")
-    remembered = {member.node for member in node.remembered}
+    remembered = node.members.remembered
     texts += [
         f"{host.name}'s database has {row.member.name}, which its core does not know"
         for row in rows.values()

@@ -25,17 +25,18 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from beiran.gossip.codec import Codec
-from beiran.gossip.common import CommonPicture
 from beiran.gossip.config import GossipConfig
 from beiran.gossip.effects import Broadcast, Effect, SendDatagram, SendRequest, Unwatch, Watch
 from beiran.gossip.membership.member import Address, Member, Status
 from beiran.gossip.node import GossipNode
+from beiran.gossip.tables import Tables
 from beiran.ids import Digest, NodeId
 from beiran.oci.images import Holding, ImageDescription
 from simulations.gossip import convergence
 from simulations.gossip.codecs import CarriedCodec, MemoCodec
 from simulations.gossip.host import CLUSTER, Disk, Host, kind_of
 from simulations.gossip.images import description, digest, holding
+from simulations.gossip.overlay import CommonState
 from simulations.gossip.requests import Requests
 from simulations.gossip.watches import Watches
 from simulations.kernel import world as kernel
@@ -161,13 +162,13 @@ class World(kernel.World[Host]):
             members.append(own)
             versions.append(int(clock.wall_s(self.now) * 1000))
             held.append([holdings[name] for name in names])
-        common = CommonPicture.of(zip(members, versions, held, strict=True), descriptions.values())
+        common = CommonState.of(zip(members, versions, held, strict=True), descriptions.values())
         for own in members:
-            host = self._put(own, LAN, self._codec, Disk(), common)
+            host = self._put(own, LAN, self._codec, Disk(), common.tables())
             host.engine = {h.image: h for h in held[host.number]}
         for host in self.hosts:
             now = host.clock.local(self.now)
-            for effect in host.node.start(now=now, beacons=self.beacons, settled=True):
+            for effect in host.node.start(now=now, beacons=self.beacons):
                 if isinstance(effect, Watch):
                     peer = self.machines.at(effect.address)
                     assert peer is not None
@@ -387,14 +388,14 @@ class World(kernel.World[Host]):
     def _end_when_acknowledged(self, host: Host, life: int, at_last: float) -> None:
         if host.life != life or not host.running:
             return
-        if host.node.farewell_heard or self.now >= at_last:
+        if host.node.leave_acknowledged or self.now >= at_last:
             self.kill(host)
         else:
             again = self._end_when_acknowledged
             self.schedule(self.now + LEAVE_POLL_S, again, host, life, at_last)
 
     def _put(
-        self, own: Member, lan: str, codec: Codec, disk: Disk, common: CommonPicture | None = None
+        self, own: Member, lan: str, codec: Codec, disk: Disk, tables: Tables | None = None
     ) -> Host:
         """Add a machine with an agent that has not started yet."""
         number, clock = len(self.hosts), HostClock()
@@ -405,7 +406,7 @@ class World(kernel.World[Host]):
             lan=lan,
             id=own.node,
             codec=codec,
-            node=self._core(own, codec, clock, disk, life=1, number=number, common=common),
+            node=self._core(own, codec, clock, disk, life=1, number=number, tables=tables),
             path_random=stream(self.seed, "path", number),
             clock=clock,
             disk=disk,
@@ -430,20 +431,23 @@ class World(kernel.World[Host]):
         disk: Disk,
         life: int,
         number: int,
-        common: CommonPicture | None = None,
+        tables: Tables | None = None,
     ) -> GossipNode:
+        if tables is None:
+            tables = Tables.restored(
+                own,
+                max(disk.version + 1, int(clock.wall_s(self.now) * 1000)),
+                holdings=disk.holdings,
+                remembered=disk.remembered,
+                descriptions=disk.descriptions,
+            )
         return GossipNode(
             own,
-            cluster=CLUSTER,
+            tables,
+            codec=codec,
             config=self.config,
             random=stream(self.seed, "core", number, life),
             now=clock.local(self.now),
-            version=max(disk.version + 1, int(clock.wall_s(self.now) * 1000)),
-            holdings=disk.holdings,
-            remembered=disk.remembered,
-            descriptions=disk.descriptions,
-            codec=codec,
-            common=common,
         )
 
 

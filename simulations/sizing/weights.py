@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from beiran.gossip.common import CommonPicture
 from beiran.gossip.effects import Effect, HoldingsChanged, ImageDescribed, MemberChanged
 from beiran.gossip.membership.member import Member, Status
 from beiran.ids import NodeId
@@ -37,11 +36,9 @@ def memory_bytes(owners: Sequence[Sequence[str]], layers: int) -> int:
     if not tracing:
         tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    picture = CommonPicture.of(
-        _owners(owners), [description(name, layers) for name in descriptions]
-    )
+    state = CommonState.of(_owners(owners), [description(name, layers) for name in descriptions])
     after = tracemalloc.get_traced_memory()[0]
-    del picture
+    del state
     if not tracing:
         tracemalloc.stop()
     return after - before

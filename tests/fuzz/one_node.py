@@ -24,6 +24,7 @@ from beiran.gossip.effects import (
 from beiran.gossip.membership.member import Address, Member, Status
 from beiran.gossip.messages import Alive, Datagram, Delta, Gossip, Held, Stream, SyncBegin
 from beiran.gossip.node import GossipNode
+from beiran.gossip.tables import Tables
 from beiran.ids import Digest, NodeId
 from beiran.oci.images import Holding, ImageDescription, LayerDescription
 from beiran.sansio.wire import HEADER_BYTES
@@ -66,13 +67,14 @@ class OneNode:
         self._described: set[Digest] = set()
         self._tokens: list[int] = []
         self._left = False
+        own = Member(OWN, "own", OWN_ADDRESS, 5, 0, Status.ALIVE)
         self.core: Final = GossipNode(
-            Member(OWN, "own", OWN_ADDRESS, 5, 0, Status.ALIVE),
-            cluster=CLUSTER,
+            own,
+            Tables.restored(own, 3),
+            codec=CODEC,
             config=GossipConfig(),
             random=Random(1),
             now=self.now,
-            version=3,
         )
         self.do(self.core.start(now=self.now))
         self.hold(0)
@@ -122,7 +124,7 @@ class OneNode:
                 self._outside(choices)
             case 15:
                 self._engine(choices)
-        self._check_picture()
+        self._check_tables()
 
     def advance(self, seconds: float) -> None:
         """Let time pass, as the driver does: to each deadline on the way; after many, at once."""
@@ -207,7 +209,7 @@ class OneNode:
             (m.node, core.possession.version(m.node), core.possession.holdings(m.node))
             for m in members
         ]
-        return members, held, core.members.picture, core.local_health, core.next_deadline()
+        return members, held, core.members.state_hash, core.local_health, core.next_deadline()
 
     def _bad(self) -> int:
         return sum(self.core.counters[name] for name in _BAD)
@@ -248,10 +250,10 @@ class OneNode:
         rows |= {holding.image for holding in change.held}
         rows -= set(change.released)
 
-    def _check_picture(self) -> None:
+    def _check_tables(self) -> None:
         core = self.core
         members = list(core.members.all())
-        assert core.members.picture == sum(core.members.entry(m.node) for m in members) % 2**63
+        assert core.members.state_hash == sum(core.members.entry(m.node) for m in members) % 2**63
         for member in members:
             held = {holding.image for holding in core.possession.holdings(member.node)}
             assert self._rows.get(member.node, set()) == held, "the store would say another thing"

@@ -124,7 +124,7 @@ def test_all_may_leave_at_once() -> None:
     for host in hosts:
         world.do(host, host.node.leave(now=world.now))
     world.run(10)
-    assert all(host.node.farewell_heard for host in hosts)
+    assert all(host.node.leave_acknowledged for host in hosts)
     assert world.false_offline(hosts) == []
 
 
@@ -170,7 +170,7 @@ def test_an_isolated_host_doubts_itself_for_a_while() -> None:
     world.partition(hosts[:1], hosts[1:])
     world.run(45)
     assert world.false_offline(hosts[1:]) == []
-    assert hosts[0].node.hears_nobody
+    assert hosts[0].node.deaf
     world.heal()
     world.run_until(world.converged, within_s=5)
 

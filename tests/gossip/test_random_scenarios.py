@@ -222,7 +222,7 @@ def run_scenario(seed: int) -> Scenario:
     assert world.converged(), f"it did not stay so:\n{world.differences()}"
     assert versions.backwards == []
     assert false_verdicts(scenario) == []
-    assert len({host.node.members.picture for host in world.running()}) == 1, world.differences()
+    assert len({host.node.members.state_hash for host in world.running()}) == 1, world.differences()
     for host in world.running():
         unheld = [i for i in sorted(host.described) if not host.node.possession.is_held(i)]
         assert not unheld, f"{host.node.own.name} keeps descriptions that nobody needs: {unheld}"

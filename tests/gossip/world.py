@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from random import Random
 
+from beiran.gossip.codec import Codec
 from beiran.gossip.config import DATAGRAM_BYTES_MAX, GossipConfig
 from beiran.gossip.effects import (
     Broadcast,
@@ -20,7 +21,8 @@ from beiran.gossip.effects import (
     Watch,
 )
 from beiran.gossip.membership.member import Address, Member, Status
-from beiran.gossip.node import GossipNode, Remembered
+from beiran.gossip.node import GossipNode
+from beiran.gossip.tables import Remembered, Tables
 from beiran.ids import Digest, NodeId
 from beiran.oci.images import Holding, ImageDescription, LayerDescription
 
@@ -108,14 +110,17 @@ class World:
         own = Member(node_id, name or f"h{number}", address, generation, 0, Status.ALIVE)
         node = GossipNode(
             own,
-            cluster=cluster,
+            Tables.restored(
+                own,
+                version,
+                holdings=holdings,
+                remembered=remembered,
+                descriptions=descriptions,
+            ),
+            codec=Codec(cluster),
             config=self.config,
             random=Random(self.random.getrandbits(32)),
             now=self.now,
-            version=version,
-            remembered=remembered,
-            holdings=holdings,
-            descriptions=descriptions,
         )
         host = Host(node, address, rows=rows or {})
         host.described = {known.image for known in descriptions}
@@ -183,7 +188,7 @@ class World:
 
     def leave(self, host: Host) -> None:
         self.do(host, host.node.leave(now=self.now))
-        self.run_until(lambda: host.node.farewell_heard, within_s=2)
+        self.run_until(lambda: host.node.leave_acknowledged, within_s=2)
         self.kill(host)
 
     def partition(self, *groups: list[Host]) -> None:

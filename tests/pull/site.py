@@ -18,7 +18,8 @@ from beiran.engine.interface import ImageToLoad
 from beiran.engine.no_engine import NoEngine
 from beiran.gossip.effects import HoldingsChanged, MemberChanged
 from beiran.gossip.membership.member import Address, Member, Status
-from beiran.gossip.membership.member_table import Membership
+from beiran.gossip.membership.member_table import MemberTable
+from beiran.gossip.tables import Tables
 from beiran.ids import Digest, NodeId, digest_text
 from beiran.mirror.backend import RepositoryName
 from beiran.oci.images import Holding, RepoDigest
@@ -151,7 +152,7 @@ class Site:
         self,
         stack: PullStack,
         registry: Registry,
-        members: Membership,
+        members: MemberTable,
         store: Store,
         asked: list[Asked],
     ) -> None:
@@ -252,7 +253,8 @@ async def open_site(
         server.answer = registry
         store = Store.open(str(folder / "beiran.db"), node=own, cluster="default")
         stack.callback(store.close)
-        members = Membership(member_at(own, "10.0.0.1"), Random(1))
+        this = member_at(own, "10.0.0.1")
+        members = MemberTable(this, Random(1), Tables.restored(this, 1))
         if own == OWN:
             members.put(member_at(PEER, PEER_HOST), now=0.0)
         opened = await stack.enter_async_context(

@@ -10,7 +10,7 @@ import pytest
 from beiran.errors import SettingsError
 from beiran.gossip.effects import HoldingsChanged, MemberChanged
 from beiran.gossip.membership.member import Member, Status
-from beiran.gossip.membership.suspicion_protocol import Verdicts
+from beiran.gossip.membership.suspicion_protocol import SuspicionProtocol
 from simulations.explore.clusters import CLUSTERS, generate
 from simulations.gossip.catalogue import MAKERS
 from simulations.gossip.checkers import SICK_AFTER_S, Checkers
@@ -63,7 +63,7 @@ def test_random_scenarios_violate_nothing(seed: int) -> None:
 
 
 def test_what_breaks_is_shrunk_to_what_breaks_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Verdicts, "verdict", lambda self, node: None)
+    monkeypatch.setattr(SuspicionProtocol, "decide", lambda self, node: None)
     off = At(6.0, PowerOff(1))
     around = (At(1.0, Hold(0, "a")), At(2.0, Lose(0.02)), At(8.0, Release(0, "a")))
     after = (At(9.0, Clone(3)), At(9.5, Stop(2, 1.0)))

@@ -4,17 +4,20 @@ What a search of random scenarios is worth shows in what it finds.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from beiran.gossip import dissemination
 from beiran.gossip.membership.member import Address, Member, Status
-from beiran.gossip.membership.suspicion_protocol import Verdicts
+from beiran.gossip.membership.member_updates import MemberUpdates
+from beiran.gossip.membership.own_member import OwnMember
+from beiran.gossip.membership.suspicion_protocol import SuspicionProtocol
 from beiran.gossip.messages import Alive, Delta
+from beiran.gossip.possession.holdings import Holdings
 from beiran.gossip.possession.image_descriptions import Descriptions
-from beiran.gossip.possession.merge import Reconciliation
 from beiran.gossip.possession.owner_log import Change, OwnerLog, Possession
-from beiran.gossip.possession.push_pull import AntiEntropy
+from beiran.gossip.possession.push_pull import PushPull
 from beiran.ids import Digest, NodeId
 from beiran.oci.images import Holding
 from simulations.explore.clusters import CLUSTERS
@@ -79,36 +82,34 @@ def floor_stays_when_tombstones_go(patch: pytest.MonkeyPatch) -> None:
 def tombstones_stay_for_ever(patch: pytest.MonkeyPatch) -> None:
     init = Possession.__init__
 
-    def boundless(self: Possession, *, tombstones_max: int) -> None:
-        init(self, tombstones_max=100 * tombstones_max)
+    def boundless(self: Possession, *tables: Any, tombstones_max: int) -> None:
+        init(self, *tables, tombstones_max=100 * tombstones_max)
 
     patch.setattr(Possession, "__init__", boundless)
 
 
 @planted
 def refutation_is_forgotten(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Verdicts, "refute", lambda self, generation, incarnation: None)
+    patch.setattr(OwnMember, "refute", lambda self, generation, incarnation: None)
 
 
 @planted
 def suspicion_never_ends(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Verdicts, "verdict", lambda self, node: None)
+    patch.setattr(SuspicionProtocol, "decide", lambda self, node: None)
 
 
 @planted
 def old_alive_brings_back_who_left(patch: pytest.MonkeyPatch) -> None:
-    put = Verdicts.on_alive
+    take = MemberUpdates._take_alive
 
-    def trusting(
-        self: Verdicts, alive: Alive, raw: object, heard_from: NodeId, *, eager: bool
-    ) -> None:
+    def trusting(self: MemberUpdates, alive: Alive, heard_from: NodeId) -> bool:
         members = self._context.members
         known = members.get(alive.node)
         if known is not None and known.status == Status.LEFT:
             members.forget(alive.node)
-        put(self, alive, raw, heard_from, eager=eager)  # type: ignore[arg-type]
+        return take(self, alive, heard_from)
 
-    patch.setattr(Verdicts, "on_alive", trusting)
+    patch.setattr(MemberUpdates, "_take_alive", trusting)
 
 
 @planted
@@ -132,7 +133,7 @@ def reset_keeps_what_was_there(patch: pytest.MonkeyPatch) -> None:
     def additive(self: Possession, delta: Delta) -> Change | None:
         if delta.since == 0 and self.version(delta.owner) < delta.version:
             known = max(1, self.version(delta.owner))
-            self._own_log(delta.owner).version = known
+            self._changing(delta.owner).version = known
             delta = Delta(delta.owner, known, delta.version, delta.held, delta.released)
         return apply(self, delta)
 
@@ -162,17 +163,17 @@ def picture_misses_status(patch: pytest.MonkeyPatch) -> None:
 
 @planted
 def pictures_are_never_compared(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(AntiEntropy, "compare", lambda self, member, picture: None)
+    patch.setattr(PushPull, "_compare", lambda self, member, state_hash: None)
 
 
 @planted
 def others_knowing_more_of_us_is_ignored(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Reconciliation, "_outgrow", lambda self, version: None)
+    patch.setattr(Holdings, "outgrow", lambda self, version: None)
 
 
 @planted
 def next_version_is_one_that_others_may_have(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("beiran.gossip.possession.merge.OUTGROW_BY_MAX", 1)
+    patch.setattr("beiran.gossip.possession.holdings.OUTGROW_BY_MAX", 1)
 
 
 @planted
@@ -198,7 +199,7 @@ def names_of_a_holding_never_change(patch: pytest.MonkeyPatch) -> None:
 
 @planted
 def address_of_a_member_never_changes(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Verdicts, "move_to", lambda self, address: _check(address))
+    patch.setattr(OwnMember, "move_to", lambda self, address: _check(address))
 
 
 def _check(address: Address) -> None:

@@ -14,7 +14,7 @@ from beiran.agent.api.parameters import check_names, read_boolean, read_node_id
 from beiran.api.models import Change, Prefetch, Prefetching, PullDone, Transfer
 from beiran.errors import ApiError, BadRequest, RemoteProtocolError
 from beiran.gossip.membership.member import Address
-from beiran.gossip.membership.member_table import Membership
+from beiran.gossip.membership.member_table import MemberTable
 from beiran.http.description import (
     IMAGE_REFERENCE,
     PLATFORM,
@@ -88,7 +88,7 @@ class PullRoutes:
         pulls: PullJobs,
         transfers: TransferRows,
         peers: PeerClient,
-        members: Membership,
+        members: MemberTable,
         nursery: trio.Nursery,
         *,
         is_member: Callable[[str], bool],

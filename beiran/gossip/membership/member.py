@@ -1,7 +1,4 @@
-"""A member, and which of two facts about it is the newer.
-
-Source: SWIM §4.2 (suspicion, incarnation); the generation in front of it is ours.
-"""
+"""A member: its address, its status, and the order of the facts about it."""
 
 import ipaddress
 from enum import IntEnum
@@ -37,7 +34,7 @@ class Address(NamedTuple):
 
 
 class Status(IntEnum):
-    """What is known of a member; of two facts equally fresh, the larger number wins."""
+    """What is known of a member. Of two facts about one life the larger number wins."""
 
     ALIVE = 0
     SUSPECT = 1
@@ -60,7 +57,7 @@ class Member(Struct, frozen=True):
 
     Attributes:
       generation: grows at each start of its agent, never below the wall clock's seconds then.
-      incarnation: grows when it refutes a suspicion; starts at 0 with each generation.
+      incarnation: grows when the member refutes a suspicion; 0 at the start of a generation.
     """
 
     node: NodeId
@@ -71,6 +68,11 @@ class Member(Struct, frozen=True):
     status: Status
 
     @property
+    def life(self) -> tuple[int, int]:
+        """Generation and incarnation: only the member itself begins a new one."""
+        return (self.generation, self.incarnation)
+
+    @property
     def precedence(self) -> tuple[int, int, int]:
-        """Of two facts about one node, the one with the larger precedence is right."""
+        """Of two facts about one node, the one with the larger precedence is the newer."""
         return (self.generation, self.incarnation, self.status)

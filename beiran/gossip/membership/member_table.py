@@ -1,52 +1,48 @@
-"""The table of members: which fact wins, who is online, who stands next to whom.
+"""The table of members: which of them are online, and which stand next to each other.
 
 Of two facts about one member the one with the larger ``precedence`` is right: a later generation
-before a later incarnation before the graver status. So merging facts is commutative, associative
-and idempotent, and every node that has heard the same facts has the same table.
+before a later incarnation before the graver status (``merge_rule`` says more). So merging facts is
+commutative, associative and idempotent, and nodes that have heard the same facts have the same
+table.
 
 Members stand on a ring by their IDs (which are random). Ring neighbours are the deterministic part
-of dissemination and of watching; the order of probing is shuffled (SWIM §4.3).
+of dissemination and of connection watches; the order of probing is shuffled (SWIM §4.3).
 """
 
-from bisect import bisect_left, insort
-from collections.abc import Iterator, MutableMapping
+from bisect import bisect_left
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
-from beiran.gossip.common import CommonPicture
-from beiran.gossip.layered import Layered
-from beiran.gossip.membership.member import Address, Member, Status
-from beiran.gossip.possession.state_hash import PICTURE_MODULUS, entry_hash
+from beiran.gossip.membership.member import Address, Member
+from beiran.gossip.possession.state_hash import STATE_HASH_MODULUS, entry_hash
+from beiran.gossip.tables import Tables
 from beiran.ids import NodeId
 
 if TYPE_CHECKING:
     from random import Random
 
 
-class Membership:
-    """Everybody we know of, ourselves included.
+class MemberTable:
+    """All members that this node knows, itself included.
 
     Args:
-      common: what we know from the beginning, ourselves included; else only ourselves.
+      tables: what it begins with, this node included.
+
+    Attributes:
+      state_hash: of the online members and the versions of their holdings.
+      remembered: members of an earlier life that have not shown themselves in this one.
     """
 
-    def __init__(self, own: Member, random: "Random", common: CommonPicture | None = None) -> None:
+    def __init__(self, own: Member, random: "Random", tables: Tables) -> None:
         self.own = own
+        self.state_hash = tables.state_hash
+        self.remembered = tables.remembered
         self._random = random
+        self._members = tables.members
+        self._versions = tables.versions
+        self._ring = tables.ring  # a tuple: cores of a simulation share one until it changes
         self._offline_since: dict[NodeId, float] = {}
         self._to_probe: list[NodeId] = []  # those of this round that were not probed yet
-        self._members: MutableMapping[NodeId, Member]
-        self._versions: MutableMapping[NodeId, int]
-        if common is None:
-            self._members, self._versions = {own.node: own}, {}
-            self._ring: list[NodeId] = [own.node]
-            self.picture = entry_hash(own, 0)
-        else:
-            self._members, self._versions = Layered(common.members), Layered(common.versions)
-            self._ring = common.ring
-            self.picture = common.picture
-        self._ring_is_common = common is not None
 
     def __len__(self) -> int:
         return len(self._members)
@@ -59,28 +55,28 @@ class Membership:
         return self._members.get(node)
 
     def version(self, node: NodeId) -> int:
-        """The version of a member's holdings as we have them; 0 if we know none."""
+        """The version of a member's holdings as this node has them; 0 if it has none."""
         return self._versions.get(node, 0)
 
     def all(self) -> Iterator[Member]:
-        """Every member, ourselves included, in the order we came to know them."""
+        """Every member, this node included, in the order in which they became known."""
         return iter(self._members.values())
 
     @property
     def online_count(self) -> int:
-        """Members that are alive or suspect, ourselves included."""
+        """How many members are alive or suspect, this node included."""
         return len(self._ring)
 
     def ring(self) -> Iterator[NodeId]:
-        """The IDs of those who are online, ourselves included, sorted."""
+        """The IDs of the online members, this node included, sorted."""
         return iter(self._ring)
 
     def online_others(self) -> list[NodeId]:
-        """The ring without ourselves, in its order."""
+        """The ring without this node, in its order."""
         return [node for node in self._ring if node != self.own.node]
 
     def offline_since(self, node: NodeId) -> float | None:
-        """When we came to know that a member is offline, or None if it is not."""
+        """When this node learned that a member is offline, or None if it is not."""
         return self._offline_since.get(node)
 
     def offline(self) -> list[NodeId]:
@@ -88,7 +84,7 @@ class Membership:
         return list(self._offline_since)
 
     def put(self, member: Member, *, now: float, offline_for_s: float = 0.0) -> bool:
-        """Take over a fact if it is newer than what we know. Returns whether it was."""
+        """Take over a fact if it is newer than what is known. Returns whether it was."""
         known = self._members.get(member.node)
         if known is not None and known.precedence >= member.precedence:
             return False
@@ -115,13 +111,10 @@ class Membership:
 
     def forget(self, node: NodeId) -> None:
         """Keep nothing of an offline member, or of one that was only remembered."""
+        self.remembered.pop(node, None)
         self._offline_since.pop(node, None)
         self._versions.pop(node, None)
         self._members.pop(node, None)
-
-    def suspect(self, node: NodeId) -> Member:
-        """The fact that ``node`` is suspect in its present life."""
-        return replace(self._members[node], status=Status.SUSPECT)
 
     def neighbours(self, node: NodeId, count: int, *, step: int) -> list[NodeId]:
         """Up to ``count`` online members that follow ``node`` on the ring.
@@ -142,7 +135,7 @@ class Membership:
         return found
 
     def some(self, count: int, *, without: frozenset[NodeId] = frozenset()) -> list[NodeId]:
-        """Up to ``count`` different online members at random, never ourselves."""
+        """Up to ``count`` different online members at random, never this node."""
         if count <= 0:
             return []
         size = len(self._ring)
@@ -157,7 +150,7 @@ class Membership:
         return found
 
     def next_to_probe(self) -> NodeId | None:
-        """The next online member in a shuffled round, or None if we are alone. SWIM §4.3."""
+        """The next online member of a shuffled round, or None if there is no other. SWIM §4.3."""
         for _ in range(2):
             pool = self._to_probe
             while pool:  # a shuffle, as far as it is needed
@@ -179,24 +172,19 @@ class Membership:
         return None
 
     def entry(self, node: NodeId) -> int:
-        """What ``node`` contributes to the picture's hash."""
+        """What ``node`` contributes to the state hash."""
         return entry_hash(self._members[node], self.version(node))
 
     def _count(self, node: NodeId, sign: int) -> None:
         if node in self._members:
-            self.picture = (self.picture + sign * self.entry(node)) % PICTURE_MODULUS
+            self.state_hash = (self.state_hash + sign * self.entry(node)) % STATE_HASH_MODULUS
 
     def _enter_ring(self, node: NodeId) -> None:
-        insort(self._own_ring(), node)
+        place = bisect_left(self._ring, node)
+        self._ring = (*self._ring[:place], node, *self._ring[place:])
         if node != self.own.node:  # at a random place of the round, SWIM §4.3
             self._to_probe.append(node)
 
     def _leave_ring(self, node: NodeId) -> None:
-        ring = self._own_ring()
-        del ring[bisect_left(ring, node)]
-
-    def _own_ring(self) -> list[NodeId]:
-        if self._ring_is_common:
-            self._ring = list(self._ring)
-            self._ring_is_common = False
-        return self._ring
+        place = bisect_left(self._ring, node)
+        self._ring = self._ring[:place] + self._ring[place + 1 :]

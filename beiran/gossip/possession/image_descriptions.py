@@ -1,90 +1,92 @@
-"""What images are: asked for once by each node, of whoever spoke of them.
+"""What images are: each node asks once, and asks the member that told it of the image.
 
-A node that is asked for what it does not know yet, but wants itself, remembers who asked and tells
-them when it knows. So descriptions run down the same paths as the news of their images, and a
-thousand nodes do not all ask the one that built the image.
+A node that is asked for a description that it wants itself remembers the asker, and answers when it
+knows. So descriptions run down the same paths as the news of their images, and a thousand nodes do
+not all ask the one that built the image.
 """
 
 import math
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from typing import Final
 
-import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from beiran.gossip.config import DATAGRAM_BYTES_MAX
 from beiran.gossip.context import Context
 from beiran.gossip.effects import ImageDescribed, ImageForgotten
-from beiran.gossip.layered import Layered
 from beiran.gossip.membership.member import Address
 from beiran.gossip.messages import Described, Want
 from beiran.gossip.possession.owner_log import Possession
+from beiran.gossip.requests import DescriptionRequest
 from beiran.gossip.timers import WantDue
 from beiran.ids import Digest, NodeId
 from beiran.oci.images import ImageDescription
+from beiran.sansio.wire import pack
 
 WANTS_A_DATAGRAM: Final = 32  # digests of 34 bytes: 1,100 bytes
-WANTS_A_REQUEST: Final = 4096
-DATAGRAM_TRIES: Final = 2  # then over a stream
+WANTS_A_REQUEST: Final = 4096  # the bound of ``Want.images``
+DATAGRAM_TRIES: Final = 2  # then over TCP: large answers may not get through this network
 PATIENCE_DOUBLINGS: Final = 6  # asked again after 0.3 s, and ever more rarely down to 20 s
-ASKERS_MAX: Final = 64  # remembered per image; others ask again
-ROOM_BYTES: Final = DATAGRAM_BYTES_MAX - 64
-
-_encoder: Final = msgspec.msgpack.Encoder()
+ASKERS_MAX: Final = 64  # remembered per image, a bound on memory; others ask again
+ROOM_BYTES: Final = DATAGRAM_BYTES_MAX - 64  # the header and the other fields take 60
+TOO_LARGE_BYTES: Final = ROOM_BYTES - 34 * WANTS_A_DATAGRAM // 4
+"""A larger description is asked for over TCP; a quarter of a datagram's ``too_large`` fits beside
+one that is not."""
 
 
 class Wanted(Struct):
-    """A description that we lack.
+    """A description that this node lacks.
 
     Attributes:
-      source: who spoke of the image last.
+      source: the member to ask.
       tries: how often it was asked for.
       ask_at: when to ask next; at once if it never was asked for.
-      askers: who waits for us to know.
+      askers: agents that wait for this node to know.
     """
 
     source: NodeId
     tries: int = 0
     ask_at: float = -math.inf
-    askers: list[Address] = msgspec.field(default_factory=list)
+    askers: list[Address] = field(default_factory=list)
 
 
 class Descriptions:
-    """All descriptions we have, and all that we want."""
+    """The descriptions that this node has, and those that it wants.
 
-    def __init__(self, context: Context, possession: Possession) -> None:
+    Args:
+      known: by image, those that it begins with; images that no owner holds are dropped from it.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        possession: Possession,
+        known: MutableMapping[Digest, ImageDescription],
+    ) -> None:
         self._context = context
         self._possession = possession
-        self._known: MutableMapping[Digest, ImageDescription] = {}
+        self._known = known
         self._wanted: dict[Digest, Wanted] = {}
-        self._requests: dict[int, list[Digest]] = {}
+        self.drop_unheld(list(known))
+        if any(image not in known for image in possession.images()):
+            for image, holder in possession.held_by_others(context.members.own.node):
+                self.want(image, holder)
 
     def get(self, image: Digest) -> ImageDescription | None:
-        """What an image is, or None if we do not know (yet)."""
+        """The description of an image, or None if it is not known (yet)."""
         return self._known.get(image)
 
     def images(self) -> list[Digest]:
-        """Those that we can describe."""
+        """The images whose descriptions are known."""
         return list(self._known)
 
     @property
     def wanted_count(self) -> int:
-        """How many held images we cannot describe yet."""
+        """How many held images have no known description yet."""
         return len(self._wanted)
 
-    def restore(self, descriptions: Iterable[ImageDescription]) -> None:
-        """Take over what an earlier life of ours knew; call it once the holdings are restored."""
-        self._known = {description.image: description for description in descriptions}
-        self.drop_unheld(list(self._known))
-        for image, holder in self._possession.held_by_others(self._context.members.own.node):
-            self.want(image, holder)
-
-    def share(self, descriptions: Mapping[Digest, ImageDescription]) -> None:
-        """Begin with what many nodes know."""
-        self._known = Layered(descriptions)
-
     def learn(self, description: ImageDescription) -> None:
-        """An image was described to us, or by our own engine."""
+        """A peer has described an image, or this host's engine has."""
         image = description.image
         wanted = self._wanted.pop(image, None)
         if image in self._known:
@@ -92,15 +94,15 @@ class Descriptions:
         self._known[image] = description
         self._context.emit(ImageDescribed(description))
         for asker in wanted.askers if wanted else []:
-            self.answer(asker, [image])
+            self._answer(asker, [image])
 
     def want(self, image: Digest, source: NodeId) -> None:
-        """Somebody holds an image; find out what it is if we do not know."""
+        """A member told of an image: ask it what that is, unless it is known."""
         if image not in self._known and image not in self._wanted:
             self._wanted[image] = Wanted(source)
 
     def drop_unheld(self, images: Iterable[Digest]) -> None:
-        """Forget those of ``images`` that nobody holds any more."""
+        """Forget those of ``images`` that no known owner holds any more."""
         for image in images:
             if self._possession.is_held(image):
                 continue
@@ -114,7 +116,7 @@ class Descriptions:
             self._ask([i for i, wanted in self._wanted.items() if not wanted.tries])
 
     def ask_again(self) -> None:
-        """What has not come in time is asked of somebody else."""
+        """Ask other holders for what has not come in time."""
         members = self._context.members
         due = [i for i, wanted in self._wanted.items() if wanted.ask_at <= self._context.now]
         for image in due:
@@ -128,8 +130,14 @@ class Descriptions:
                 wanted.source = self._context.random.choice(holders)
         self._ask(due)
 
-    def answer(self, asker: Address, images: Sequence[Digest]) -> None:
-        """Somebody wants descriptions: send what we know, remember them for what we want too."""
+    def on_want(self, want: Want, source: Address) -> None:
+        """A node wants descriptions."""
+        member = self._context.members.get(want.sender)
+        if member is not None and member.address == source:  # else the source may be forged
+            self._answer(source, want.images)
+
+    def _answer(self, asker: Address, images: Sequence[Digest]) -> None:
+        """Send the descriptions that are known; remember the asker for those that are wanted."""
         own = self._context.members.own.node
         batch: list[ImageDescription] = []
         room = ROOM_BYTES
@@ -139,8 +147,8 @@ class Descriptions:
             if description is None:
                 self._remember_asker(image, asker)
                 continue
-            size = len(_encoder.encode(description))
-            if size > ROOM_BYTES - 34 * WANTS_A_DATAGRAM // 4:
+            size = len(pack(description))
+            if size > TOO_LARGE_BYTES:
                 too_large.append(image)
                 continue
             if size > room:
@@ -160,27 +168,19 @@ class Descriptions:
             askers.append(asker)
 
     def answer_stream(self, images: Sequence[Digest]) -> Described:
-        """The same over a stream, where there is room for all."""
+        """The reply to a ``Want`` over TCP, where there is room for all that is known."""
         once = dict.fromkeys(images)
         known = tuple(self._known[image] for image in once if image in self._known)
         return Described(self._context.members.own.node, known)
 
     def on_described(self, message: Described) -> None:
-        """Descriptions have come. Those we did not ask for are left alone."""
+        """Descriptions have come. Those that are not wanted are ignored."""
         for description in message.descriptions:
             if description.image in self._wanted:
                 self.learn(description)
         too_large = [image for image in message.too_large if image in self._wanted]
         if too_large:
             self._ask_by_stream(message.sender, too_large)
-
-    def on_reply(self, token: int, message: Described | None) -> bool:
-        """A request's reply, or None for its failure. Returns whether it was one of ours."""
-        if self._requests.pop(token, None) is None:
-            return False
-        if message is not None:
-            self.on_described(message)
-        return True
 
     def _ask(self, images: Sequence[Digest]) -> None:
         context = self._context
@@ -212,8 +212,7 @@ class Descriptions:
         own = self._context.members.own.node
         timeout_s = self._context.config.request_timeout_s
         for start in range(0, len(images), WANTS_A_REQUEST):
-            part = list(images[start : start + WANTS_A_REQUEST])
-            token = self._context.request(
-                member.address, Want(own, tuple(part)), timeout_s=timeout_s
+            part = tuple(images[start : start + WANTS_A_REQUEST])
+            self._context.request(
+                member.address, Want(own, part), DescriptionRequest(), timeout_s=timeout_s
             )
-            self._requests[token] = part

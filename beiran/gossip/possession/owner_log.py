@@ -1,39 +1,46 @@
 """Who holds what: each owner's holdings as a versioned map, after Scuttlebutt.
 
-Invariant: what we keep of an owner is exactly what it held at the version we keep. An owner numbers
-its changes; a delta says what changed between two versions and is applied only where it leaves no
-gap. Releases leave tombstones, so that a delta can be made for whoever is behind; the oldest go,
-and an owner's *floor* rises past them: who is below it is sent everything (a delta since 0).
+Invariant: the copy of an owner's holdings at version *v* is exactly what the owner held at its
+version *v*. Four rules keep it:
+
+- An owner is the only writer of its holdings, and gives each change a version of its own.
+- A delta from ``since`` to ``version`` is applied only to a copy at a version from ``since`` to
+  below ``version``: it leaves no gap. ``since`` 0 stands for any copy: the delta is everything.
+- A release leaves a tombstone, so that a delta can be made for a copy that is behind. The oldest
+  tombstones go, and the owner's *floor* rises past them: a copy below it is sent everything.
+- At each start an owner's version jumps to the wall clock's milliseconds at least, and past any
+  later version that peers know, so that no version ever stands for two states, also where a
+  database was lost, is an old copy, or lags behind after a power failure.
+
 Source: van Renesse and others, "Efficient Reconciliation and Flow Control for Anti-Entropy
 Protocols" (2008); the floor is chitchat's ``last_gc_version``.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 
 from msgspec import Struct, field
 
-from beiran.gossip.layered import Layered
 from beiran.gossip.messages import Delta, Held
 from beiran.ids import Digest, NodeId
 from beiran.oci.images import Holding
 
 
 class OwnerLog(Struct):
-    """One owner's holdings as we know them.
+    """A copy of one owner's holdings.
+
+    ``Possession`` replaces a log by a changed copy: a log that was read stays as it is.
 
     Attributes:
-      version: of the last change applied; 0 if we know nothing yet.
-      floor: who knows less than this must be sent everything.
+      version: of the last change applied; 0 if nothing is known yet.
+      floor: a copy below this version must be sent everything.
       held: by image, with the version of the last change.
       released: tombstones, the oldest first.
-      common: others read this very log too; who changes it changes a copy.
     """
 
     version: int = 0
     floor: int = 0
     held: dict[Digest, tuple[int, Holding]] = field(default_factory=dict)
     released: dict[Digest, int] = field(default_factory=dict)
-    common: bool = False
 
 
 class Change(Struct, frozen=True):
@@ -45,65 +52,74 @@ class Change(Struct, frozen=True):
 
 
 class Possession:
-    """All owners' holdings, our own among them.
+    """All owners' holdings, this node's own among them.
+
+    Args:
+      logs: by owner. holders: by image, how many owners hold it.
+      tombstones_max: kept per owner; an owner that releases more sends everything to late copies.
 
     Attributes:
-      tombstones_most: that were ever kept of one owner; at most ``tombstones_max``.
+      tombstones_most: the largest number that was ever kept of one owner.
     """
 
-    def __init__(self, *, tombstones_max: int) -> None:
+    def __init__(
+        self,
+        logs: MutableMapping[NodeId, OwnerLog],
+        holders: MutableMapping[Digest, int],
+        *,
+        tombstones_max: int = 0,
+    ) -> None:
         self._tombstones_max = tombstones_max
         self.tombstones_most = 0
-        self._logs: MutableMapping[NodeId, OwnerLog] = {}
-        self._holders: MutableMapping[Digest, int] = {}
+        self._logs = logs
+        self._holders = holders
 
     def version(self, owner: NodeId) -> int:
-        """The version we know of an owner's holdings; 0 if none."""
+        """The version of an owner's holdings that is known here; 0 if none."""
         log = self._logs.get(owner)
         return log.version if log else 0
 
     def holdings(self, owner: NodeId) -> list[Holding]:
-        """What an owner holds, as we know it."""
+        """What an owner holds, as far as is known here."""
         log = self._logs.get(owner)
         return [holding for _, holding in log.held.values()] if log else []
 
     def holders(self, image: Digest) -> list[NodeId]:
-        """Who holds an image, online or not."""
+        """The owners that hold an image, online or not."""
         return [owner for owner, log in self._logs.items() if image in log.held]
 
     def held_by_others(self, owner: NodeId) -> Iterator[tuple[Digest, NodeId]]:
-        """Every image that somebody else than ``owner`` holds, with each that does."""
+        """Every image that another than ``owner`` holds, with each owner that does."""
         for other, log in self._logs.items():
             if other != owner:
                 for image in log.held:
                     yield image, other
 
     def is_held(self, image: Digest) -> bool:
-        """Whether anybody known to us holds an image."""
+        """Whether any known owner holds an image."""
         return image in self._holders
 
     def restore(self, owner: NodeId, version: int, holdings: Iterable[Holding]) -> None:
-        """Take over what an earlier life of ours knew of an owner."""
-        log = OwnerLog(version=version, floor=version)
-        self._logs[owner] = log
+        """Take over what an earlier life of this node knew of an owner."""
+        log = self._logs[owner] = OwnerLog(version=version, floor=version)
         for holding in holdings:
             self._put(log, holding, version)
 
-    def share(self, logs: Mapping[NodeId, OwnerLog], holders: Mapping[Digest, int]) -> None:
-        """Begin with logs that are ``common`` to many nodes. ``holders``: how many, by image."""
-        self._logs, self._holders = Layered(logs), Layered(holders)
+    def images(self) -> Iterator[Digest]:
+        """Every image that any owner holds."""
+        return iter(self._holders)
 
     def begin(self, owner: NodeId, version: int) -> None:
-        """Start an owner's log at ``version``: whoever knows an older one is sent everything."""
-        log = self._own_log(owner)
-        if version > log.version:
+        """Let an owner's log go on at ``version``: older copies are sent everything."""
+        if version > self.version(owner):
+            log = self._changing(owner)
             log.version = log.floor = version
 
     def change(
         self, owner: NodeId, held: Sequence[Holding], released: Sequence[Digest]
     ) -> list[Delta]:
-        """Change our own holdings, one version a change. Returns a delta for each real change."""
-        log = self._own_log(owner)
+        """Change this node's own holdings, one version a change. Returns a delta for each."""
+        log = self._changing(owner)
         deltas = []
         for holding in held:
             known = log.held.get(holding.image)
@@ -121,7 +137,7 @@ class Possession:
         return deltas
 
     def delta_since(self, owner: NodeId, since: int) -> Delta | None:
-        """What brings somebody at version ``since`` up to what we know; None if nothing does."""
+        """What brings a copy at version ``since`` up to this one; None if nothing does."""
         log = self._logs.get(owner)
         if log is None or log.version <= since:
             return None
@@ -138,7 +154,7 @@ class Possession:
         known = self.version(delta.owner)
         if delta.version <= known or (not reset and known < delta.since):
             return None
-        log = self._own_log(delta.owner)
+        log = self._changing(delta.owner)
         now_held = {held.image for held in delta.held}
         released = dict.fromkeys(log.held if reset else delta.released)
         tombstones = [image for image in released if image not in now_held]
@@ -153,13 +169,13 @@ class Possession:
             if reset or before is None or before[1] != holding:  # a reset tells all there is
                 changed.append(holding)
             self._put(log, holding, delta.version)
-        for image in tombstones:  # what we never had another may have, who will ask us
+        for image in tombstones:  # also of what was never known here: a later copy may have it
             self._release(log, image, delta.version)
         log.version = delta.version
         return Change(tuple(changed), tuple(gone), reset)
 
     def is_gap(self, delta: Delta) -> bool:
-        """Whether a delta is new to us but cannot be applied: something before it is missing."""
+        """Whether a delta is new here but cannot be applied: something before it is missing."""
         return delta.since > self.version(delta.owner)
 
     def forget(self, owner: NodeId) -> list[Digest]:
@@ -172,15 +188,12 @@ class Possession:
             self._count(image, -1)
         return images
 
-    def _own_log(self, owner: NodeId) -> OwnerLog:
-        """The log of ``owner``, to be changed."""
-        log = self._logs.get(owner)
-        if log is None:
-            log = self._logs[owner] = OwnerLog()
-        elif log.common:
-            copy = OwnerLog(log.version, log.floor, dict(log.held), dict(log.released))
-            log = self._logs[owner] = copy
-        return log
+    def _changing(self, owner: NodeId) -> OwnerLog:
+        """A copy of the log of ``owner`` in its place, to be changed."""
+        log = self._logs.get(owner) or OwnerLog()
+        copy = OwnerLog(log.version, log.floor, dict(log.held), dict(log.released))
+        self._logs[owner] = copy
+        return copy
 
     def _put(self, log: OwnerLog, holding: Holding, version: int) -> None:
         if holding.image not in log.held:

@@ -1,9 +1,9 @@
-"""A hash of the whole picture that two nodes can compare in eight bytes.
+"""The state hash: eight bytes by which two nodes see whether they know the same.
 
-Each online member contributes a hash of what is known of it: which life it is in and which version
-its holdings have. The sum of these does not depend on any order and follows a change in O(1). Two
-nodes with equal sums have one picture; members that are offline contribute nothing, so that it does
-not matter who has already forgotten them.
+Each online member contributes a hash of its life and of the version of its holdings. The sum of
+these does not depend on any order and follows a change in O(1). Two nodes with equal sums know the
+same. Members that are offline contribute nothing, so that it does not matter which nodes have
+already forgotten them.
 """
 
 import hashlib
@@ -13,17 +13,17 @@ from typing import Final
 
 from beiran.gossip.membership.member import Member
 
-PICTURE_MODULUS: Final = 2**63
+STATE_HASH_MODULUS: Final = 2**63
 _ENTRY: Final = struct.Struct(">16sQIQ")
 
 
 def entry_hash(member: Member, version: int) -> int:
-    """What an online member contributes: 63 bits; 0 for one that is offline."""
+    """What a member contributes: 63 bits; 0 while it is offline."""
     if not member.status.online:
         return 0
     packed = _ENTRY.pack(member.node, member.generation, member.incarnation & 0xFFFFFFFF, version)
     digest = hashlib.blake2b(packed, digest_size=8).digest()
-    return int.from_bytes(digest, "big") % PICTURE_MODULUS
+    return int.from_bytes(digest, "big") % STATE_HASH_MODULUS
 
 
 def bucket_of(node: bytes, bits: int) -> int:
@@ -36,5 +36,5 @@ def bucket_hashes(entries: Iterable[tuple[bytes, int]], bits: int) -> bytes:
     sums = [0] * (1 << bits)
     for node, value in entries:
         bucket = bucket_of(node, bits)
-        sums[bucket] = (sums[bucket] + value) % PICTURE_MODULUS
+        sums[bucket] = (sums[bucket] + value) % STATE_HASH_MODULUS
     return b"".join(value.to_bytes(8, "big") for value in sums)

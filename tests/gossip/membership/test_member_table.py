@@ -1,15 +1,14 @@
-"""Merging facts: in any order, any number of times, the same table and the same picture hash."""
+"""Merging facts: in any order, any number of times, the same table and the same state hash."""
 
 from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beiran.gossip.config import GossipConfig
 from beiran.gossip.membership.member import Address, Member, Status
-from beiran.gossip.membership.member_table import Membership
-from beiran.gossip.membership.suspicion_timeout import Suspicion
+from beiran.gossip.membership.member_table import MemberTable
 from beiran.gossip.possession.state_hash import bucket_hashes, bucket_of
+from beiran.gossip.tables import Tables
 from beiran.ids import NodeId
 
 OWN = Member(NodeId(b"\0" * 16), "own", Address("10.0.0.1", 8888), 1, 0, Status.ALIVE)
@@ -33,8 +32,8 @@ facts = st.lists(
 )
 
 
-def table(items: list[Member]) -> Membership:
-    membership = Membership(OWN, Random(1))
+def table(items: list[Member]) -> MemberTable:
+    membership = MemberTable(OWN, Random(1), Tables.restored(OWN, 1))
     for item in items:
         membership.put(item, now=0.0)
     return membership
@@ -46,15 +45,15 @@ def test_facts_in_any_order_and_number_make_one_table(facts: list[Member], rando
     random.shuffle(shuffled)
     one, other = table(facts), table(shuffled)
     assert {m.node: m for m in one.all()} == {m.node: m for m in other.all()}
-    assert one.picture == other.picture
+    assert one.state_hash == other.state_hash
     assert one.online_others() == other.online_others()
 
 
 @given(facts)
-def test_the_picture_is_the_sum_of_its_entries(facts: list[Member]) -> None:
+def test_the_state_hash_is_the_sum_of_its_entries(facts: list[Member]) -> None:
     membership = table(facts)
     total = sum(membership.entry(m.node) for m in membership.all())
-    assert membership.picture == total % 2**63
+    assert membership.state_hash == total % 2**63
     entries = [(m.node, membership.entry(m.node)) for m in membership.all()]
     for bits in (0, 3, 12):
         hashes = bucket_hashes(entries, bits)
@@ -63,14 +62,14 @@ def test_the_picture_is_the_sum_of_its_entries(facts: list[Member]) -> None:
 
 
 @given(facts)
-def test_who_is_offline_contributes_nothing(facts: list[Member]) -> None:
+def test_an_offline_member_contributes_nothing(facts: list[Member]) -> None:
     membership = table(facts)
     without = table([m for m in membership.all() if m.status.online])
-    assert membership.picture == without.picture
+    assert membership.state_hash == without.state_hash
 
 
 @given(facts)
-def test_every_round_probes_everybody_online_once(facts: list[Member]) -> None:
+def test_every_round_probes_each_online_member_once(facts: list[Member]) -> None:
     membership = table(facts)
     others = membership.online_others()
     for _ in range(len(others)):  # to the end of a round that began while members came
@@ -107,32 +106,3 @@ def test_some_members_are_different_and_not_ourselves() -> None:
         assert len(set(chosen)) == 3
         assert OWN.node not in chosen
         assert not without & set(chosen)
-
-
-def test_a_suspicion_shrinks_with_confirmations_and_not_below_its_least() -> None:
-    suspicion = Suspicion(
-        node=OWN.node,
-        generation=1,
-        incarnation=0,
-        started_at=100.0,
-        minimum_s=2.0,
-        maximum_s=12.0,
-        confirmations=3,
-        accusers=[NodeId(b"0" * 16)],
-        refused=[],
-    )
-    deadlines = [suspicion.deadline]
-    for number in range(1, 5):
-        assert suspicion.accuse(NodeId(bytes([number]) * 16), refused=False)
-        deadlines.append(suspicion.deadline)
-    assert deadlines[0] == 112.0
-    assert deadlines == sorted(deadlines, reverse=True)
-    assert deadlines[3] == deadlines[4] == 102.0
-    assert not suspicion.accuse(NodeId(b"0" * 16), refused=False)
-    assert suspicion.accuse(NodeId(b"0" * 16), refused=True)
-
-
-def test_the_least_suspicion_time_grows_with_the_logarithm_of_the_members() -> None:
-    config = GossipConfig(suspicion_alpha=2.0, probe_interval_s=1.0)
-    assert config.suspicion_min_s(1) == config.suspicion_min_s(10) == 2.0
-    assert config.suspicion_min_s(1000) == 6.0

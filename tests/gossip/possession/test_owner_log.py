@@ -9,6 +9,8 @@ from beiran.gossip.messages import Delta
 from beiran.gossip.possession.owner_log import Possession
 from beiran.ids import Digest, NodeId
 from beiran.oci.images import Holding
+from tests.gossip.bench import peer
+from tests.gossip.world import digest
 
 OWNER = NodeId(b"O" * 16)
 IMAGES = [Digest(bytes([i]) * 32) for i in range(6)]
@@ -20,7 +22,7 @@ changes = st.lists(
 
 
 def owner_after(operations: list[tuple[Digest, str, int]], tombstones: int = 64) -> Possession:
-    owner = Possession(tombstones_max=tombstones)
+    owner = Possession({}, {}, tombstones_max=tombstones)
     owner.begin(OWNER, 100)
     apply_to(owner, operations)
     return owner
@@ -45,7 +47,7 @@ def test_one_delta_brings_a_stranger_up_to_date(
     operations: list[tuple[Digest, str, int]], tombstones: int
 ) -> None:
     owner = owner_after(operations, tombstones)
-    copy = Possession(tombstones_max=tombstones)
+    copy = Possession({}, {}, tombstones_max=tombstones)
     delta = owner.delta_since(OWNER, 0)
     assert delta is not None
     copy.apply(delta)
@@ -57,7 +59,7 @@ def test_a_delta_since_any_version_brings_a_copy_up_to_date(
     before: list[tuple[Digest, str, int]], after: list[tuple[Digest, str, int]], tombstones: int
 ) -> None:
     owner = owner_after(before, tombstones)
-    copy = Possession(tombstones_max=tombstones)
+    copy = Possession({}, {}, tombstones_max=tombstones)
     first = owner.delta_since(OWNER, 0)
     assert first is not None
     copy.apply(first)
@@ -73,7 +75,7 @@ def test_deltas_in_any_order_and_number_never_make_a_wrong_copy(
     operations: list[tuple[Digest, str, int]], random: Random, repeats: int
 ) -> None:
     """Whatever arrives, a copy at version v is what the owner was at version v."""
-    owner = Possession(tombstones_max=64)
+    owner = Possession({}, {}, tombstones_max=64)
     owner.begin(OWNER, 100)
     history = {100: state(owner)[1]}
     deltas = []
@@ -83,7 +85,7 @@ def test_deltas_in_any_order_and_number_never_make_a_wrong_copy(
             history[delta.version] = state(owner)[1]
     shuffled = deltas * (repeats + 1)
     random.shuffle(shuffled)
-    copy = Possession(tombstones_max=64)
+    copy = Possession({}, {}, tombstones_max=64)
     copy.begin(OWNER, 100)
     for delta in shuffled:
         copy.apply(delta)
@@ -100,7 +102,7 @@ def test_a_copy_of_a_copy_is_as_good_as_the_owner(
     before: list[tuple[Digest, str, int]], after: list[tuple[Digest, str, int]]
 ) -> None:
     owner = owner_after(before)
-    relay, far = Possession(tombstones_max=4), Possession(tombstones_max=4)
+    relay, far = Possession({}, {}, tombstones_max=4), Possession({}, {}, tombstones_max=4)
     for target, source in ((relay, owner), (far, relay)):
         delta = source.delta_since(OWNER, 0)
         assert delta is not None
@@ -121,10 +123,10 @@ def test_the_same_again_is_no_change() -> None:
 
 
 def test_a_delta_with_a_gap_is_refused_and_known_as_one() -> None:
-    owner = Possession(tombstones_max=64)
+    owner = Possession({}, {}, tombstones_max=64)
     owner.begin(OWNER, 100)
     first, second = apply_to(owner, [(IMAGES[0], "hold", 1), (IMAGES[1], "hold", 1)])
-    copy = Possession(tombstones_max=64)
+    copy = Possession({}, {}, tombstones_max=64)
     copy.begin(OWNER, 100)
     assert copy.is_gap(second)
     assert copy.apply(second) is None
@@ -134,7 +136,7 @@ def test_a_delta_with_a_gap_is_refused_and_known_as_one() -> None:
 
 
 def test_an_image_is_held_until_its_last_holder_lets_go() -> None:
-    possession = Possession(tombstones_max=4)
+    possession = Possession({}, {}, tombstones_max=4)
     other = NodeId(b"P" * 16)
     possession.restore(OWNER, 5, [Holding(IMAGES[0])])
     possession.restore(other, 5, [Holding(IMAGES[0])])
@@ -143,3 +145,23 @@ def test_an_image_is_held_until_its_last_holder_lets_go() -> None:
     assert possession.is_held(IMAGES[0])
     assert possession.forget(other) == [IMAGES[0]]
     assert not possession.is_held(IMAGES[0])
+
+
+def test_a_release_of_what_we_never_had_is_passed_on_to_who_has_it() -> None:
+    owner = peer(1)
+    source, between, behind = (Possession({}, {}, tombstones_max=64) for _ in range(3))
+    source.begin(owner, 100)
+    for copy in (between, behind):
+        copy.begin(owner, 100)
+    source.change(owner, [Holding(digest("a"))], [])
+    held = source.delta_since(owner, 100)
+    assert held is not None
+    behind.apply(held)
+    source.change(owner, [], [digest("a")])
+    both = source.delta_since(owner, 100)
+    assert both is not None
+    between.apply(both)
+    rest = between.delta_since(owner, behind.version(owner))
+    assert rest is not None
+    behind.apply(rest)
+    assert behind.holdings(owner) == []

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beiran.gossip.layered import Layered
+from simulations.gossip.overlay import Overlay
 
 KEYS = st.integers(min_value=0, max_value=6)
 STEPS = st.lists(
@@ -19,7 +19,7 @@ STEPS = st.lists(
 @given(st.dictionaries(KEYS, st.integers()), STEPS)
 def test_a_layer_behaves_as_a_dict(base: dict[int, int], steps: list[tuple[str, int, int]]) -> None:
     shared = dict(base)
-    layer, plain = Layered(shared), dict(base)
+    layer, plain = Overlay(shared), dict(base)
     for what, key, value in steps:
         match what:
             case "set":
