@@ -1,0 +1,40 @@
+"""A node that leaves says so, and nothing after that."""
+
+from beiran.gossip.membership.member import Status
+from beiran.gossip.messages import (
+    Ack,
+    Left,
+    Ping,
+)
+from tests.gossip.bench import CODEC, Bench, at, peer, sent
+from tests.gossip.world import World
+
+
+def test_who_is_leaving_does_not_come_back_with_a_new_address() -> None:
+    bench = Bench(peers=3)
+    bench.did(bench.node.leave(now=bench.now))
+    moved = bench.did(bench.node.move_to(at(99), now=bench.now))
+    assert moved == []
+    assert bench.node.own.status == Status.LEFT
+
+
+def test_who_comes_and_goes_within_milliseconds_says_goodbye_to_whoever_heard_it_come() -> None:
+    world = World(seed=3)
+    first = world.add()
+    world.run(5)
+    second = world.add()
+    world.run_until(lambda: second.id in world.online_as_seen_by(first), within_s=1)
+    world.run(0.004)  # a beacon's answer takes so long, a push-pull longer
+    world.leave(second)
+    world.run(5)
+    known = first.node.members.get(second.id)
+    assert known is not None
+    assert known.status == Status.LEFT
+    assert world.false_offline([second]) == []
+
+
+def test_whoever_is_pinged_while_it_leaves_says_so() -> None:
+    bench = Bench(peers=2)
+    bench.did(bench.node.leave(now=bench.now))
+    (ack,) = [m for m in sent(bench.hears(7, Ping(1, peer(7), 1)), to=at(7)) if isinstance(m, Ack)]
+    assert [type(news) for news, _ in CODEC.decode_news_untrusted(ack.news)] == [Left]

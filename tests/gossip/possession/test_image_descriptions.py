@@ -1,0 +1,85 @@
+"""Each description is asked for until it comes, and kept while the image is held."""
+
+from random import Random
+
+from beiran.gossip.config import GossipConfig
+from beiran.gossip.membership.member import Member, Status
+from beiran.gossip.messages import (
+    Delta,
+    Described,
+    Held,
+    Left,
+    Ping,
+    Want,
+)
+from beiran.gossip.node import GossipNode
+from beiran.gossip.tables import Tables
+from tests.gossip.bench import (
+    CODEC,
+    OWN,
+    OWN_ADDRESS,
+    Bench,
+    at,
+    peer,
+    requests,
+    sent,
+)
+from tests.gossip.world import World, description, digest
+
+
+def test_what_an_earlier_life_had_no_time_to_ask_is_asked_after_the_restart() -> None:
+    world = World(seed=2)
+    first, second = world.cluster(2)
+    world.hold(second, "a")
+    world.run_until(world.converged, within_s=5)
+    world.kill(first)
+    first.described.clear()
+    world.restart(first)
+    world.run_until(world.converged, within_s=10)
+
+
+def test_descriptions_of_what_nobody_holds_any_more_are_not_kept_over_a_restart() -> None:
+    own = Member(OWN, "own", OWN_ADDRESS, 5, 0, Status.ALIVE)
+    node = GossipNode(
+        own,
+        Tables.restored(own, 100, descriptions=[description("a")]),
+        codec=CODEC,
+        config=GossipConfig(),
+        random=Random(1),
+        now=0.0,
+    )
+    assert node.descriptions.get(digest("a")) is None
+
+
+def test_an_image_that_nobody_can_describe_does_not_hold_up_others() -> None:
+    bench = Bench(peers=2)
+    bench.told(1, Delta(peer(1), 0, 7, (Held(digest("never")),)))
+    for _ in range(60):
+        bench.run(1.0)
+        for number in (1, 2):
+            bench.hears(number, Ping(1, peer(number), bench.node.members.state_hash))
+    bench.told(2, Delta(peer(2), 0, 7, (Held(digest("other")),)))
+    again = sent(bench.run(0.5), to=at(2))
+    assert [m.images for m in again if isinstance(m, Want)] == [(digest("other"),)]
+
+
+def test_an_offline_holder_is_not_asked_what_its_image_is() -> None:
+    bench = Bench(peers=2)
+    bench.told(1, Delta(peer(1), 0, 7, (Held(digest("a")),)))
+    bench.told(2, Left(peer(1), 5, 1))
+    later = bench.run(60.0)
+    assert [m for m in sent(later, to=at(1)) if isinstance(m, Want)] == []
+    assert [r for r in requests(later) if r.to == at(1)] == []
+
+
+def test_who_asks_twice_before_we_know_is_answered_once() -> None:
+    bench = Bench(peers=2)
+    bench.told(1, Delta(peer(1), 0, 7, (Held(digest("a")),)))
+    for _ in range(5):
+        bench.hears(2, Want(peer(2), (digest("a"), digest("a"))))
+    told = bench.did(
+        bench.node.receive_datagram(
+            CODEC.encode_datagram(Described(peer(1), (description("a"),))), at(1), now=bench.now
+        )
+    )
+    assert len([m for m in sent(told, to=at(2)) if isinstance(m, Described)]) == 1
