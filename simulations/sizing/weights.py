@@ -16,6 +16,7 @@ from beiran.ids import NodeId
 from beiran.oci.images import Holding
 from beiran.store.store import Store
 from simulations.gossip.images import description, digest, holding
+from simulations.gossip.overlay import CommonState
 from simulations.kernel.host import address_of
 
 VERSION: Final = 1_800_000_000_000
