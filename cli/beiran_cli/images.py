@@ -1,6 +1,6 @@
 """``beiran image``: list, show, pull and prefetch images."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Final
 
 from cyclopts import App, Parameter
@@ -82,7 +82,7 @@ app.command("beiran_cli.pulls:pull_image", name="pull", help=PULL_HELP)
 app.command("beiran_cli.pulls:prefetch_image", name="prefetch", help=PREFETCH_HELP)
 
 
-def image_table(images: Iterable[Image], names: NodeNames) -> tuple[Columns, Rows]:
+def image_table(images: Sequence[Image], names: NodeNames) -> tuple[Columns, Rows]:
     """The table of ``beiran image list``."""
     return (
         ("IMAGE", "ID", "CREATED", "SIZE", "NODES"),
@@ -94,7 +94,7 @@ def image_table(images: Iterable[Image], names: NodeNames) -> tuple[Columns, Row
                 size(image),
                 Names(names.of(image.available_at)),
             )
-            for name, image in sorted(_named(images), key=lambda row: (row[0], row[1].id))
+            for name, image in _named(images)
         ],
     )
 
@@ -104,11 +104,14 @@ def size(image: Image) -> str:
     return UNKNOWN if image.size_bytes is None else human_size(image.size_bytes)
 
 
-def _named(images: Iterable[Image]) -> Iterable[tuple[str, Image]]:
-    """A row for each tag, as ``docker images`` has it; one for an image without any."""
-    for image in images:
-        for name in image.tags or (_without_tag(image),):
-            yield name, image
+def _named(images: Sequence[Image]) -> list[tuple[str, Image]]:
+    """A row for each tag, as ``docker images`` has it; one for an image without a tag.
+
+    The tags are sorted. Images without a tag come last, in the order of the API: the newest first.
+    """
+    tagged = [(tag, image) for image in images for tag in image.tags]
+    tagged.sort(key=lambda row: (row[0], row[1].id))
+    return tagged + [(_without_tag(image), image) for image in images if not image.tags]
 
 
 def _without_tag(image: Image) -> str:

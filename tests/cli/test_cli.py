@@ -14,8 +14,11 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
+from msgspec.structs import replace
 
 from beiran import __version__
+from beiran_cli.images import image_table
+from beiran_cli.names import NodeNames
 from tests.cli.canned_agent import Api, open_canned_agent
 from tests.cli.processes import close, open_process, read_all, read_until
 from tests.cli.rows import (
@@ -31,6 +34,7 @@ from tests.cli.rows import (
     UUID_GONE,
     UUID_NEW,
     WEB,
+    digest,
 )
 
 PROCESS_TIMEOUT_S = 120
@@ -111,8 +115,21 @@ async def test_image_list_has_a_row_for_each_tag(api: Api) -> None:
 async def test_image_list_all_shows_what_everybody_holds(api: Api) -> None:
     lines = (await ask(api, "image", "list", "--all")).splitlines()
     assert len(lines) == 5
-    assert lines[2].split() == ["shop:<none>", "2" * 12, "N/A", "1GB", "host-c(cccccccc)"]
-    assert lines[4].split() == ["web:latest", "3" * 12, "N/A", "N/A", "host-c(cccccccc)"]
+    assert lines[3].split() == ["web:latest", "3" * 12, "N/A", "N/A", "host-c(cccccccc)"]
+    assert lines[4].split() == ["shop:<none>", "2" * 12, "N/A", "1GB", "host-c(cccccccc)"]
+
+
+def test_images_without_a_tag_come_last_in_the_order_of_the_api() -> None:
+    bare = [replace(UNTAGGED, id=digest(letter), digests=()) for letter in "edf"]
+    _, rows = image_table([bare[0], WEB, UNTAGGED, *bare[1:]], NodeNames(NODES))
+    assert [tuple(row)[:2] for row in rows] == [
+        ("registry:5000/web:1", "1" * 12),
+        ("web:latest", "1" * 12),
+        ("<none>", "e" * 12),
+        ("shop:<none>", "2" * 12),
+        ("<none>", "d" * 12),
+        ("<none>", "f" * 12),
+    ]
 
 
 async def test_a_listing_of_one_node_takes_its_name_or_the_beginning_of_its_uuid(api: Api) -> None:
