@@ -278,18 +278,21 @@ def shared_folder() -> Iterator[Path]:
         folder.chmod(0o755)
 
 
-def test_a_file_that_we_may_not_write_is_one_clear_line(shared_folder: Path) -> None:
+HINT = "run beirand as root, or choose another folder with --data-dir"
+
+
+def test_a_file_without_permission_is_one_line_that_says_what_to_do(shared_folder: Path) -> None:
     open_store(shared_folder).close()
     file = shared_folder / "beiran.db"
     file.chmod(0o444)
     content = file.read_bytes()
     result = as_nobody(OPEN, str(file))
     assert result.stderr == ""
-    assert result.stdout == f"database {file}: Permission denied\n"
+    assert result.stdout == f"database {file}: Permission denied; {HINT}\n"
     assert file.read_bytes() == content
 
 
-def test_a_folder_that_we_may_not_write_is_one_clear_line(shared_folder: Path) -> None:
+def test_a_folder_without_permission_is_one_line_that_says_what_to_do(shared_folder: Path) -> None:
     open_store(shared_folder).close()
     file = shared_folder / "beiran.db"
     file.chmod(0o666)
@@ -297,6 +300,7 @@ def test_a_folder_that_we_may_not_write_is_one_clear_line(shared_folder: Path) -
     result = as_nobody(OPEN, str(file))
     assert result.stderr == ""
     assert result.stdout.startswith(f"database {file}: ")
+    assert result.stdout.endswith(f"; {HINT}\n")
     assert result.stdout.count("\n") == 1
 
 
