@@ -1,1 +1,1 @@
-"""The agent: what holds core, store, network and engine together on one host."""
+"""The agent: composes the cores, the store, the network and the engine of one host."""

@@ -1,4 +1,4 @@
-"""The daemon-wide events, as ``/events`` tells them."""
+"""The events that ``/events`` lists and streams."""
 
 from typing import Final, Literal, get_args
 
@@ -21,17 +21,17 @@ EVENT_NAMES: Final[tuple[str, ...]] = get_args(EventName)
 
 
 class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Something that happened, told once.
+    """One change in the cluster, as the answering node learned of it.
 
-    ``node`` is always there; ``image`` or ``layer`` where one is meant. ``image.added`` and
-    ``layer.added`` mean that ``node`` has it now, ``…removed`` that it no longer has.
+    ``node`` is always set; ``image`` or ``layer`` where the event is about one. ``image.added`` and
+    ``layer.added`` say that ``node`` holds it now, ``…removed`` that it does no longer.
     """
 
     event: EventName
     at: str
-    """RFC 3339, UTC, by the clock of the node that tells."""
+    """RFC 3339, UTC, by the clock of the answering node."""
     node: str
-    """UUID of the node it is about."""
+    """UUID of the node that the event is about."""
     name: str = ""
     """That node's name."""
     image: str = ""

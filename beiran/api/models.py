@@ -1,6 +1,6 @@
-"""What the API, the CLI and the client library speak of: nodes, images, layers.
+"""The models of the API: nodes, images, layers, pulls and transfers.
 
-These are the JSON shapes of ``docs/reference/api.md``; times are RFC 3339 in UTC, sizes are bytes.
+``docs/reference/api.md`` shows them as JSON. Times are RFC 3339 in UTC, sizes are bytes.
 """
 
 from typing import Literal
@@ -11,17 +11,17 @@ NodeState = Literal["alive", "suspect", "down", "left"]
 
 
 class EngineInfo(Struct, frozen=True, kw_only=True):
-    """An engine as its node tells of it."""
+    """An engine, as its node's ``/info`` describes it."""
 
     kind: Literal["docker", "oci", "none"]
     version: str = ""
     store: str = ""
-    """Where its images live: ``overlay2``, ``containerd``, a folder; empty when unknown."""
+    """Where it keeps images: ``overlay2``, ``containerd``, a folder; empty when unknown."""
     up: bool = True
 
 
 class Node(Struct, frozen=True, kw_only=True):
-    """A node as the answering node sees it."""
+    """A node, as the answering node knows it."""
 
     uuid: str
     name: str
@@ -32,19 +32,19 @@ class Node(Struct, frozen=True, kw_only=True):
     generation: int
     incarnation: int
     version: str | None = None
-    """Release of its agent; null until its ``/info`` has answered."""
+    """Release of its agent; null until its ``/info`` was fetched."""
     engine: EngineInfo | None = None
     last_seen_at: str | None = None
 
 
 class Image(Struct, frozen=True, kw_only=True):
-    """An image and who holds it. What it *is* may be null for the moment until it is described."""
+    """An image and its holders. Fields that describe it are null until a holder sent them."""
 
     id: str
     """``sha256:`` and the digest of its config, the same on every engine."""
     tags: tuple[str, ...]
     digests: tuple[str, ...]
-    """``NAME@sha256:…``: the manifests (or indexes) it was pulled or pushed by."""
+    """``NAME@sha256:…``: the manifests or indexes by which it was pulled or pushed."""
     size_bytes: int | None
     created_at: str | None
     os: str | None
@@ -52,22 +52,22 @@ class Image(Struct, frozen=True, kw_only=True):
     layers: tuple[str, ...]
     """Diff IDs, the base first."""
     available_at: tuple[str, ...]
-    """``beiran+uuid://UUID`` of the nodes that hold it."""
+    """``beiran+uuid://UUID`` of each online node that holds it."""
 
 
 class Layer(Struct, frozen=True, kw_only=True):
-    """A layer, the images it is part of, and who holds it."""
+    """A layer, the images that contain it, and its holders."""
 
     digest: str
-    """Its diff ID: the SHA-256 of its uncompressed tar."""
+    """Its diff ID, the SHA-256 of its uncompressed tar."""
     size_bytes: int
-    """Bytes of the files in it, as ``docker history`` shows them."""
+    """Bytes of the files in it, as ``docker history`` counts them."""
     images: tuple[str, ...]
     available_at: tuple[str, ...]
 
 
 class Info(Struct, frozen=True, kw_only=True):
-    """``/info``: the answering node, and how it is doing."""
+    """``/info``: the answering node, its problems and its counters."""
 
     uuid: str
     name: str
@@ -87,7 +87,7 @@ class Info(Struct, frozen=True, kw_only=True):
     encrypted: bool = False
     """Whether traffic between agents is encrypted and authenticated."""
     problems: tuple[str, ...] = ()
-    """What is wrong now, a line each; empty when all is well."""
+    """What keeps the agent from its work, one line each; empty when all is well."""
     counters: dict[str, int] = field(default_factory=dict)
 
 
@@ -100,7 +100,7 @@ class ErrorItem(Struct, frozen=True):
 
 
 class Errors(Struct, frozen=True):
-    """The body of every error: ``{"errors": [...]}``, as the OCI distribution spec has it."""
+    """The body of every error: ``{"errors": [...]}``, as in the OCI distribution specification."""
 
     errors: tuple[ErrorItem, ...]
 
@@ -108,11 +108,11 @@ class Errors(Struct, frozen=True):
 class Change(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A message of a listing followed by WebSocket (``?follow=true``), after its rows.
 
-    First come the rows as they are now, each a bare ``Node``, ``Image`` or ``Layer``; then one
-    ``{"change": "listed"}`` with nothing else, which says that those were all; then a message
-    for each change, with exactly one of ``node``, ``image``, ``layer``, ``transfer``: for
-    ``added`` and ``changed`` the row as it is now, for ``removed`` as it was last known. Rows that
-    the listing's parameters leave out are ``removed`` when they fall out of it.
+    First the server sends the rows, each a bare ``Node``, ``Image`` or ``Layer``. Then
+    ``{"change": "listed"}`` says that the rows are complete. Then follows a message for each
+    change, with exactly one of ``node``, ``image``, ``layer``, ``transfer``: for ``added`` and
+    ``changed`` the row as it is now, for ``removed`` as it was last known. A row that the listing's
+    parameters no longer include is ``removed``.
     """
 
     change: Literal["listed", "added", "changed", "removed"]
@@ -123,12 +123,12 @@ class Change(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TagMeaning(Struct, frozen=True, kw_only=True):
-    """What a tag meant when its origin last answered for it."""
+    """How a tag's origin last resolved it."""
 
     reference: str
-    """Whole: ``docker.io/library/busybox:latest``."""
+    """In full: ``docker.io/library/busybox:latest``."""
     digest: str
-    """Of the manifest or index."""
+    """Digest of the manifest or index."""
     media_type: str
     size_bytes: int
     resolved_at: str
@@ -139,13 +139,13 @@ LayerState = Literal["waiting", "fetching", "verifying", "done", "there"]
 
 
 class PullProgress(Struct, frozen=True, kw_only=True):
-    """How far one layer of a pull is. Told again and again; what is told last holds."""
+    """The progress of one layer of a pull. A later message replaces an earlier one."""
 
     digest: str
-    """Of the blob that is fetched."""
+    """Digest of the blob that is fetched."""
     state: LayerState
     size_bytes: int | None = None
-    """Null until it is known."""
+    """Null while unknown."""
     bytes_done: int = 0
     bytes_from_peers: int = 0
     bytes_from_origin: int = 0
@@ -153,21 +153,21 @@ class PullProgress(Struct, frozen=True, kw_only=True):
 
 
 class PullDone(Struct, frozen=True, kw_only=True, tag_field="pull", tag="done"):
-    """The last row of a pull that succeeded, and what ``POST /pulls`` answers."""
+    """The last message of a pull that succeeded, and the answer of ``POST /pulls``."""
 
     reference: str
-    """Whole: ``docker.io/library/busybox:latest``."""
+    """In full: ``docker.io/library/busybox:latest``."""
     image: str
-    """Its id."""
+    """The image's id."""
     digest: str | None = None
-    """Of its manifest or index; null where the image has none."""
+    """Digest of its manifest or index; null for an image without one."""
     bytes_from_peers: int = 0
     bytes_from_origin: int = 0
     duration_s: float = 0.0
 
 
 class PullFailed(Struct, frozen=True, kw_only=True, tag_field="pull", tag="failed"):
-    """The last row of a pull that failed: what an error of HTTP would say."""
+    """The last message of a pull that failed: status, code and message of an HTTP error."""
 
     status: int
     code: str
@@ -175,26 +175,26 @@ class PullFailed(Struct, frozen=True, kw_only=True, tag_field="pull", tag="faile
 
 
 class Transfer(Struct, frozen=True, kw_only=True):
-    """A blob on its way to this node or from it, on one side."""
+    """A blob that this node receives from, or sends to, one node or registry."""
 
     id: str
     digest: str
-    """Of the blob."""
+    """Digest of the blob."""
     direction: Literal["in", "out"]
     node: str | None
-    """UUID of the other node; null where it is a registry."""
+    """UUID of the other node; null for a registry."""
     name: str
-    """Of the other node, or of the registry."""
+    """Name of the other node, or of the registry."""
     bytes_done: int
     bytes_total: int | None
     rate_bytes_per_s: float
     started_at: str
     reference: str | None = None
-    """The image that it is for, where that is known."""
+    """The image that the blob belongs to, where known."""
 
 
 class Prefetch(Struct, frozen=True, kw_only=True):
-    """What ``POST /prefetch`` is sent."""
+    """The body of ``POST /prefetch``."""
 
     reference: str
     nodes: tuple[str, ...] | Literal["all"]
@@ -203,10 +203,10 @@ class Prefetch(Struct, frozen=True, kw_only=True):
 
 
 class Prefetching(Struct, frozen=True, kw_only=True):
-    """What a node that is to prefetch an image said."""
+    """The answer of a node that was asked to prefetch an image."""
 
     node: str
     name: str
     state: Literal["started", "there", "refused", "unreachable"]
     message: str = ""
-    """Why, where it does not."""
+    """Why not, unless ``state`` is ``started`` or ``there``."""

@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import msgspec
 from msgspec import Struct
 
+from beiran.api import SOCKET_PATH_DEFAULT
 from beiran.api.events import EVENT_NAMES, Event
 from beiran.api.models import (
     Change,
@@ -36,7 +37,6 @@ from beiran.errors import (
     RemoteProtocolError,
 )
 
-SOCKET_PATH_DEFAULT: Final = "/run/beiran/beiran.sock"
 RESPONSE_BYTES_MAX: Final = 256 * 1024 * 1024  # 500,000 layers with their holders take less
 HTTP_PORT_DEFAULT: Final = 80
 

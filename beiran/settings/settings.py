@@ -20,6 +20,7 @@ from typing import Final, NamedTuple, cast
 
 from msgspec import Struct, field, structs
 
+from beiran.api import SOCKET_PATH_DEFAULT
 from beiran.errors import SettingsError
 from beiran.oci.references import registry_name
 from beiran.settings.values import (
@@ -50,7 +51,6 @@ __all__ = [
 CONFIG_DIR: Final = "/etc/beiran"
 CONFIG_FILE_NAME: Final = "beiran.toml"
 DATA_DIR: Final = "/var/lib/beiran"
-SOCKET: Final = "/run/beiran/beiran.sock"
 PORT: Final = 8888
 BEACON_PORT: Final = 8887
 MIRROR_PORT: Final = 8880
@@ -92,7 +92,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     config_dir: Path = Path(CONFIG_DIR)
     data_dir: Path = Path(DATA_DIR)
-    socket: Path = Path(SOCKET)
+    socket: Path = Path(SOCKET_PATH_DEFAULT)
     cluster: str = "default"
     name: str
     bind: str = "0.0.0.0"

@@ -1,4 +1,4 @@
-"""Numbers about the agent in the words of Prometheus.
+"""Metrics in the text format of Prometheus.
 
 Source: "Exposition formats", text format 0.0.4, in the Prometheus documentation.
 """
@@ -25,7 +25,7 @@ class Metric(Struct, frozen=True):
 
     Attributes:
       name: with its unit last, ``_total`` for a counter; ``beiran_`` in front.
-      help: one line for a person.
+      help: one line for the operator.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Metric(Struct, frozen=True):
 
 
 def metrics_text(metrics: Iterable[Metric]) -> bytes:
-    """``metrics`` as Prometheus reads them."""
+    """``metrics`` in the text format."""
     lines: list[str] = []
     for metric in metrics:
         lines.append(f"# HELP {metric.name} {metric.help}")
