@@ -63,8 +63,7 @@ class PeerInfo:
         """Request until there is an answer, or the member has left or restarted."""
         wait_s = DELAY_S_PER_MEMBER * len(self._node.members)
         while self._is_current(member):
-            # A share of the delay that the UUID decides: the requests of all members spread out.
-            await trio.sleep(wait_s * (member.node[0] + 1) / 256)
+            await trio.sleep(wait_s * delay_share(self._node.own.node, member.node))
             async with self._limiter:
                 info = await self._info_of(member)
             if info is not None and await self._writer.record_info(member.node, info):
@@ -84,3 +83,12 @@ class PeerInfo:
             _log.debug("GET /info from %s: %s", member.name, error)
             return None
         return info if info.uuid == node_id_text(member.node) else None
+
+
+def delay_share(own: NodeId, member: NodeId) -> float:
+    """How much of the delay ``own`` waits before it asks ``member``, 1/256 to 1.
+
+    The UUIDs of both decide, so that the requests of all nodes to one member spread out, and the
+    requests of one node to all members too.
+    """
+    return ((own[0] ^ member[0]) + 1) / 256
