@@ -10,14 +10,12 @@ import trio
 import trio.lowlevel
 
 from beiran.agent import event_bus as bus_module
-from beiran.agent.event_bus import EventBus, TooSlow
 from beiran.api.events import Event
 from beiran.client.protocol import parse_endpoint
 from beiran.client.trio_client import Follow
 from beiran.errors import ApiError
 from beiran.gossip.effects import HoldingsChanged, MemberForgotten
 from beiran.gossip.membership.member import Status
-from beiran.store.changes import RowsChanged
 from beiran.store.reads import HeldBy
 from tests.agent.api.api_server import ApiServer
 from tests.store.pictures import (
@@ -278,51 +276,6 @@ async def test_rows_and_changes_leave_no_gap_and_tell_nothing_twice(api: ApiServ
         there = {image.id for image in queries.images(HeldBy(node("me")))}
     assert len(there) == 150 - 60 + 20 + 2
     assert pictures == [there] * 10
-
-
-async def test_a_listener_that_does_not_read_is_cut_off_and_told() -> None:
-    bus = EventBus()
-    event = Event(event="engine.up", at="", node="x")
-    async with bus.subscribe() as slow, bus.subscribe() as quick:
-        bus.publish(event)
-        await quick.__anext__()
-        bus.publish(*[event] * bus_module.EVENTS_BEHIND_MAX)
-        for _ in range(bus_module.EVENTS_BEHIND_MAX):
-            await slow.__anext__()
-            await quick.__anext__()
-        with pytest.raises(TooSlow, match="2000 events behind"):
-            await slow.__anext__()
-        bus.publish(event)
-        assert await quick.__anext__() == event
-        with pytest.raises(TooSlow):
-            await slow.__anext__()
-
-
-async def test_a_follower_of_rows_that_is_far_behind_is_cut_off_and_told() -> None:
-    bus = EventBus()
-    many = frozenset(map(str, range(bus_module.ROWS_BEHIND_MAX)))
-    async with bus.follow_rows() as slow:
-        slow.push(RowsChanged(images=many))
-        assert (await slow.changed()).images == many
-        slow.push(RowsChanged(images=many))
-        slow.push(RowsChanged(layers=frozenset("x")))
-        with pytest.raises(TooSlow, match="200000 changed rows behind"):
-            await slow.changed()
-        slow.push(RowsChanged(layers=frozenset("y")))
-        with pytest.raises(TooSlow):
-            await slow.changed()
-
-
-async def test_rows_that_change_often_wait_once() -> None:
-    bus = EventBus()
-    async with bus.follow_rows() as listener:
-        for _ in range(3):
-            listener.push(RowsChanged(nodes=frozenset("a"), images=frozenset("b")))
-        rows = await listener.changed()
-        assert rows == RowsChanged(nodes=frozenset("a"), images=frozenset("b"))
-        with trio.move_on_after(0.01) as scope:
-            await listener.changed()
-        assert scope.cancelled_caught
 
 
 async def until(condition: Callable[[], bool]) -> None:
