@@ -1,7 +1,7 @@
 """The bus between the agent and its clients that follow events or listings.
 
 It carries two things: events, one by one, to clients of ``/events``; and the keys of rows that may
-have changed, to followers of a listing, who then read these rows from the store
+have changed, to followers of a listing, which then read these rows from the store
 (``agent/api/streams.py``). Publishing never waits: the bus cuts off a listener that falls too far
 behind, and the listener's next read raises ``TooSlow``.
 

@@ -134,7 +134,7 @@ class PullRoutes:
                 summary="Have other nodes pull an image",
                 request_body=PREFETCH_BODY,
                 answers=(
-                    json_answer("What each node answered.", object_of(nodes=array_of(Prefetching))),
+                    json_answer("The answer of each node.", object_of(nodes=array_of(Prefetching))),
                 ),
             ),
             Route(

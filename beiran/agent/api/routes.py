@@ -51,7 +51,7 @@ IMAGE_NAME: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z0-9._:/@-]+$"
 NODE: Final = Parameter(
     "node",
     UUID,
-    "What the node with this UUID holds. For an offline node, what it was last known to hold."
+    "Only what the node with this UUID holds, or held last if it is offline."
     " Not together with `all=true`.",
 )
 _TAR_AND_JSON: Final[Mapping[str, Schema]] = {LAYER_MEDIA_TYPE: ANY_BYTES, JSON: Layer}
