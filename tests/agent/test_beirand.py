@@ -138,7 +138,7 @@ def refuse(agent: Beirand) -> str:
     return lines[0]
 
 
-def test_a_tcp_port_in_use_is_told(tmp_path: Path) -> None:
+def test_a_tcp_port_in_use_is_an_error_that_names_it(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         line = refuse(Beirand(tmp_path, port=port))
@@ -146,14 +146,14 @@ def test_a_tcp_port_in_use_is_told(tmp_path: Path) -> None:
     assert "--port" in line
 
 
-def test_a_udp_port_in_use_is_told(tmp_path: Path) -> None:
+def test_a_udp_port_in_use_is_an_error_that_names_it(tmp_path: Path) -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
         assert str(port) in refuse(Beirand(tmp_path, port=port))
 
 
-def test_a_second_agent_on_one_socket_is_told(tmp_path: Path) -> None:
+def test_a_second_agent_on_one_socket_is_refused(tmp_path: Path) -> None:
     agent = Beirand(tmp_path)
     with agent.running():
         (tmp_path / "b").mkdir()
@@ -161,26 +161,26 @@ def test_a_second_agent_on_one_socket_is_told(tmp_path: Path) -> None:
         assert "beiran.sock" in refuse(other)
 
 
-def test_a_corrupt_uuid_is_told_and_left_alone(tmp_path: Path) -> None:
+def test_a_corrupt_uuid_file_is_refused_and_unchanged(tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config/node.uuid").write_text("not a uuid\n")
     assert "node.uuid" in refuse(Beirand(tmp_path))
     assert (tmp_path / "config/node.uuid").read_text() == "not a uuid\n"
 
 
-def test_a_corrupt_database_is_told_and_left_alone(tmp_path: Path) -> None:
+def test_a_corrupt_database_is_refused_and_unchanged(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/beiran.db").write_bytes(b"this is no database" * 1000)
     assert "beiran.db" in refuse(Beirand(tmp_path))
     assert (tmp_path / "data/beiran.db").read_bytes() == b"this is no database" * 1000
 
 
-def test_a_data_dir_that_is_a_file_is_told(tmp_path: Path) -> None:
+def test_a_data_dir_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file")
     assert str(tmp_path / "data") in refuse(Beirand(tmp_path))
 
 
-def test_an_unknown_key_in_the_file_is_told(tmp_path: Path) -> None:
+def test_an_unknown_key_in_the_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config/beiran.toml").write_text("prot = 8888\n")
     ended = Beirand(tmp_path).run_to_its_end()
@@ -189,7 +189,7 @@ def test_an_unknown_key_in_the_file_is_told(tmp_path: Path) -> None:
     assert "'prot'; did you mean 'port'?" in ended.stderr
 
 
-def test_a_database_from_a_newer_release_is_told_and_left_alone(tmp_path: Path) -> None:
+def test_a_database_from_a_newer_release_is_refused_and_unchanged(tmp_path: Path) -> None:
     agent = Beirand(tmp_path)
     with agent.running():
         agent.stop()

@@ -29,7 +29,7 @@ from beiran.http.server import HttpCounters, serve_http
 from tests.agent.api.api_server import TAR_DIGEST, SmallAgent
 from tests.fuzz.choices import Choices, any_of
 from tests.fuzz.one_node import CODEC, OneNode
-from tests.store.pictures import open_store
+from tests.store.samples import open_store
 
 ANSWER_TIMEOUT_S: Final = 30.0
 LOOK_EVERY: Final = 100  # inputs between two looks at the whole

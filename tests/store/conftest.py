@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from beiran.store.store import Store
-from tests.store.pictures import open_store
+from tests.store.samples import open_store
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from beiran.ids import Digest, NodeId, digest_text, node_id_text, node_uri
 from beiran.oci.images import Holding, ImageDescription
 from beiran.store.reads import HeldBy, OnlineNodes
 from beiran.store.store import Store
-from tests.store.pictures import AT, description, digest, holding, member, node, open_store
+from tests.store.samples import AT, description, digest, holding, member, node, open_store
 
 NODES = ("me", "a", "b", "c")
 DESCRIPTIONS = {

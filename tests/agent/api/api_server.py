@@ -26,7 +26,7 @@ from beiran.gossip.effects import Effect
 from beiran.http.listeners import open_tcp_listeners
 from beiran.http.server import HttpCounters, serve_http
 from beiran.ids import Digest, digest_text, node_id_text
-from tests.store.pictures import AT, node, open_store
+from tests.store.samples import AT, node, open_store
 
 TAR = bytes(range(256)) * 1000
 TAR_DIGEST = Digest(hashlib.sha256(TAR).digest())

@@ -35,7 +35,7 @@ from tests.mirror.mirror_server import MirrorThread
 from tests.pull.pull_stack_server import PullStackThread
 from tests.pull.site import CONFIG, LAYER, MANIFEST, NAME, PEER, TAR, Registry
 from tests.registry.origin_server import Asked, Reply
-from tests.store.pictures import changed, described, held, holding
+from tests.store.samples import changed, described, held, holding
 
 ROOT = Path(__file__).parents[3]
 GUIDE = (ROOT / "docs" / "reference" / "api.md").read_text()
@@ -161,7 +161,7 @@ PEER_UUID = node_id_text(PEER)
         ("GET", "/transfers", {}, 200),
     ],
 )
-def test_what_is_there_is_answered_as_the_document_says(
+def test_an_existing_thing_is_answered_as_the_document_says(
     sharing: PullStackThread, method: str, path: str, arguments: Any, status: int
 ) -> None:
     case = schema[path][method].Case(**arguments)

@@ -12,7 +12,7 @@ from beiran.errors import DataError, EngineUnavailable
 from beiran.gossip.membership.member import Status
 from beiran.ids import digest_text
 from tests.agent.api.api_server import TAR, TAR_DIGEST, ServerThread, engine_that
-from tests.store.pictures import changed, described, held, holding, text, uri, uuid
+from tests.store.samples import changed, described, held, holding, text, uri, uuid
 
 LAYER = "/layers/" + digest_text(TAR_DIGEST)
 ETAG = f'"{digest_text(TAR_DIGEST)}"'
@@ -64,7 +64,7 @@ def test_nodes_are_the_online_ones_unless_all_are_wanted(cluster: ServerThread) 
     assert one.json["state"] == "down"
 
 
-def test_images_are_ours_or_everybodys_or_one_nodes(cluster: ServerThread) -> None:
+def test_images_are_of_this_node_of_all_or_of_one_node(cluster: ServerThread) -> None:
     (mine,) = cluster.server.ask("/images").json["images"]
     assert (mine["id"], mine["tags"]) == (text("app"), ["app:1"])
     assert mine["available_at"] == sorted([uri("me"), uri("peer")])
@@ -83,7 +83,7 @@ def test_one_image_is_found_by_any_of_its_names(cluster: ServerThread) -> None:
         assert answer.json["id"] == text("web")
 
 
-def test_layers_are_ours_or_everybodys_or_one_nodes(cluster: ServerThread) -> None:
+def test_layers_are_of_this_node_of_all_or_of_one_node(cluster: ServerThread) -> None:
     mine = cluster.server.ask("/layers").json["layers"]
     assert [layer["digest"] for layer in mine] == [text("base"), text("top")]
     assert mine[0]["images"] == [text("app")]
@@ -129,7 +129,7 @@ def test_a_long_listing_comes_whole_and_in_order(api: ServerThread) -> None:
         (LAYER + "?all=true", "has no parameter 'all'"),
     ],
 )
-def test_a_bad_parameter_is_answered_with_what_is_right(
+def test_a_bad_parameter_is_refused_with_a_valid_form(
     api: ServerThread, path: str, says: str
 ) -> None:
     answer = api.server.ask(path)
@@ -148,7 +148,7 @@ def test_a_bad_parameter_is_answered_with_what_is_right(
         (f"/layers/{text('nothing')}", "LAYER_UNKNOWN"),
     ],
 )
-def test_what_is_unknown_is_not_found(api: ServerThread, path: str, code: str) -> None:
+def test_an_unknown_thing_is_not_found(api: ServerThread, path: str, code: str) -> None:
     answer = api.server.ask(path)
     assert (answer.status, answer.code) == (404, code)
 
@@ -207,7 +207,7 @@ def test_a_layer_that_the_client_has_is_not_sent_again(api: ServerThread) -> Non
     assert api.server.ask(LAYER, {"If-None-Match": '"other"'}).status == 200
 
 
-def test_what_is_known_of_a_layer_comes_as_json_when_that_is_preferred(
+def test_a_layers_description_comes_when_accept_prefers_json(
     cluster: ServerThread,
 ) -> None:
     path = "/layers/" + text("base")

@@ -18,7 +18,7 @@ from beiran.gossip.effects import HoldingsChanged, MemberForgotten
 from beiran.gossip.membership.member import Status
 from beiran.store.reads import HeldBy
 from tests.agent.api.api_server import ApiServer
-from tests.store.pictures import (
+from tests.store.samples import (
     changed,
     described,
     digest,
@@ -80,7 +80,7 @@ async def test_every_listing_comes_row_by_row(api: ApiServer) -> None:
         assert len(rows) == count
 
 
-async def test_what_is_one_thing_is_one_message(api: ApiServer) -> None:
+async def test_a_path_without_rows_is_one_message(api: ApiServer) -> None:
     api.happen(described("app", "base"), held("me", holding("app", "app:1")))
     for path in ("/info", "/healthz", f"/nodes/{uuid('me')}", "/images/app:1"):
         answer = await trio.to_thread.run_sync(api.ask, path)
@@ -89,7 +89,7 @@ async def test_what_is_one_thing_is_one_message(api: ApiServer) -> None:
     assert layer["digest"] == text("base")
 
 
-async def test_a_follower_is_told_what_is_there_and_then_what_changes(api: ApiServer) -> None:
+async def test_a_follower_gets_the_rows_and_then_their_changes(api: ApiServer) -> None:
     api.happen(described("app", "base"), held("me", holding("app", "app:1")))
     async with ask(api, "/images?all=true&follow=true") as images:
         assert (await receive(images))["tags"] == ["app:1"]
@@ -171,7 +171,9 @@ async def test_layers_of_a_node_and_single_rows_can_be_followed(api: ApiServer) 
         assert short(await receive(layer)) == ("removed", text("top"))
 
 
-async def test_a_follower_whose_node_is_forgotten_is_told_and_cut_off(api: ApiServer) -> None:
+async def test_a_follower_whose_node_is_forgotten_is_cut_off_with_the_reason(
+    api: ApiServer,
+) -> None:
     api.happen(changed("peer"), held("peer", holding("app")))
     path = f"/images?node={uuid('peer')}&follow=true"
     async with ask(api, f"{path}") as websocket:
@@ -182,7 +184,7 @@ async def test_a_follower_whose_node_is_forgotten_is_told_and_cut_off(api: ApiSe
             await receive(websocket)
 
 
-async def test_events_are_told_as_they_happen_and_only_those(api: ApiServer) -> None:
+async def test_a_follower_of_events_gets_new_events_only(api: ApiServer) -> None:
     api.happen(changed("before"))
     async with ask(api, "/events?follow=true") as websocket:
         await until(lambda: api.bus.listeners == 1)
@@ -193,7 +195,7 @@ async def test_events_are_told_as_they_happen_and_only_those(api: ApiServer) -> 
     await until(lambda: api.bus.listeners == 0)
 
 
-async def test_a_client_that_does_not_keep_up_is_told_so_and_cut_off(api: ApiServer) -> None:
+async def test_a_client_that_does_not_keep_up_is_cut_off_with_the_reason(api: ApiServer) -> None:
     async with ask(api, "/events?follow=true") as websocket:
         await until(lambda: api.bus.listeners == 1)
         event = Event(event="engine.up", at="", node="x")
@@ -204,7 +206,7 @@ async def test_a_client_that_does_not_keep_up_is_told_so_and_cut_off(api: ApiSer
             await receive(websocket)
 
 
-async def test_what_cannot_be_followed_is_refused_in_http(api: ApiServer) -> None:
+async def test_a_path_that_cannot_be_followed_is_refused_in_http(api: ApiServer) -> None:
     for path, status in (
         ("/images?all=maybe", 400),
         ("/images?follow=true&all=true&node=" + uuid("me"), 400),
@@ -223,7 +225,7 @@ async def test_what_cannot_be_followed_is_refused_in_http(api: ApiServer) -> Non
         assert refused.value.code, path
 
 
-async def test_an_image_that_nobody_knows_closes_its_websocket_with_the_reason(
+async def test_an_unknown_image_closes_its_websocket_with_the_reason(
     api: ApiServer,
 ) -> None:
     async with ask(api, "/images/nothing") as websocket:
@@ -231,7 +233,7 @@ async def test_an_image_that_nobody_knows_closes_its_websocket_with_the_reason(
             await receive(websocket)
 
 
-async def test_rows_and_changes_leave_no_gap_and_tell_nothing_twice(api: ApiServer) -> None:
+async def test_rows_and_changes_have_no_gap_and_no_repetition(api: ApiServer) -> None:
     """Images come and go while followers begin; each ends up with exactly what is there."""
     api.happen(held("me", *(holding(f"image {number}") for number in range(150))))
     pictures: list[set[str]] = []

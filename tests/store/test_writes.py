@@ -1,4 +1,4 @@
-"""What listeners are told of a batch of effects."""
+"""The rows and the events that effects of the core cause."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from beiran.gossip.effects import Effect, HoldingsChanged, ImageForgotten, Membe
 from beiran.gossip.membership.member import Status
 from beiran.store.store import Store
 from beiran.store.writes import member_events
-from tests.store.pictures import (
+from tests.store.samples import (
     AT,
     LATER,
     changed,
@@ -50,7 +50,7 @@ ALIVE, SUSPECT, DOWN, LEFT = Status.ALIVE, Status.SUSPECT, Status.DOWN, Status.L
         (LEFT, LEFT, []),
     ],
 )
-def test_every_change_of_a_member_is_told_in_the_words_of_the_events(
+def test_each_change_of_a_member_has_its_events(
     before: Status | None, now: Status, events: list[EventName]
 ) -> None:
     assert member_events(before, now) == events
@@ -68,7 +68,7 @@ def test_an_event_says_when_whose_and_why(store: Store) -> None:
     )
 
 
-def test_what_becomes_of_ourselves_is_no_news(store: Store) -> None:
+def test_changes_of_this_node_cause_no_events(store: Store) -> None:
     assert store.apply([changed("me"), changed("me", LEFT)], AT).events == ()
 
 
@@ -102,7 +102,7 @@ def test_an_image_brings_its_layers_and_takes_them_along(store: Store) -> None:
     assert events[0].tags == ("a:1",)
 
 
-def test_a_layer_is_told_with_the_first_image_that_has_it_and_the_last(store: Store) -> None:
+def test_layer_events_come_with_the_first_and_the_last_image_of_a_layer(store: Store) -> None:
     store.apply([changed("peer"), described("app", "base", "top"), described("web", "base")], AT)
     assert told(store.apply([held("peer", holding("web"))], AT).events) == [
         ("image.added", "peer", "web"),
@@ -117,7 +117,7 @@ def test_a_layer_is_told_with_the_first_image_that_has_it_and_the_last(store: St
     ]
 
 
-def test_a_layer_that_comes_twice_in_an_image_is_told_once(store: Store) -> None:
+def test_a_layer_twice_in_an_image_causes_one_event(store: Store) -> None:
     batch: list[Effect] = [described("app", "base", "top", "base"), held("me", holding("app"))]
     assert told(store.apply(batch, AT).events) == [
         ("image.added", "me", "app"),
@@ -152,7 +152,7 @@ def test_the_same_holding_again_changes_nothing(store: Store) -> None:
     assert not applied.rows
 
 
-def test_a_reset_tells_only_what_differs(store: Store) -> None:
+def test_a_reset_causes_events_for_the_difference_only(store: Store) -> None:
     descriptions = [described("app", "base", "top"), described("web", "base"), described("db")]
     store.apply([changed("peer"), *descriptions], AT)
     store.apply([held("peer", holding("app"), holding("db"))], AT)
@@ -164,11 +164,11 @@ def test_a_reset_tells_only_what_differs(store: Store) -> None:
     ]
 
 
-def test_releasing_what_is_not_held_is_passed_over(store: Store) -> None:
+def test_the_release_of_an_image_that_is_not_held_is_ignored(store: Store) -> None:
     assert store.apply([released("peer", "app")], AT).events == ()
 
 
-def test_a_forgotten_member_tells_no_more_but_its_rows_change(store: Store) -> None:
+def test_a_forgotten_member_causes_no_events_but_its_rows_change(store: Store) -> None:
     store.apply([changed("peer"), described("app", "base"), held("peer", holding("app"))], AT)
     store.apply([changed("peer", DOWN)], AT)
     applied = store.apply([MemberForgotten(node("peer")), ImageForgotten(digest("app"))], AT)
@@ -178,7 +178,7 @@ def test_a_forgotten_member_tells_no_more_but_its_rows_change(store: Store) -> N
     assert applied.rows.layers == {text("base")}
 
 
-def test_who_goes_offline_changes_the_rows_of_what_it_holds(store: Store) -> None:
+def test_a_node_that_goes_offline_changes_the_rows_of_its_images(store: Store) -> None:
     store.apply([changed("peer"), described("app", "base"), held("peer", holding("app"))], AT)
     assert not store.apply([changed("peer", SUSPECT)], AT).rows.images
     rows = store.apply([changed("peer", DOWN)], AT).rows

@@ -22,7 +22,7 @@ from beiran.store.reads import HeldBy, OnlineNodes
 from beiran.store.restore import Restored, RestoredMember
 from beiran.store.schema import MIGRATION_NAMES, MIGRATIONS
 from beiran.store.store import Store
-from tests.store.pictures import (
+from tests.store.samples import (
     AT,
     changed,
     described,
@@ -82,7 +82,7 @@ def test_the_version_of_our_own_holdings_never_goes_backwards(store: Store) -> N
     assert store.restore().version == 9
 
 
-def test_what_was_known_comes_back(tmp_path: Path) -> None:
+def test_a_restart_restores_members_holdings_and_descriptions(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     app = description("app", "base", "top", "base", created_at="2026-01-01T00:00:00Z")
     web = description("web", "base")
@@ -113,7 +113,7 @@ def test_what_was_known_comes_back(tmp_path: Path) -> None:
     )
 
 
-def test_a_layer_keeps_the_size_that_each_image_tells(store: Store) -> None:
+def test_a_layer_keeps_its_size_in_each_image(store: Store) -> None:
     store.apply([described("app", "base"), held("me", holding("app"), holding("web"))], AT)
     store._writer.execute("UPDATE layers SET size_bytes = 1")
     store.apply([described("web", "base")], AT)
@@ -123,7 +123,7 @@ def test_a_layer_keeps_the_size_that_each_image_tells(store: Store) -> None:
     }
 
 
-def test_after_a_start_nobody_is_online_until_heard(tmp_path: Path) -> None:
+def test_after_a_start_no_other_node_is_online_until_heard(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     store.apply([changed("peer"), changed("gone", Status.LEFT), held("peer", holding("app"))], AT)
     store.begin_life(1)
@@ -137,7 +137,7 @@ def test_after_a_start_nobody_is_online_until_heard(tmp_path: Path) -> None:
     store.close()
 
 
-def test_the_file_of_another_cluster_keeps_only_what_is_ours(tmp_path: Path) -> None:
+def test_the_file_of_another_cluster_keeps_only_this_node(tmp_path: Path) -> None:
     store = open_store(tmp_path, cluster="one")
     generation = store.begin_life(1000)
     store.apply([changed("peer"), described("app", "base"), held("peer", holding("app"))], AT)
@@ -156,7 +156,7 @@ def test_the_file_of_another_cluster_keeps_only_what_is_ours(tmp_path: Path) -> 
     store.close()
 
 
-def test_the_file_of_another_node_forgets_who_we_were(tmp_path: Path) -> None:
+def test_the_file_of_another_node_loses_that_node(tmp_path: Path) -> None:
     store = open_store(tmp_path, name="before")
     store.begin_life(1000)
     store.apply([changed("peer"), held("before", holding("app"), version=8)], AT)
@@ -184,7 +184,7 @@ def test_an_empty_file_is_a_new_one(tmp_path: Path) -> None:
     open_store(tmp_path).close()
 
 
-def test_what_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_refused_and_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "beiran.db"
     for content in (b"hello", b"not a database\n" * 1000, b"SQLite format 3\0 and then nothing"):
         file.write_bytes(content)
@@ -194,7 +194,7 @@ def test_what_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_damaged_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_damaged_file_is_refused_and_unchanged(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     store.apply([held("me", *(holding(f"image {n}", f"tag:{n}") for n in range(500)))], AT)
     store.close()
@@ -207,7 +207,7 @@ def test_a_damaged_file_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert file.read_bytes() == content
 
 
-def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_another_programs_database_is_refused_and_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "beiran.db"
     sqlite(file, "CREATE TABLE recipes (title TEXT)")
     content = file.read_bytes()
@@ -216,7 +216,7 @@ def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> 
     assert file.read_bytes() == content
 
 
-def test_a_newer_releases_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_newer_releases_database_is_refused_and_unchanged(tmp_path: Path) -> None:
     open_store(tmp_path).close()
     file = tmp_path / "beiran.db"
     sqlite(
@@ -230,16 +230,16 @@ def test_a_newer_releases_database_is_refused_and_left_alone(tmp_path: Path) -> 
     assert file.read_bytes() == content
 
 
-def test_a_row_that_we_never_wrote_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_foreign_row_is_one_clear_line(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     store.apply([changed("peer"), held("peer", holding("app"))], AT)
     store._writer.execute("UPDATE images SET digest = 'sha1:abc'")
-    with pytest.raises(DataError, match=r"beiran\.db: a row is not ours \(not a SHA-256"):
+    with pytest.raises(DataError, match=r"beiran\.db: a row cannot be read \(not a SHA-256"):
         store.restore()
     store.close()
 
 
-def test_a_place_without_a_folder_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_missing_folder_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"missing/beiran\.db: No such file or directory$"):
         open_store(tmp_path / "missing")
     (tmp_path / "beiran.db").mkdir()
@@ -306,7 +306,7 @@ def test_a_folder_without_permission_is_one_line_that_says_what_to_do(shared_fol
 
 KILLED = """
 import os, signal
-from tests.store.pictures import *
+from tests.store.samples import *
 store = open_store(__import__("pathlib").Path(sys.argv[1]))
 store.begin_life(1000)
 store.apply([changed("peer"), described("app", "base"), held("peer", holding("app"))], AT)
@@ -358,7 +358,7 @@ def test_a_batch_that_fails_leaves_nothing_behind(store: Store) -> None:
     assert store.knows(node("second"))
 
 
-def test_nothing_is_kept_of_images_that_nobody_holds(store: Store) -> None:
+def test_an_image_without_a_holder_is_deleted(store: Store) -> None:
     store.apply([described("app", "base", "top"), described("web", "base")], AT)
     store.apply([held("me", holding("app"), holding("web"), holding("bare"))], AT)
     store.apply([released("me", "app", "bare"), ImageForgotten(digest("app"))], AT)
