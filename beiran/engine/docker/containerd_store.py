@@ -31,7 +31,7 @@ from beiran.engine.layers.blob_reader import BytesSource, FileSource
 from beiran.engine.layers.layer_blob import BlobTar
 from beiran.engine.layers.sizes import LayerSizes
 from beiran.engine.layers.verified_reader import TarSource
-from beiran.engine.lru_cache import SmallBlobs
+from beiran.engine.small_blobs import SmallBlobs
 from beiran.errors import DataError, NotFound
 from beiran.ids import Digest, digest_text, parse_digest
 from beiran.oci.images import ImageDescription, RepoDigest

@@ -30,7 +30,7 @@ from beiran.engine.layers.blob_reader import BytesSource, FileSource
 from beiran.engine.layers.layer_blob import Measured
 from beiran.engine.layers.sizes import LayerSizes
 from beiran.engine.layers.verified_reader import TarSource
-from beiran.engine.lru_cache import SmallBlobs
+from beiran.engine.small_blobs import SmallBlobs
 from beiran.errors import DataError, NotFound
 from beiran.ids import Digest, digest_text, parse_digest
 from beiran.oci.images import ImageDescription, LayerDescription, RepoDigest, chain_ids

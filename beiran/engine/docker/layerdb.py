@@ -7,11 +7,12 @@ Source: moby, layer/filestore.go, distribution/metadata/v2_metadata_service.go.
 """
 
 import re
-from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Final
+
+from cachetools import LRUCache, cachedmethod
 
 from beiran.engine.content_store import BadContent, MissingContent, read_small_file
 from beiran.engine.layers.tar_split import TarSplit, UnpackedTar, tar_bytes
@@ -35,7 +36,9 @@ class LayerDb:
         kept = data_root / "image" / driver
         self.images = kept / "imagedb" / "content" / "sha256"
         self._lock = Lock()
-        self._kept: OrderedDict[Hashable, TarSplit] = OrderedDict()
+        self._kept: LRUCache[Hashable, TarSplit] = LRUCache(
+            NOTES_BYTES_MAX, getsizeof=lambda notes: notes.memory_bytes
+        )
         self._layers = kept / "layerdb" / "sha256"
         self._diff_ids = kept / "distribution" / "diffid-by-digest" / "sha256"
 
@@ -110,15 +113,11 @@ class LayerDb:
         identity = (cache_id, status.st_ino, status.st_size, status.st_mtime_ns)
         return UnpackedTar(self._notes(notes_path, identity), files, identity)
 
+    @cachedmethod(
+        lambda self: self._kept,
+        key=lambda self, path, identity: identity,
+        lock=lambda self: self._lock,
+    )
     def _notes(self, path: Path, identity: Hashable) -> TarSplit:
-        """The notes at ``path``, which are kept while there is room: ranges come in rows."""
-        with self._lock:
-            if identity in self._kept:
-                self._kept.move_to_end(identity)
-                return self._kept[identity]
-        notes = TarSplit(path)
-        with self._lock:
-            self._kept[identity] = notes
-            while sum(kept.memory_bytes for kept in self._kept.values()) > NOTES_BYTES_MAX:
-                self._kept.popitem(last=False)
-        return notes
+        """The notes at ``path``, kept while there is room: ranges of one layer come in rows."""
+        return TarSplit(path)

@@ -9,13 +9,13 @@ calmer: a damaged one is then no longer had.
 import hashlib
 import logging
 import os
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 import trio
+from cachetools import FIFOCache
 
 from beiran.engine.interface import BlobReader, FileRange
 from beiran.engine.layers.layer_blob import open_blob, read_range
@@ -135,7 +135,7 @@ class BlobReaders:
         self._open_source = open_source
         self._waiting: dict[Digest, None] = {}
         self._work = trio.Event()
-        self._damaged: OrderedDict[Digest, Hashable] = OrderedDict()
+        self._damaged: FIFOCache[Digest, Hashable] = FIFOCache(DAMAGED_MAX)
 
     @asynccontextmanager
     async def open(self, digest: Digest) -> AsyncIterator[BlobReader]:
@@ -192,8 +192,6 @@ class BlobReaders:
             problem = problem or "it hashes to something else"
             _log.warning("%s is damaged, and not given any more: %s", digest_text(digest), problem)
             self._damaged[digest] = source.identity
-            while len(self._damaged) > DAMAGED_MAX:
-                self._damaged.popitem(last=False)
         finally:
             source.close()
 

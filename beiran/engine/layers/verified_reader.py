@@ -1,12 +1,13 @@
 """Reading a layer's tar in threads, and handing out only what its diff ID vouches for."""
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Hashable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Final, Protocol
 
 import trio
+from cachetools import FIFOCache
 
 from beiran.errors import DataError
 from beiran.ids import Digest, digest_text
@@ -45,7 +46,8 @@ class LayerReaders:
 
     def __init__(self) -> None:
         self.limiter = trio.CapacityLimiter(READS_AT_ONCE)
-        self._verified: OrderedDict[Digest, Hashable] = OrderedDict()
+        self._verified: FIFOCache[Digest, Hashable] = FIFOCache(_VERIFIED_MAX)
+        self._lock = Lock()  # of ``_verified``, which threads use
 
     @contextmanager
     def open(self, digest: Digest, source: TarSource) -> Iterator["VerifiedReader"]:
@@ -57,13 +59,13 @@ class LayerReaders:
 
     def is_verified(self, digest: Digest, source: TarSource) -> bool:
         """Whether all of it was read before, and the digest was right."""
-        return self._verified.get(digest) == source.identity
+        with self._lock:
+            return self._verified.get(digest) == source.identity
 
     def set_verified(self, digest: Digest, source: TarSource) -> None:
         """All of it was read, and the digest is right."""
-        self._verified[digest] = source.identity
-        while len(self._verified) > _VERIFIED_MAX:
-            self._verified.popitem(last=False)
+        with self._lock:
+            self._verified[digest] = source.identity
 
 
 class VerifiedReader:
