@@ -29,6 +29,8 @@ PACKAGES: Final = {
     "openssl": "openssl",
     "serf": "serf",
     "skopeo": "skopeo",
+    "ssh-keygen": "openssh-client",
+    "sshd": "openssh-server",
     "systemd-analyze": "systemd",
     "tc": "iproute2",
     "unshare": "util-linux",

@@ -90,7 +90,7 @@ async def open_agent(settings: Settings) -> AsyncIterator["Agent"]:
         tcp = await stack.enter_async_context(_open_tcp(settings.bind, settings.port, "--port"))
         mirror = await stack.enter_async_context(_open_mirror(settings))
         unix = await stack.enter_async_context(open_unix_listener(settings.socket))
-        engine = open_engine(str(settings.engine), cache_dir=settings.data_dir)
+        engine = open_engine(settings.engine, cache_dir=settings.data_dir)
 
         # The parts. Each is whole when it is made, from parts above it.
         node = _make_node(settings, store, uuid)

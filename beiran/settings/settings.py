@@ -152,7 +152,7 @@ def load_settings(
     Args:
       cli: values of the command line by option name (``data_dir``); None counts as absent.
       environ: environment variables; an empty one counts as absent.
-      docker_socket: the default engine, if a socket is there; without one the default is none.
+      docker_socket: the default engine, if a socket is there (see ``_default_engine``).
 
     Raises: SettingsError, one line, for the first value that cannot be used.
     """
@@ -170,7 +170,7 @@ def load_settings(
     if "name" not in values:
         values["name"] = _parse("name", _Given(socket.gethostname(), "the host's name"))
     if "engine" not in values:
-        values["engine"] = _default_engine(docker_socket)
+        values["engine"] = _default_engine(docker_socket, environ)
     if "join" in values:
         port = cast(int, values.get("port", PORT))
         found = cast(tuple[tuple[str, int | None], ...], values["join"])
@@ -190,12 +190,26 @@ def load_settings(
     return settings
 
 
-def _default_engine(docker_socket: str) -> EngineSpec:
-    try:
-        if stat.S_ISSOCK(Path(docker_socket).stat().st_mode):
-            return EngineSpec("docker", docker_socket)
-    except OSError:
-        pass
+def _default_engine(docker_socket: str, environ: Mapping[str, str]) -> EngineSpec:
+    """The engine that Docker's own tools would ask, if there is one.
+
+    Source: docker CLI, ``cli/command/cli.go`` (``DOCKER_HOST`` before ``DOCKER_CONTEXT``). The
+    context of ``docker context use`` does not count: an agent belongs to the engine of its host.
+    """
+    if host := environ.get("DOCKER_HOST"):
+        return cast(EngineSpec, _parse("engine", _Given(host, "DOCKER_HOST")))
+    context = environ.get("DOCKER_CONTEXT", "")
+    if context not in ("", "default"):
+        return cast(EngineSpec, _parse("engine", _Given(f"context:{context}", "DOCKER_CONTEXT")))
+    paths = [docker_socket]
+    if runtime_dir := environ.get("XDG_RUNTIME_DIR"):
+        paths.append(f"{runtime_dir}/docker.sock")  # of a rootless Docker
+    for path in paths:
+        try:
+            if stat.S_ISSOCK(Path(path).stat().st_mode):
+                return EngineSpec("docker", path)
+        except OSError:
+            continue
     return EngineSpec("none")
 
 

@@ -33,6 +33,9 @@ _NO: Final = ("0", "false", "no", "off")
 _SIZE: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?(?:([kmgt])(i)?)?b?", re.IGNORECASE)
 _POWERS: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _AT_ONCE: Final = re.compile(r"([0-9]{1,5})x")
+_REMOTE_ENGINE: Final = re.compile(
+    r"(?:tcp://[^/\s]+:[0-9]+/?|ssh://[^/\s]+|context:[a-zA-Z0-9][a-zA-Z0-9_.+-]+)"
+)  # docker CLI, cli/context/store/store.go for the names of contexts
 _REPOSITORY_PATTERN: Final = re.compile(r"[a-zA-Z0-9._:/*-]{1,255}")
 
 
@@ -46,7 +49,8 @@ class HostPort(NamedTuple):
 class EngineSpec(Struct, frozen=True):
     """Which engine to watch.
 
-    ``path`` is Docker's socket (``docker``), the layout folder (``oci``), or empty (``none``).
+    ``path`` is the layout folder (``oci``) or empty (``none``). For ``docker`` it is the path of
+    Docker's socket, ``tcp://HOST:PORT``, ``ssh://HOST`` or ``context:NAME``.
     """
 
     kind: Literal["docker", "oci", "none"]
@@ -54,7 +58,7 @@ class EngineSpec(Struct, frozen=True):
 
     def __str__(self) -> str:
         if self.kind == "docker":
-            return f"docker://{self.path}"
+            return f"docker://{self.path}" if self.path.startswith("/") else self.path
         return f"oci:{self.path}" if self.kind == "oci" else "none"
 
 
@@ -230,12 +234,16 @@ def _engine(value: object) -> EngineSpec:
     text = _text(value)
     if text == "none":
         return EngineSpec("none")
-    if text.startswith("docker://") and text.startswith("/", 9):
-        return EngineSpec("docker", text[9:])
+    socket_path = text.removeprefix("docker://" if text.startswith("docker:") else "unix://")
+    if socket_path != text and socket_path.startswith("/"):
+        return EngineSpec("docker", socket_path)
+    if _REMOTE_ENGINE.fullmatch(text):
+        return EngineSpec("docker", text)
     if text.startswith("oci:") and not text.startswith("oci://") and text[4:]:
         return EngineSpec("oci", str(_path(text[4:])))
     raise ValueError(
-        f"{text!r} is not an engine (docker:///path/to/docker.sock, oci:/path/to/layout or none)"
+        f"{text!r} is not an engine (docker:///path/to/docker.sock, tcp://HOST:PORT, ssh://HOST, "
+        "context:NAME, oci:/path/to/layout or none)"
     )
 
 

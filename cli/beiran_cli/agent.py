@@ -79,7 +79,8 @@ def run(
     beacon
         Send and hear broadcasts (on).
     engine
-        Engine to watch: docker:///PATH, oci:DIR or none (Docker's socket if it exists).
+        Engine to watch: docker:///PATH, tcp://HOST:PORT, ssh://HOST, context:NAME, oci:DIR or
+        none. Without it: DOCKER_HOST, DOCKER_CONTEXT, then Docker's socket if it exists.
     mirror_port
         Loopback port of the mirror, at which the engine pulls; 0 for no mirror (8880).
     origin

@@ -11,6 +11,7 @@ import trio
 
 from beiran.engine.interface import Engine, EngineNews
 from beiran.engine.open import open_engine
+from beiran.settings.values import EngineSpec
 from beiran_cli.demo_images import make_layout
 from tests.http.serving import serve
 from tests.pull.site import PEER, Site, open_site
@@ -51,7 +52,8 @@ class PullStackThread:
                 async with AsyncExitStack() as stack:
                     make_layout(self._folder / "images")
                     engine = open_engine(
-                        f"oci:{self._folder / 'images'}", cache_dir=self._folder / "data"
+                        EngineSpec("oci", str(self._folder / "images")),
+                        cache_dir=self._folder / "data",
                     )
                     site = await stack.enter_async_context(
                         open_site(self._folder, engine=engine, **self._settings)

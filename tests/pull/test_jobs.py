@@ -17,6 +17,7 @@ from beiran.engine.open import open_engine
 from beiran.ids import digest_text
 from beiran.oci.manifests import DOCKER_CONFIG, digest_of
 from beiran.pull import jobs
+from beiran.settings.values import EngineSpec
 from beiran.transfer import downloads
 from beiran_cli.demo_images import make_layout
 from tests.http import serving
@@ -213,7 +214,7 @@ async def test_a_cancelled_pull_leaves_nothing_half_done_and_others_go_on(
     images = tmp_path / "images"
     make_layout(images)
     before = files_of(images)
-    engine = open_engine(f"oci:{images}", cache_dir=tmp_path / "data")
+    engine = open_engine(EngineSpec("oci", str(images)), cache_dir=tmp_path / "data")
     gives_up = trio.CancelScope()
     done: list[PullDone] = []
 

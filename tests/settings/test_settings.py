@@ -337,6 +337,9 @@ def test_dns_names_may_have_underscores_and_a_final_dot(tmp_path: Path) -> None:
         ("none", EngineSpec("none")),
         ("docker:///run/user/1000/docker.sock", EngineSpec("docker", "/run/user/1000/docker.sock")),
         ("oci:/srv/layout", EngineSpec("oci", "/srv/layout")),
+        ("tcp://10.0.0.1:2376", EngineSpec("docker", "tcp://10.0.0.1:2376")),
+        ("ssh://me@build.example:2222", EngineSpec("docker", "ssh://me@build.example:2222")),
+        ("context:rootless", EngineSpec("docker", "context:rootless")),
     ],
 )
 def test_an_engine_reads_and_shows_alike(tmp_path: Path, text: str, spec: EngineSpec) -> None:
@@ -467,6 +470,21 @@ def docker_socket(tmp_path: Path) -> Iterator[str]:
 def test_dockers_socket_is_the_engine_if_it_is_there(tmp_path: Path, docker_socket: str) -> None:
     settings = load_settings({"config_dir": str(tmp_path)}, {}, docker_socket=docker_socket)
     assert settings.engine == EngineSpec("docker", docker_socket)
+
+
+def test_engine_is_the_one_that_dockers_own_tools_would_ask(
+    tmp_path: Path, docker_socket: str
+) -> None:
+    remote = {"DOCKER_HOST": "tcp://10.0.0.1:2375", "DOCKER_CONTEXT": "other"}
+    assert load(tmp_path, environ=remote).engine.path == "tcp://10.0.0.1:2375"
+    assert load(tmp_path, environ={"DOCKER_HOST": f"unix://{docker_socket}"}).engine == (
+        EngineSpec("docker", docker_socket)
+    )
+    assert load(tmp_path, environ={"DOCKER_CONTEXT": "other"}).engine.path == "context:other"
+    rootless = {"DOCKER_CONTEXT": "default", "XDG_RUNTIME_DIR": str(tmp_path)}
+    assert load(tmp_path, environ=rootless).engine == EngineSpec("docker", docker_socket)
+    assert load(tmp_path, cli={"engine": "none"}, environ=remote).engine == EngineSpec("none")
+    assert "DOCKER_HOST" in fault(tmp_path, environ={"DOCKER_HOST": "npipe:////./pipe/docker"})
 
 
 def test_a_file_in_the_place_of_dockers_socket_is_no_engine(tmp_path: Path) -> None:

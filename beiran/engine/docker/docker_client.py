@@ -53,6 +53,7 @@ class VersionReply(Struct, rename="pascal"):
     """``GET /version``."""
 
     version: str = ""
+    api_version: str = ""
 
 
 class InfoReply(Struct, rename="pascal"):
@@ -371,12 +372,13 @@ async def open_client(address: str) -> AsyncIterator[DockerClient]:
 
 def _connect(address: str) -> tuple[Endpoint, docker.APIClient, str]:
     endpoint = find_endpoint(address)
-    api = endpoint.open(version="auto", timeout_s=ANSWER_TIMEOUT_S)
+    api = endpoint.open(version=API_VERSION_MAX, timeout_s=ANSWER_TIMEOUT_S)
     try:
-        if version_lt(API_VERSION_MAX, api.api_version):
+        reply = msgspec.convert(api.version(api_version=False), VersionReply)
+        if version_lt(reply.api_version, API_VERSION_MAX):
             api.close()
-            api = endpoint.open(version=API_VERSION_MAX, timeout_s=ANSWER_TIMEOUT_S)
-        return endpoint, api, msgspec.convert(api.version(), VersionReply).version
+            api = endpoint.open(version=reply.api_version, timeout_s=ANSWER_TIMEOUT_S)
+        return endpoint, api, reply.version
     except BaseException:
         api.close()
         raise
