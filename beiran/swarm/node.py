@@ -2,7 +2,7 @@
 
     effects = swarm.want(blob, now=now)
     effects = swarm.receive_datagram(data, source, now=now)
-    effects = swarm.piece_arrived(fetch, piece, blake3, now=now)
+    accepted, effects = swarm.piece_arrived(fetch, piece, blake3, now=now)
     effects = swarm.advance(now=now)              # whatever is due
     deadline = swarm.next_deadline()              # when to call advance again
 
@@ -291,16 +291,26 @@ class SwarmNode:
             self._fetching.progressed(running, bytes_done)
         return self._end()
 
-    def piece_arrived(self, fetch: int, piece: int, blake3: bytes, *, now: float) -> list[Effect]:
-        """A fetch has brought the last byte of a piece. ``blake3``: of the whole piece."""
+    def piece_arrived(
+        self, fetch: int, piece: int, blake3: bytes, *, now: float
+    ) -> tuple[bool, list[Effect]]:
+        """A fetch has brought the last byte of a piece.
+
+        Args:
+          blake3: of the whole piece, 32 bytes.
+
+        Returns: whether the piece is accepted by this fetch's bytes, and the effects. False for a
+          piece that is held already, and for a fetch that has ended.
+        """
         self._begin(now)
+        accepted = False
         running = self._fetching.get(fetch)
         if running is not None and running.pieces >> piece & 1:
-            self._arrivals.arrived(running, piece, blake3)
+            accepted = self._arrivals.arrived(running, piece, blake3)
             self._liars.heed()
             self._audits.consider(running.download)
             self._arrivals.check_complete(running.download, brought_by=running)
-        return self._end()
+        return accepted, self._end()
 
     def fetch_done(self, fetch: int, *, now: float) -> list[Effect]:
         """A fetch has brought all of its bytes, and each piece was told of."""

@@ -28,22 +28,27 @@ class Arrivals:
         self._fetching = fetching
         self._announcements = announcements
 
-    def arrived(self, fetch: Fetch, piece: int, blake3: bytes) -> None:
-        """A fetch has brought the last byte of a piece. ``blake3``: of the whole piece."""
+    def arrived(self, fetch: Fetch, piece: int, blake3: bytes) -> bool:
+        """Accept or refuse a piece whose last byte a fetch has brought.
+
+        Returns: whether this call accepted it. False also if the piece is held already.
+        """
         download, hash = fetch.download, blake3[:HASH_BYTES]
         self._fetching.progressed(fetch, download.pieces.end(piece) - fetch.start)
         if fetch.node is None:
             self._accept(fetch, piece, hash)
             self._checker.from_origin(download, piece, hash)
-        elif download.held >> piece & 1:
+            return True
+        if download.held >> piece & 1:
             download.wasted_bytes += download.pieces.length(piece)
-        else:
-            mixed = fetch.mixed and piece == download.pieces.at(fetch.start)
-            verdict = self._checker.judge(download, fetch.node, piece, hash, mixed=mixed)
-            if verdict is Verdict.ACCEPT:
-                self._accept(fetch, piece, hash)
-            else:
-                self._refuse(download, piece, fetch.node, mixed=mixed)
+            return False
+        mixed = fetch.mixed and piece == download.pieces.at(fetch.start)
+        verdict = self._checker.judge(download, fetch.node, piece, hash, mixed=mixed)
+        if verdict is Verdict.ACCEPT:
+            self._accept(fetch, piece, hash)
+            return True
+        self._refuse(download, piece, fetch.node, mixed=mixed)
+        return False
 
     def check_complete(self, download: Download, *, brought_by: Fetch | None = None) -> None:
         """Tell, once, that all pieces of a blob are there.

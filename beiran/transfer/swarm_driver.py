@@ -432,9 +432,10 @@ class _Fetch:
     def judge(self, start: int, end: int, blake3: bytes) -> bool:
         """Whether the core accepts a piece that has arrived."""
         driver, piece = self._driver, self.download.pieces.at(start)
-        effects = driver.node.piece_arrived(self._number, piece, blake3, now=trio.current_time())
+        now = trio.current_time()
+        accepted, effects = driver.node.piece_arrived(self._number, piece, blake3, now=now)
         driver.do(effects)
-        return PieceAccepted(self.download.digest, piece) in effects
+        return accepted
 
 
 def _why_stuck(download: BlobDownload, reason: str) -> MirrorError:

@@ -157,7 +157,8 @@ class Transfers:
         if more:
             self._next_piece(host, transfer, up)
         hash = self.hash_of(host, digest, piece, marks)
-        world.do(host, host.node.piece_arrived(transfer.fetch, piece, hash, now=world.now))
+        _, effects = host.node.piece_arrived(transfer.fetch, piece, hash, now=world.now)
+        world.do(host, effects)
         if not more and not transfer.over:
             self._end(host, transfer)
             world.do(host, host.node.fetch_done(transfer.fetch, now=world.now))

@@ -57,7 +57,8 @@ def pull_alone(node: SwarmNode) -> None:
     effects = tell(node, Grant(PEERS[0], BLOB, 5, 0, 2))
     fetch = next(e for e in effects if isinstance(e, FetchFromOrigin))
     for piece, hash in enumerate(HASHES):
-        effects = node.piece_arrived(fetch.fetch, piece, hash, now=0.2)
+        accepted, effects = node.piece_arrived(fetch.fetch, piece, hash, now=0.2)
+        assert accepted
     assert BlobComplete(BLOB) in effects
     node.fetch_done(fetch.fetch, now=0.2)
     node.verified(BLOB, now=0.3)

@@ -147,7 +147,7 @@ def test_a_lessee_tells_that_its_own_limit_holds_it_back_until_bytes_come() -> N
     node.fetch_answered(fetch.fetch, now=2.0)
     assert {r.held_back for r in reports(node, 2.5)} == {False}
     node.fetch_held_back(fetch.fetch, now=2.5)
-    done = node.piece_arrived(fetch.fetch, 0, b"h" * 32, now=2.6)
+    _, done = node.piece_arrived(fetch.fetch, 0, b"h" * 32, now=2.6)
     done += node.fetch_done(fetch.fetch, now=2.6)
     (last,) = [m for m in sent(done) if isinstance(m, LeaseReport)]
     assert last == LeaseReport(OWN, BLOB, 7, PIECE, LeaseState.DONE)
