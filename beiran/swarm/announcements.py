@@ -1,11 +1,11 @@
-"""Who has which piece: told to neighbours at once, and again now and then.
+"""Which node has which piece: announced to neighbours at once, and repeated every 2 s.
 
-Each message has all pieces that its sender has, so that a lost one is repaired by the next; the
-hashes of new pieces come along, and are asked for where they were lost. A neighbour is told only
-what it lacks.
+Each ``Have`` carries the sender's whole piece set (BitTorrent's *bitfield*, not its *have*), so the
+next one repairs a lost one. It also carries the hashes of pieces that are new to the receiver;
+hashes that were lost are asked for. A neighbour gets announcements only while it lacks pieces that
+they are about.
 """
 
-from collections.abc import Callable
 from typing import Final
 
 from msgspec import Struct
@@ -13,19 +13,24 @@ from msgspec import Struct
 from beiran.errors import BadPacket
 from beiran.ids import Digest, NodeId
 from beiran.swarm.config import HASHES_MAX, NEIGHBOURS_MAX
-from beiran.swarm.context import Context
-from beiran.swarm.download import HASHES_TRIES, Download, Neighbour
+from beiran.swarm.context import AnnounceDue, Context, HashesDue, QueryDue, RepeatDue
+from beiran.swarm.download import Download, Neighbour
+from beiran.swarm.integrity.bans import BanList
 from beiran.swarm.integrity.piece_check import Checker
 from beiran.swarm.messages import HashesWanted, Have, PieceHash
-from beiran.swarm.pieces import Pieces, members, pack_bits, unpack_bits_untrusted
+from beiran.swarm.pieces import Pieces, pack_bits, pieces_in, unpack_bits_untrusted
+from beiran.swarm.upload_slots import UploadSlots
 
-HASHES_AGAIN_S: Final = 0.1
+HASHES_RETRY_S: Final = 0.1
+"""Between two requests for hashes: many round trips of a LAN, less than a piece takes."""
+UPLOADS_TOLD_MAX: Final = 65535  # as the message's field allows
 
 
-class Provision(Struct, frozen=True):
-    """A blob that we have whole. ``hashes``: of its pieces, as far as we know them.
+class CompleteBlob(Struct, frozen=True):
+    """A blob that this node has whole and serves.
 
-    ``first_hand``: those that are known to be right.
+    Attributes:
+      hashes: of its pieces, as far as known. ``first_hand``: pieces whose hash is surely right.
     """
 
     pieces: Pieces
@@ -34,199 +39,220 @@ class Provision(Struct, frozen=True):
 
 
 class Announcements:
-    """Tells others what we have, and learns what they have.
-
-    Args:
-      uploads: how many we serve just now.
-    """
+    """Sends what this node has of each blob, and receives what others have."""
 
     def __init__(
         self,
         context: Context,
         downloads: dict[Digest, Download],
-        provisions: dict[Digest, Provision],
-        checker: Checker,
+        complete_blobs: dict[Digest, CompleteBlob],
         *,
-        uploads: Callable[[], int],
+        bans: BanList,
+        checker: Checker,
+        uploads: UploadSlots,
     ) -> None:
-        self._checker = checker
         self._context = context
         self._downloads = downloads
-        self._provisions = provisions
+        self._complete_blobs = complete_blobs
+        self._bans = bans
+        self._checker = checker
         self._uploads = uploads
 
-    def meet(self, download: Download, node: NodeId, seed: bool) -> None:
-        """A node is said to take part, or to have all of a blob: ask it, once."""
+    def meet(self, download: Download, node: NodeId, *, seed: bool) -> None:
+        """Make a node a neighbour, and ask what it has. ``seed``: it should have the whole blob."""
         known = node in download.neighbours
-        if known or not self._context.trusts(node) or download.verified:
+        if known or not self._bans.trusts(node) or download.verified:
             return
         if len(download.neighbours) >= NEIGHBOURS_MAX and not seed:
             return
-        neighbour = Neighbour(node, asks_left=self._context.config.ask_tries)
-        download.neighbours[node] = neighbour
-        self._ask(download, neighbour)
+        neighbour = Neighbour(node, queries_left=self._context.config.query_tries)
+        self._query(download, download.add(neighbour))
 
-    def piece_accepted(self, download: Download) -> None:
-        """Tell the neighbours: at once, or a moment after the last time."""
+    def announce_soon(self, download: Download) -> None:
+        """New pieces are held: announce them now, or ``announce_gap_s`` after the last time."""
         gap_s = download.announced_at + self._context.config.announce_gap_s - self._context.now
-        self._context.set_timer_by("announce", download.digest, max(0.0, gap_s))
+        self._context.set_timer_no_later(AnnounceDue(download.digest), max(0.0, gap_s))
 
-    def on_announce_timer(self, digest: object) -> None:
-        """Tell each neighbour what is new to it."""
-        download = self._downloads.get(digest)  # type: ignore[call-overload]
+    def announce(self, digest: Digest) -> None:
+        """Announce to each neighbour what is new to it."""
+        download = self._downloads.get(digest)
         if download is None:
             return
-        download.announced_at = self._context.now
+        download.note_announced(self._context.now)
         for neighbour in download.neighbours.values():
             new = self._new_to(download, neighbour)
-            if new and neighbour.heard and neighbour.wants:
-                self._tell(download, neighbour, asks=False)
+            if new and neighbour.heard_from and neighbour.interested:
+                self._send(download, neighbour, reply_wanted=False)
 
-    def on_repeat_timer(self, digest: object) -> None:
-        """Ask and tell again: all that was lost on the way."""
-        download = self._downloads.get(digest)  # type: ignore[call-overload]
+    def repeat(self, digest: Digest) -> None:
+        """Send the whole piece set again, and ask for the neighbours': repairs what was lost."""
+        download = self._downloads.get(digest)
         if download is None or download.verified:
             return
         context = self._context
         for neighbour in list(download.neighbours.values()):
-            if not neighbour.heard:
+            if not neighbour.heard_from:
                 continue
-            if neighbour.held != download.pieces.all or neighbour.wants:
-                neighbour.told = 0
-                self._tell(download, neighbour, asks=True)
-        context.set_timer("repeat", digest, context.config.repeat_have_s)
+            if neighbour.held != download.pieces.all or neighbour.interested:
+                neighbour.forget_announced()
+                self._send(download, neighbour, reply_wanted=True)
+        context.set_timer(RepeatDue(digest), context.config.repeat_have_s)
 
-    def on_ask_timer(self, about: object) -> None:
-        """A node has not told yet what it has."""
-        assert isinstance(about, tuple)
-        download = self._downloads.get(about[0])
-        neighbour = download.neighbours.get(about[1]) if download else None
-        if download is None or neighbour is None or neighbour.heard:
+    def retract(self, download: Download) -> None:
+        """Tell the neighbours that this node has fewer pieces than before, and ask them anew."""
+        for neighbour in list(download.neighbours.values()):
+            if neighbour.heard_from:
+                self._send(download, neighbour, reply_wanted=True)
+
+    def withdraw(self, download: Download) -> None:
+        """Tell the neighbours that this node has no piece any more."""
+        nothing = self._have(download.digest, download.pieces, 0, interested=False, hashes=())
+        for node in download.neighbours:
+            self._context.send(node, nothing)
+
+    # --- receiving --------------------------------------------------------------------------
+
+    def on_query_timer(self, digest: Digest, node: NodeId) -> None:
+        """A node has not answered what it has: ask again, or drop it as a neighbour."""
+        download = self._downloads.get(digest)
+        neighbour = download.neighbours.get(node) if download else None
+        if download is None or neighbour is None or neighbour.heard_from:
             return
-        if neighbour.asks_left <= 0:
+        if neighbour.queries_left <= 0:
             download.remove(neighbour.node)
         else:
-            self._ask(download, neighbour)
+            self._query(download, neighbour)
 
     def on_have(self, message: Have) -> Download | None:
-        """A node tells what it has. Returns our download of it, if there is one.
+        """Note what a node has. Returns the download of this blob, if the node is its neighbour.
 
-        Raises: BadPacket if it speaks of another size, or of pieces that there are not.
+        Raises: BadPacket if the blob has another size here, or the message names pieces that the
+          blob does not have.
         """
         download = self._downloads.get(message.digest)
         if download is None:
-            if message.asks:
-                self._answer_as_provider(message.sender, message.digest, message.size_bytes)
+            if message.reply_wanted:
+                self._answer_as_server(message.sender, message.digest, message.size_bytes)
             return None
         pieces = download.pieces
-        if message.size_bytes != pieces.size_bytes:
-            raise BadPacket("another size than the blob has here")
-        held = unpack_bits_untrusted(message.held, pieces)
+        held = _unpack_untrusted(message.held, message.size_bytes, pieces)
         if any(entry.piece >= pieces.count for entry in message.hashes):
-            raise BadPacket("a hash of a piece that there is not")
+            raise BadPacket("a hash of a piece that the blob does not have")
         neighbour = download.neighbours.get(message.sender)
         if neighbour is None:
             if len(download.neighbours) >= NEIGHBOURS_MAX and not self._make_room(download):
                 return None
-            neighbour = download.neighbours[message.sender] = Neighbour(message.sender)
-        neighbour.heard = True
-        neighbour.wants = message.wants
-        if message.hashless:
-            neighbour.hashes_asks = HASHES_TRIES
-        elif held & ~neighbour.held:
-            neighbour.hashes_asks = 0
+            neighbour = download.add(Neighbour(message.sender))
+        neighbour.hear(
+            held=held, interested=message.interested, hashes_unknown=message.hashes_unknown
+        )
         download.set_held(neighbour, held)
-        for piece in [p for p in neighbour.broken if not held >> p & 1]:
-            del neighbour.broken[piece]  # it does not stand by that
-        if message.sender in self._context.distrusted:
-            download.shun(neighbour)
+        if message.sender in self._bans.reasons:
+            download.ban(neighbour)
         for entry in message.hashes:
-            self._checker.heard(download, neighbour, entry.piece, entry.hash, entry.first_hand)
-        self._context.cancel_timer("ask", (download.digest, message.sender))
-        if message.asks:
-            neighbour.told = 0
-            self._tell(download, neighbour, asks=False)
-        elif download.held & ~neighbour.told & ~held and neighbour.wants:
-            self.piece_accepted(download)
-        self._ask_hashes(download, neighbour, answered=bool(message.hashes))
+            self._checker.on_claim(
+                download, neighbour, entry.piece, entry.hash, first_hand=entry.first_hand
+            )
+        self._context.cancel_timer(QueryDue(download.digest, message.sender))
+        if message.reply_wanted:
+            neighbour.forget_announced()
+            self._send(download, neighbour, reply_wanted=False)
+        elif download.held & ~neighbour.announced & ~held and neighbour.interested:
+            self.announce_soon(download)
+        self._request_hashes(download, neighbour, answered=bool(message.hashes))
         return download
 
     def on_hashes_wanted(self, message: HashesWanted) -> None:
-        """A node wants hashes. Raises: BadPacket as ``on_have``."""
+        """Answer which hashes pieces have. Raises: BadPacket as ``on_have``."""
         download = self._downloads.get(message.digest)
-        provision = self._provisions.get(message.digest)
+        blob = self._complete_blobs.get(message.digest)
         if download is not None:
             pieces, hashes, held = download.pieces, download.hashes, download.held
-            first_hand, wants = download.vouched, not download.complete
-        elif provision is not None:
-            pieces, hashes, held = provision.pieces, provision.hashes, provision.pieces.all
-            first_hand, wants = provision.first_hand, False
+            first_hand, interested = download.attested, not download.complete
+        elif blob is not None:
+            pieces, hashes, held = blob.pieces, blob.hashes, blob.pieces.all
+            first_hand, interested = blob.first_hand, False
         else:
             return
-        if message.size_bytes != pieces.size_bytes:
-            raise BadPacket("another size than the blob has here")
-        wanted = unpack_bits_untrusted(message.pieces, pieces) & held
-        told = _hashes(hashes, wanted, first_hand)
+        wanted = _unpack_untrusted(message.pieces, message.size_bytes, pieces) & held
         have = self._have(
-            message.digest, pieces, held, wants=wants, hashes=told, hashless=not hashes
+            message.digest,
+            pieces,
+            held,
+            interested=interested,
+            hashes=_piece_hashes(hashes, wanted, first_hand),
+            hashes_unknown=not hashes,
         )
         self._context.send(message.sender, have)
 
-    def ask_hashes(self, download: Download, node: NodeId) -> None:
-        """Something about a neighbour's hashes is to be found out."""
+    # --- hashes of neighbours' pieces -------------------------------------------------------
+
+    def request_hashes(self, download: Download, node: NodeId) -> None:
+        """Ask a neighbour for the hashes that it has not announced, or has to confirm."""
         neighbour = download.neighbours.get(node)
         if neighbour is not None:
-            self._ask_hashes(download, neighbour, answered=False)
+            self._request_hashes(download, neighbour, answered=False)
 
-    def on_hashes_timer(self, about: object) -> bool:
-        """Hashes were asked for. Returns whether they are given up now, so that it may be asked."""
-        assert isinstance(about, tuple)
-        download = self._downloads.get(about[0])
-        neighbour = download.neighbours.get(about[1]) if download else None
+    def on_hashes_timer(self, digest: Digest, node: NodeId) -> bool:
+        """Ask again for hashes. Returns whether the neighbour turns out to know none.
+
+        Its pieces can then be requested without their hashes.
+        """
+        download = self._downloads.get(digest)
+        neighbour = download.neighbours.get(node) if download else None
         if download is None or neighbour is None:
             return False
-        self._ask_hashes(download, neighbour, answered=False)
-        return neighbour.hashes_asks >= HASHES_TRIES
+        self._request_hashes(download, neighbour, answered=False)
+        return neighbour.knows_no_hashes
 
-    def retract(self, download: Download) -> None:
-        """Tell the neighbours that we have less than we said, and ask them anew."""
-        for neighbour in list(download.neighbours.values()):
-            if neighbour.heard:
-                self._tell(download, neighbour, asks=True)
-
-    def gone(self, download: Download) -> None:
-        """Tell the neighbours that we have nothing of it any more."""
-        for node in download.neighbours:
-            self._context.send(
-                node, self._have(download.digest, download.pieces, 0, wants=False, hashes=())
-            )
+    def _request_hashes(self, download: Download, neighbour: Neighbour, *, answered: bool) -> None:
+        """``answered``: the neighbour has just sent some."""
+        context = self._context
+        unknown = neighbour.usable & ~neighbour.claimed & download.missing
+        for piece in neighbour.mismatched:
+            unknown |= 1 << piece
+        timer = HashesDue(download.digest, neighbour.node)
+        if not unknown or neighbour.knows_no_hashes:
+            context.cancel_timer(timer)
+            return
+        # A point in time, as the difference of two could be rounded to a timer that never fits.
+        again_at = neighbour.hashes_asked_at + HASHES_RETRY_S
+        if context.now < again_at and not answered:
+            context.set_timer_no_later(timer, again_at - context.now)
+            return
+        neighbour.note_hash_request(
+            context.now, last_was_useful=answered and not neighbour.mismatched
+        )
+        context.set_timer(timer, HASHES_RETRY_S)
+        size_bytes, bits = download.pieces.size_bytes, pack_bits(unknown)
+        context.send(neighbour.node, HashesWanted(context.own, download.digest, size_bytes, bits))
 
     # --- one message ------------------------------------------------------------------------
 
-    def _ask(self, download: Download, neighbour: Neighbour) -> None:
-        neighbour.asks_left -= 1
-        self._tell(download, neighbour, asks=True)
-        self._context.set_timer(
-            "ask", (download.digest, neighbour.node), self._context.config.ask_retry_s
-        )
+    def _query(self, download: Download, neighbour: Neighbour) -> None:
+        neighbour.note_query()
+        self._send(download, neighbour, reply_wanted=True)
+        timer = QueryDue(download.digest, neighbour.node)
+        self._context.set_timer(timer, self._context.config.query_retry_s)
 
-    def _tell(self, download: Download, neighbour: Neighbour, *, asks: bool) -> None:
+    def _send(self, download: Download, neighbour: Neighbour, *, reply_wanted: bool) -> None:
         new = self._new_to(download, neighbour)
-        hashes = _hashes(download.hashes, new, download.vouched)
-        neighbour.told = download.held
+        hashes = _piece_hashes(download.hashes, new, download.attested)
+        neighbour.note_announced(download.held)
         have = self._have(
             download.digest,
             download.pieces,
             download.held,
-            asks=asks,
-            wants=not download.complete,
+            reply_wanted=reply_wanted,
+            interested=not download.complete,
             hashes=hashes,
         )
         self._context.send(neighbour.node, have)
 
     def _new_to(self, download: Download, neighbour: Neighbour) -> int:
-        """Pieces of ours that a neighbour lacks, or whose hash it may know wrongly."""
-        return download.held & ~neighbour.told & (~neighbour.held | download.corrected)
+        """Held pieces that a neighbour lacks, or whose hash it may know wrongly."""
+        lacking = ~neighbour.held | download.reannounce
+        return download.held & ~neighbour.announced & lacking
 
     def _have(
         self,
@@ -234,84 +260,61 @@ class Announcements:
         pieces: Pieces,
         held: int,
         *,
-        asks: bool = False,
-        wants: bool,
+        reply_wanted: bool = False,
+        interested: bool,
         hashes: tuple[PieceHash, ...],
-        hashless: bool = False,
+        hashes_unknown: bool = False,
     ) -> Have:
         return Have(
             self._context.own,
             digest,
             pieces.size_bytes,
             pack_bits(held),
-            asks,
-            wants,
-            min(self._uploads(), 65535),
+            reply_wanted,
+            interested,
+            min(len(self._uploads), UPLOADS_TOLD_MAX),
             hashes,
-            hashless,
+            hashes_unknown,
         )
 
-    def _answer_as_provider(self, node: NodeId, digest: Digest, size_bytes: int) -> None:
-        provision = self._provisions.get(digest)
-        if provision is None or provision.pieces.size_bytes != size_bytes:
-            nothing = Have(self._context.own, digest, size_bytes, b"", False, False, 0)
-            self._context.send(node, nothing)
-            return
-        held = provision.pieces.all
-        self._context.send(
-            node,
-            self._have(
+    def _answer_as_server(self, node: NodeId, digest: Digest, size_bytes: int) -> None:
+        """Answer a query about a blob that this node does not fetch."""
+        blob = self._complete_blobs.get(digest)
+        if blob is None or blob.pieces.size_bytes != size_bytes:
+            have = Have(self._context.own, digest, size_bytes, b"", False, False, 0)
+        else:
+            have = self._have(
                 digest,
-                provision.pieces,
-                held,
-                wants=False,
+                blob.pieces,
+                blob.pieces.all,
+                interested=False,
                 hashes=(),
-                hashless=not provision.hashes,
-            ),
-        )
-
-    def _ask_hashes(self, download: Download, neighbour: Neighbour, *, answered: bool) -> None:
-        unknown = neighbour.fit & ~neighbour.claimed & download.missing
-        for piece in neighbour.broken:
-            unknown |= 1 << piece
-        about = (download.digest, neighbour.node)
-        if not unknown or neighbour.hashes_asks >= HASHES_TRIES:
-            self._context.cancel_timer("hashes", about)
-            return
-        # As a time, not as a time passed: rounded, that could be too short for ever.
-        again_at = neighbour.hashes_asked_at + HASHES_AGAIN_S
-        if self._context.now < again_at and not answered:
-            self._context.set_timer_by("hashes", about, again_at - self._context.now)
-            return
-        neighbour.hashes_asked_at = self._context.now
-        useful = answered and not neighbour.broken
-        neighbour.hashes_asks = 0 if useful else neighbour.hashes_asks + 1
-        self._context.set_timer("hashes", about, HASHES_AGAIN_S)
-        self._context.send(
-            neighbour.node,
-            HashesWanted(
-                self._context.own,
-                download.digest,
-                download.pieces.size_bytes,
-                pack_bits(unknown),
-            ),
-        )
+                hashes_unknown=not blob.hashes,
+            )
+        self._context.send(node, have)
 
     def _make_room(self, download: Download) -> bool:
-        """Forget a neighbour that was never heard, if there is one."""
+        """Drop a neighbour that never sent a ``Have``, if there is one."""
         for neighbour in download.neighbours.values():
-            if not neighbour.heard:
-                download.remove(neighbour.node)
-                return True
+            if not neighbour.heard_from:
+                return download.remove(neighbour.node)
         return False
 
 
-def _hashes(hashes: dict[int, bytes], pieces: int, first_hand: int) -> tuple[PieceHash, ...]:
-    told: list[PieceHash] = []
-    for piece in members(pieces):
+def _unpack_untrusted(bits: bytes, size_bytes: int, pieces: Pieces) -> int:
+    """Read a piece set. Raises: BadPacket if it is not one of this blob."""
+    if size_bytes != pieces.size_bytes:
+        raise BadPacket("another size than the blob has here")
+    return unpack_bits_untrusted(bits, pieces)
+
+
+def _piece_hashes(hashes: dict[int, bytes], pieces: int, first_hand: int) -> tuple[PieceHash, ...]:
+    """The known hashes of a set of pieces, as many as fit in a datagram."""
+    known: list[PieceHash] = []
+    for piece in pieces_in(pieces):
         hash = hashes.get(piece)
         if hash is not None:
-            told.append(PieceHash(piece, hash, bool(first_hand >> piece & 1)))
-            if len(told) == HASHES_MAX:
+            known.append(PieceHash(piece, hash, bool(first_hand >> piece & 1)))
+            if len(known) == HASHES_MAX:
                 break
-    return tuple(told)
+    return tuple(known)

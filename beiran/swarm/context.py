@@ -1,82 +1,151 @@
-"""What all parts of one node share: its parameters, its clock's last reading, its way out."""
+"""What all parts of a swarm core share: configuration, members, time, timers, pending effects.
 
-import hashlib
-from collections import Counter, deque
+A ``Timer`` names what becomes due and about what. ``SwarmNode.advance`` matches every kind.
+"""
+
+from collections import deque
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from beiran.gossip.membership.member import Address
 from beiran.ids import Digest, NodeId
-from beiran.sansio.timers import Timers
+from beiran.sansio.context import CoreContext
 from beiran.swarm.codec import SwarmCodec
 from beiran.swarm.config import SwarmConfig
-from beiran.swarm.effects import Effect, PeerDistrusted, PeerForgiven, SendDatagram
-from beiran.swarm.integrity.ban_list import Distrust
+from beiran.swarm.counters import Count
+from beiran.swarm.effects import Effect, SendDatagram
 from beiran.swarm.messages import Message
 
 if TYPE_CHECKING:
     from random import Random
 
+LeaseKey = tuple[NodeId, Digest, int]
+"""A lease: the rendezvous node that granted it, the blob, and its number there."""
+SwarmKey = tuple[Digest, int]
+"""The participants of one blob: its digest, and the size that they say it has."""
 
-TimerKey = tuple[str, object]
-"""What is due, and about whom."""
+
+class AnnounceDue(Struct, frozen=True):
+    """Announce the new pieces of a blob to its neighbours."""
+
+    digest: Digest
 
 
-class Context:
-    """Shared by the parts of a node; each part is handed it and nothing global.
+class QueryDue(Struct, frozen=True):
+    """A neighbour has not yet answered what it has of a blob."""
+
+    digest: Digest
+    node: NodeId
+
+
+class HashesDue(Struct, frozen=True):
+    """A neighbour has not yet answered a request for hashes."""
+
+    digest: Digest
+    node: NodeId
+
+
+class RepeatDue(Struct, frozen=True):
+    """Send the whole piece set of a blob to its neighbours again."""
+
+    digest: Digest
+
+
+class FetchesDue(Struct, frozen=True):
+    """A peer that was busy or failed can be asked again."""
+
+
+class WatchDue(Struct, frozen=True):
+    """Look for fetches that stall and for blobs without a source."""
+
+
+class RegisterDue(Struct, frozen=True):
+    """Register a blob with its rendezvous node, for the first time or again."""
+
+    digest: Digest
+
+
+class LeasingChanged(Struct, frozen=True):
+    """A pause is over in which this node did not offer to fetch from the origin."""
+
+
+class ReportDue(Struct, frozen=True):
+    """Report how far a lease is."""
+
+    lease: LeaseKey
+
+
+class DirectoryDue(Struct, frozen=True):
+    """As a rendezvous node, look after the participants and leases of one blob."""
+
+    swarm: SwarmKey
+
+
+class LingerEnds(Struct, frozen=True):
+    """A verified blob was announced for long enough."""
+
+    digest: Digest
+
+
+class BanEnds(Struct, frozen=True):
+    """A banned peer may be asked again."""
+
+    node: NodeId
+
+
+Timer = (
+    AnnounceDue
+    | QueryDue
+    | HashesDue
+    | RepeatDue
+    | FetchesDue
+    | WatchDue
+    | RegisterDue
+    | LeasingChanged
+    | ReportDue
+    | DirectoryDue
+    | LingerEnds
+    | BanEnds
+)
+
+
+class Context(CoreContext[Timer, Effect]):
+    """Shared by the parts of one core.
 
     Attributes:
-      now: the time of the input being handled, in seconds.
-      members: the online others, by node.
-      heard: when a datagram came from each, last.
-      generations: of the members' agents, as far as we are told.
-      found_out: liars that the parts have still to be rid of. forgiven: liars no longer.
-      to_self: messages of this node to itself (it may be its own rendezvous node).
-      reconsider: how we are registered is to be looked over at the end of this input.
-      counters: what happened how often, for people.
+      own: this node. ``members``: the other members that are online.
+      heard_at: when each member last sent a datagram.
+      to_self: messages of this node to itself, as it can be its own rendezvous node.
     """
 
     def __init__(
         self, own: NodeId, config: SwarmConfig, codec: SwarmCodec, random: "Random", now: float
     ) -> None:
+        super().__init__(random, now)
         self.own = own
         self.config = config
         self.codec = codec
-        self.random = random
-        self.now = now
         self.members: dict[NodeId, Address] = {}
-        self.heard: dict[NodeId, float] = {}
-        self.generations: dict[NodeId, int] = {}
-        self.found_out: list[NodeId] = []
-        self.forgiven: list[NodeId] = []
-        self._distrust = Distrust(config)
-        self.timers: Timers[TimerKey] = Timers()
-        self.effects: list[Effect] = []
+        self.heard_at: dict[NodeId, float] = {}
         self.to_self: deque[Message] = deque()
-        self.reconsider = False
-        self.counters: Counter[str] = Counter()
-        self._unresponsive: dict[NodeId, float] = {}
-        self._rankings: dict[Digest, list[NodeId]] = {}
 
-    def emit(self, effect: Effect) -> None:
-        """Want something done, or tell what was found out."""
-        self.effects.append(effect)
+    def count(self, what: Count) -> None:
+        """One more of these has happened."""
+        self.counters[what] += 1
 
-    def set_timer(self, kind: str, about: object, delay_s: float) -> None:
-        """Be called for ``kind`` in ``delay_s`` seconds; replaces an earlier one about the same."""
-        self.timers.set((kind, about), self.now + delay_s)
+    def reaches(self, node: NodeId) -> bool:
+        """Whether messages reach a node: an online member, or this node itself."""
+        return node == self.own or node in self.members
 
-    def set_timer_by(self, kind: str, about: object, delay_s: float) -> None:
-        """As ``set_timer``, but one that is due earlier stays."""
-        at = self.timers.deadline((kind, about))
-        if at is None or at > self.now + delay_s:
-            self.timers.set((kind, about), self.now + delay_s)
-
-    def cancel_timer(self, kind: str, about: object) -> None:
-        """Not be called for it, if that was so."""
-        self.timers.cancel((kind, about))
+    def set_members(self, members: dict[NodeId, Address]) -> None:
+        """These other members are online now."""
+        self.members = members
+        for node in [node for node in self.heard_at if node not in members]:
+            del self.heard_at[node]
 
     def send(self, to: NodeId, message: Message) -> None:
-        """Send a message to a member, or to ourselves; to others it is not sent."""
+        """Send a message to an online member or to this node. Others get none."""
         if to == self.own:
             self.to_self.append(message)
             return
@@ -84,75 +153,5 @@ class Context:
         if address is None:
             return
         data = self.codec.encode(message)
-        self.counters["datagrams_sent"] += 1
-        self.counters["datagram_bytes_sent"] += len(data)
+        self.count_sent(data)
         self.emit(SendDatagram(address, data))
-
-    @property
-    def distrusted(self) -> dict[NodeId, str]:
-        """Who sent what it must have known to be wrong, and why we think so."""
-        return self._distrust.reasons
-
-    def trusts(self, node: NodeId) -> bool:
-        """Whether a node may be asked: an online member that was not found out."""
-        return node in self.members and node not in self.distrusted
-
-    def distrust(self, node: NodeId, reason: str) -> None:
-        """Ask a node for nothing for a long time. (It is still given what it asks for.)"""
-        if node not in self.distrusted:
-            for_s = self._distrust.begin(node, reason, self.generations.get(node))
-            self.set_timer("trust", node, for_s)
-            self.found_out.append(node)
-            self.counters["peers_distrusted"] += 1
-            self.emit(PeerDistrusted(node, reason))
-
-    def forgive(self, node: NodeId) -> None:
-        """Ask a node again."""
-        if self._distrust.end(node):
-            self.cancel_timer("trust", node)
-            self.forgiven.append(node)
-            self.counters["peers_forgiven"] += 1
-            self.emit(PeerForgiven(node))
-
-    # --- rendezvous -------------------------------------------------------------------------
-
-    def rendezvous(self, digest: Digest) -> NodeId:
-        """The first by highest random weight over (digest, node) of those who answer.
-
-        Source: Thaler and Ravishankar, "A Name-Based Mapping Scheme for Rendezvous" (1996).
-        """
-        ranking = self._rankings.get(digest)
-        if ranking is None:
-            ranking = sorted((self.own, *self.members), key=lambda n: weight(digest, n))
-            ranking = self._rankings[digest] = ranking[: -RANKED_MAX - 1 : -1]
-        for node in ranking:
-            if self._unresponsive.get(node, self.now) <= self.now:
-                return node
-        return self.own
-
-    def pass_over(self, node: NodeId) -> None:
-        """``node`` did not answer as a rendezvous node; ask the next for a while."""
-        self._unresponsive[node] = self.now + self.config.unresponsive_s
-
-    def members_changed(self) -> None:
-        """Rank anew; and who was started again begins anew."""
-        self._rankings.clear()
-        for node in self._distrust.restarted(self.generations):
-            self.forgive(node)
-        self._distrust.forget(but=self.members)
-        for node in [n for n in self.heard if n not in self.members]:
-            del self.heard[node]
-        for node in [n for n in self._unresponsive if n not in self.members]:
-            del self._unresponsive[node]
-
-    def forget_ranking(self, digest: Digest) -> None:
-        """The blob is not spoken of any more."""
-        self._rankings.pop(digest, None)
-
-
-RANKED_MAX = 8  # as many rendezvous nodes may be out of order at once
-
-
-def weight(digest: Digest, node: NodeId) -> bytes:
-    """The random weight of a node for a blob: the same everywhere."""
-    return hashlib.blake2b(digest + node, digest_size=8, person=b"beiran-hrw").digest()

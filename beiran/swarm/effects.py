@@ -1,4 +1,4 @@
-"""What the core wants done, and what it has found out. The core never acts: it returns these."""
+"""What a swarm core wants done and has found out. The core never acts: it returns these."""
 
 from enum import Enum
 
@@ -12,17 +12,17 @@ class FetchFailure(Enum):
     """Why a fetch ended before its last byte."""
 
     UNREACHABLE = "unreachable"
-    """No connection, or nobody answers."""
+    """The peer takes no connection, or does not answer."""
     BUSY = "busy"
-    """The peer gives to others and has no room: ask again soon."""
+    """The peer has no free upload slot: ask again soon."""
     MISSING = "missing"
-    """The peer does not have it."""
+    """The peer does not have these bytes."""
     BROKEN = "broken"
-    """It ended early: what came so far is kept."""
+    """The connection ended early. The bytes that came are kept."""
     ORIGIN_REFUSED = "origin refused"
-    """The origin says with authority: no such blob, or not for us."""
+    """The origin answers with authority: it has no such blob, or denies it to this node."""
     ORIGIN_UNAVAILABLE = "origin unavailable"
-    """The origin cannot be reached, or is overloaded. It may come back."""
+    """The origin cannot be reached or is overloaded. It may come back."""
 
 
 class SendDatagram(Struct, frozen=True):
@@ -35,9 +35,13 @@ class SendDatagram(Struct, frozen=True):
 class FetchFromPeer(Struct, frozen=True):
     """Fetch a blob's bytes from ``start`` to before ``end`` from a peer, into the partial file.
 
-    ``start`` may lie within a piece (another source gave what is before it). Tell
-    ``fetch_progressed`` now and then, ``piece_arrived`` at the end of each piece, ``fetch_done`` or
-    ``fetch_failed`` at the end.
+    The driver calls ``fetch_progressed`` every 0.1 s or so, ``piece_arrived`` at the end of each
+    piece, and ``fetch_done`` or ``fetch_failed`` at the end.
+
+    Attributes:
+      start: may lie within a piece, if another source gave the bytes before it.
+      active: how many other fetches receive bytes now. The request carries it: a peer serves the
+        requester with the fewest first.
     """
 
     fetch: int
@@ -48,11 +52,10 @@ class FetchFromPeer(Struct, frozen=True):
     end: int
     first_piece: int
     active: int
-    """So many others bring bytes to us just now. Tell the peer: who has least is served first."""
 
 
 class FetchFromOrigin(Struct, frozen=True):
-    """As ``FetchFromPeer``, from the origin; ``start`` is always the start of a piece."""
+    """As ``FetchFromPeer``, from the origin. ``start`` is always the start of a piece."""
 
     fetch: int
     digest: Digest
@@ -62,55 +65,52 @@ class FetchFromOrigin(Struct, frozen=True):
 
 
 class CancelFetch(Struct, frozen=True):
-    """Stop this fetch: from now on no byte of it may be written.
-
-    Nothing more needs to be told of it, and nothing told of it counts.
-    """
+    """Stop this fetch: from now on, write no byte of it. The core ignores calls about it."""
 
     fetch: int
 
 
 class UploadAdmitted(Struct, frozen=True):
-    """A request that ``begin_upload`` let wait may be answered now."""
+    """Answer the request that ``begin_upload`` made wait."""
 
     upload: int
 
 
 class PieceAccepted(Struct, frozen=True):
-    """The bytes of a piece in the partial file are right for all we know."""
+    """The bytes of a piece in the partial file are right, by all evidence so far."""
 
     digest: Digest
     piece: int
 
 
-class PieceDoubted(Struct, frozen=True):
-    """A piece that was accepted is fetched again: the whole was damaged."""
+class PieceRevoked(Struct, frozen=True):
+    """An accepted piece is not held any more: it is fetched again."""
 
     digest: Digest
     piece: int
 
 
 class BlobComplete(Struct, frozen=True):
-    """All pieces are accepted. Verify the whole, then tell ``verified`` or ``damaged``."""
+    """All pieces are accepted. Verify the whole, then call ``verified`` or ``damaged``."""
 
     digest: Digest
 
 
-class PeerDistrusted(Struct, frozen=True):
-    """A peer sent what it must have known to be wrong. It is asked for nothing for a long time."""
+class PeerBanned(Struct, frozen=True):
+    """A peer sent bytes or hashes that it must have known to be wrong. It is asked for nothing."""
 
     node: NodeId
     reason: str
 
 
-class PeerForgiven(Struct, frozen=True):
-    """A peer that lied is asked again: its agent was restarted, or much time has passed."""
+class PeerUnbanned(Struct, frozen=True):
+    """A ban ended: the peer's agent restarted, or the time of the ban has passed."""
 
     node: NodeId
 
 
 class BlobStuck(Struct, frozen=True):
-    """No source is left for a blob that is wanted. Told once; new sources set it going again."""
+    """A wanted blob has no source left. Reported once; a new source sets it going again."""
 
     digest: Digest
     reason: str
@@ -123,9 +123,9 @@ Effect = (
     | CancelFetch
     | UploadAdmitted
     | PieceAccepted
-    | PieceDoubted
+    | PieceRevoked
     | BlobComplete
-    | PeerDistrusted
-    | PeerForgiven
+    | PeerBanned
+    | PeerUnbanned
     | BlobStuck
 )

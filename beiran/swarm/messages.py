@@ -1,7 +1,7 @@
 """Every datagram of the swarm, and nothing else.
 
-All are msgpack arrays with the tag first, then the sender and the blob. New fields go last and
-have a default; a message is never changed otherwise. Every length has a bound.
+Each is a msgpack array: the tag, the sender, the blob's digest, the other fields. A new field goes
+last and has a default; a message is never changed otherwise. Every length has a bound.
 """
 
 from enum import IntEnum
@@ -14,7 +14,7 @@ from beiran.oci.images import SizeBytes
 from beiran.swarm.config import HASH_BYTES, HASHES_MAX, NEIGHBOURS_MAX, PIECES_MAX, SEEDS_MAX
 
 Bits = Annotated[bytes, Meta(max_length=PIECES_MAX // 8)]
-"""A set of pieces: bit ``i`` (little-endian) stands for piece ``i``."""
+"""A piece set: bit ``i`` (little-endian) stands for piece ``i``."""
 PieceNumber = Annotated[int, Meta(ge=0, lt=PIECES_MAX)]
 Number = Annotated[int, Meta(ge=0, lt=2**32)]
 TruncatedHash = Annotated[bytes, Meta(min_length=HASH_BYTES, max_length=HASH_BYTES)]
@@ -26,13 +26,13 @@ class LeaseState(IntEnum):
     RUNNING = 0
     DONE = 1
     FAILED = 2
-    REFUSED = 3  # the origin denies it to this node
+    REFUSED = 3  # the origin denies the blob to this node
 
 
 class PieceHash(Struct, frozen=True, array_like=True):
     """A piece's BLAKE3, cut to 16 bytes.
 
-    ``first_hand``: the sender had it from the origin, or has verified the whole blob.
+    ``first_hand``: the sender fetched the piece from the origin, or has verified the whole blob.
     """
 
     piece: PieceNumber
@@ -41,16 +41,15 @@ class PieceHash(Struct, frozen=True, array_like=True):
 
 
 class Register(Struct, frozen=True, array_like=True, tag=1):
-    """To the rendezvous node: I take part in fetching this blob. Answered by ``Participants``.
+    """Take part in fetching a blob. Goes to its rendezvous node, which answers ``Participants``.
 
     Attributes:
       number: the answer repeats it.
-      held: pieces that the sender has; ``fetching``: those it fetches from the origin just now.
-      starved: pieces that the sender lacks and knows nobody to ask for, and it has nothing to do.
-      willing: it can fetch from the origin now. able: it may be able to later (never where the
-        origin denied the blob to it).
-      neighbours_wanted: how many others it would like to be told of.
-      seeds: nodes that told the sender that they have the blob whole.
+      held: pieces that the sender has. ``fetching``: pieces that it fetches from the origin now.
+      lacking: pieces that it lacks and can ask no peer for.
+      can_lease: it can fetch from the origin now. ``origin_possible``: it may be able to later.
+      neighbours_wanted: how many participants the answer should name.
+      seeds: nodes that told the sender that they have the whole blob.
     """
 
     sender: WireNodeId
@@ -59,21 +58,21 @@ class Register(Struct, frozen=True, array_like=True, tag=1):
     number: Number
     held: Bits
     fetching: Bits
-    starved: Bits
-    willing: bool
-    able: bool
+    lacking: Bits
+    can_lease: bool
+    origin_possible: bool
     neighbours_wanted: Annotated[int, Meta(ge=0, le=NEIGHBOURS_MAX)]
     seeds: Annotated[tuple[WireNodeId, ...], Meta(max_length=SEEDS_MAX)] = ()
 
 
 class Participants(Struct, frozen=True, array_like=True, tag=2):
-    """The answer to ``Register``, and sent unasked when ``leasable`` changes (``number`` 0).
+    """Answer ``Register``. Sent unasked, with ``number`` 0, when ``leasable`` changes.
 
     Attributes:
-      count: how many take part, the asker included.
-      leasable: the origin has enough to do with this blob yet.
-      leased: somebody fetches from the origin now. hopeful: somebody may yet.
-      neighbours: some others that take part; seeds: some that have the blob whole.
+      count: participants, the receiver included.
+      leasable: some pieces are neither held nor fetched from the origin.
+      leased: a participant fetches from the origin now. ``origin_possible``: one may later.
+      neighbours: some participants. ``seeds``: some nodes that have the whole blob.
     """
 
     sender: WireNodeId
@@ -82,20 +81,20 @@ class Participants(Struct, frozen=True, array_like=True, tag=2):
     count: Number
     leasable: bool
     leased: bool
-    hopeful: bool
+    origin_possible: bool
     neighbours: Annotated[tuple[WireNodeId, ...], Meta(max_length=NEIGHBOURS_MAX)] = ()
     seeds: Annotated[tuple[WireNodeId, ...], Meta(max_length=SEEDS_MAX)] = ()
 
 
 class Leave(Struct, frozen=True, array_like=True, tag=3):
-    """I no longer take part, nor do I have any of it."""
+    """Take part no longer, and have no piece of the blob."""
 
     sender: WireNodeId
     digest: WireDigest
 
 
 class Grant(Struct, frozen=True, array_like=True, tag=4):
-    """To a participant: fetch these pieces from the origin. Answered by ``LeaseReport``."""
+    """Lease pieces to a participant: it fetches them from the origin, and sends ``LeaseReport``."""
 
     sender: WireNodeId
     digest: WireDigest
@@ -105,8 +104,10 @@ class Grant(Struct, frozen=True, array_like=True, tag=4):
 
 
 class LeaseReport(Struct, frozen=True, array_like=True, tag=5):
-    """From a lease's holder, several times a second: bytes so far. Answered by ``LeaseAnswer``
-    when the lease is over. ``held_back``: a limit of the holder's own makes it wait.
+    """Report how far a lease is, every 0.2 s. Once it is over, ``LeaseAnswer`` confirms the report.
+
+    Attributes:
+      bytes_done: so far. ``throttled``: a rate limit of the sender's own makes the lease wait.
     """
 
     sender: WireNodeId
@@ -114,11 +115,11 @@ class LeaseReport(Struct, frozen=True, array_like=True, tag=5):
     lease: Number
     bytes_done: SizeBytes
     state: LeaseState
-    held_back: bool = False
+    throttled: bool = False
 
 
 class LeaseAnswer(Struct, frozen=True, array_like=True, tag=6):
-    """This lease is over: as you reported, or since it was given to another."""
+    """End a lease: its holder reported so, or another participant has it now."""
 
     sender: WireNodeId
     digest: WireDigest
@@ -126,27 +127,28 @@ class LeaseAnswer(Struct, frozen=True, array_like=True, tag=6):
 
 
 class Have(Struct, frozen=True, array_like=True, tag=7):
-    """What the sender has of a blob, and hashes of pieces that are new.
+    """Announce the pieces that the sender has, and hashes of those that are new to the receiver.
 
     Attributes:
-      asks: answer with yours. wants: the sender lacks some, tell it what you get.
-      uploads: how many it serves just now.
-      hashless: the sender does not know the hashes of what it has.
+      reply_wanted: answer with a ``Have``.
+      interested: the sender lacks pieces; announce yours to it.
+      uploads: how many it serves now.
+      hashes_unknown: it does not know the hashes of its pieces.
     """
 
     sender: WireNodeId
     digest: WireDigest
     size_bytes: SizeBytes
     held: Bits
-    asks: bool
-    wants: bool
+    reply_wanted: bool
+    interested: bool
     uploads: Annotated[int, Meta(ge=0, le=65535)]
     hashes: Annotated[tuple[PieceHash, ...], Meta(max_length=HASHES_MAX)] = ()
-    hashless: bool = False
+    hashes_unknown: bool = False
 
 
 class HashesWanted(Struct, frozen=True, array_like=True, tag=8):
-    """Which hashes do these pieces have? Answered by ``Have`` with as many as fit."""
+    """Ask for the hashes of pieces. Answered by ``Have`` with as many as fit."""
 
     sender: WireNodeId
     digest: WireDigest

@@ -1,7 +1,7 @@
 """How a blob is cut into pieces, and sets of pieces as the bits of an integer.
 
-An integer's bit ``i`` stands for piece ``i``: unions, differences and counts of 1,024 pieces are
-single operations, and nothing is ever iterated in an order that changes from run to run.
+Bit ``i`` of an integer stands for piece ``i``. Unions, differences and counts of 1,024 pieces are
+single operations, and the order of iteration is the same in every run.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from beiran.swarm.config import PIECE_BYTES, PIECE_BYTES_SMALL, PIECES_MAX, SMAL
 
 
 class Pieces(Struct, frozen=True):
-    """A blob's cut; it follows from the blob's size alone, so that all nodes cut alike."""
+    """A blob's pieces. They follow from its size alone, so all nodes cut it alike."""
 
     size_bytes: int
     piece_bytes: int
@@ -30,7 +30,7 @@ class Pieces(Struct, frozen=True):
         return min(self.size_bytes, (piece + 1) * self.piece_bytes)
 
     def length(self, piece: int) -> int:
-        """Bytes of one piece; only the last may be short."""
+        """Bytes of one piece. Only the last piece may be short."""
         return self.end(piece) - self.start(piece)
 
     def at(self, offset: int) -> int:
@@ -46,10 +46,11 @@ class Pieces(Struct, frozen=True):
 
 
 def cut(size_bytes: int) -> Pieces:
-    """Cut a blob: pieces of ``PIECE_BYTES``, doubled until there are at most ``PIECES_MAX``.
+    """Cut a blob into pieces of ``PIECE_BYTES``, doubled until there are at most ``PIECES_MAX``.
 
-    A piece is passed on when it is whole, so a crowd's last host has a blob of few pieces late:
-    those of small blobs are smaller.
+    A node passes a piece on once it has the whole piece, so the last of N nodes is log2 N pieces
+    behind the first (Mundinger, Weber and Weiss 2008). Small blobs have smaller pieces, as that
+    delay weighs more there.
     """
     piece_bytes = PIECE_BYTES_SMALL if size_bytes <= SMALL_BLOB_BYTES else PIECE_BYTES
     while size_bytes > piece_bytes * PIECES_MAX:
@@ -58,8 +59,8 @@ def cut(size_bytes: int) -> Pieces:
     return Pieces(size_bytes, piece_bytes, count, (1 << count) - 1)
 
 
-def members(bits: int) -> Iterator[int]:
-    """The pieces of a set, lowest first."""
+def pieces_in(bits: int) -> Iterator[int]:
+    """Iterate over the pieces of a set, lowest first."""
     while bits:
         low = bits & -bits
         yield low.bit_length() - 1
@@ -67,9 +68,9 @@ def members(bits: int) -> Iterator[int]:
 
 
 def lowest_run(bits: int) -> int:
-    """The first adjoining pieces of a set."""
+    """The first pieces of a set that follow one another without a gap."""
     run = 0
-    for piece in members(bits):
+    for piece in pieces_in(bits):
         if run and not run >> (piece - 1) & 1:
             break
         run |= 1 << piece
@@ -77,14 +78,14 @@ def lowest_run(bits: int) -> int:
 
 
 def pack_bits(bits: int) -> bytes:
-    """A set as it travels: little-endian, without trailing zeros."""
+    """A set as datagrams have it: little-endian, without trailing zero bytes."""
     return bits.to_bytes((bits.bit_length() + 7) // 8, "little")
 
 
 def unpack_bits_untrusted(data: bytes, pieces: Pieces) -> int:
-    """The set that ``pack_bits`` packed.
+    """Read a set that ``pack_bits`` packed.
 
-    Raises: BadPacket if it speaks of pieces that the blob does not have.
+    Raises: BadPacket if it has pieces that the blob does not have.
     """
     bits = int.from_bytes(data, "little")
     if bits.bit_length() > pieces.count:

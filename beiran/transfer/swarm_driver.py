@@ -41,10 +41,10 @@ from beiran.swarm.effects import (
     FetchFailure,
     FetchFromOrigin,
     FetchFromPeer,
-    PeerDistrusted,
-    PeerForgiven,
+    PeerBanned,
+    PeerUnbanned,
     PieceAccepted,
-    PieceDoubted,
+    PieceRevoked,
     SendDatagram,
     UploadAdmitted,
 )
@@ -243,7 +243,7 @@ class SwarmDriver:
                 case PieceAccepted(digest=digest):
                     if digest in self.downloads:
                         self.downloads[digest].first_bytes.set()
-                case PieceDoubted(digest=digest, piece=piece):
+                case PieceRevoked(digest=digest, piece=piece):
                     if digest in self.downloads:
                         self.downloads[digest].release(piece)
                 case BlobComplete(digest=digest):
@@ -253,9 +253,9 @@ class SwarmDriver:
                     if digest in self.downloads:
                         download = self.downloads[digest]
                         self.give_up(download, _why_stuck(download, reason))
-                case PeerDistrusted(node=node, reason=reason):
+                case PeerBanned(node=node, reason=reason):
                     _log.warning("stopped fetching from %s: %s", self._name_of(node), reason)
-                case PeerForgiven(node=node):
+                case PeerUnbanned(node=node):
                     _log.info("fetching from %s again", self._name_of(node))
                 case UploadAdmitted(upload=number):
                     if number in self._permits:
@@ -427,7 +427,7 @@ class _Fetch:
     def held_back(self) -> None:
         """This node's own rate limit makes the fetch wait: it has not stalled."""
         driver = self._driver
-        driver.do(driver.node.fetch_held_back(self._number, now=trio.current_time()))
+        driver.do(driver.node.fetch_throttled(self._number, now=trio.current_time()))
 
     def judge(self, start: int, end: int, blake3: bytes) -> bool:
         """Whether the core accepts a piece that has arrived."""

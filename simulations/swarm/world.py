@@ -20,10 +20,10 @@ from beiran.swarm.effects import (
     Effect,
     FetchFromOrigin,
     FetchFromPeer,
-    PeerDistrusted,
-    PeerForgiven,
+    PeerBanned,
+    PeerUnbanned,
     PieceAccepted,
-    PieceDoubted,
+    PieceRevoked,
     SendDatagram,
     UploadAdmitted,
 )
@@ -294,9 +294,9 @@ class World(kernel.World[Host]):
                 self.schedule(self.now + after_s, self._verify, host, digest)
             case BlobStuck(digest, reason):
                 host.stuck[digest] = reason
-            case PeerDistrusted(node, reason):
+            case PeerBanned(node, reason):
                 host.distrusted[node] = reason
-            case PieceDoubted() | PeerForgiven():
+            case PieceRevoked() | PeerUnbanned():
                 pass  # reports for statistics
 
     def send(self, host: Host, to: Address, data: bytes) -> None:

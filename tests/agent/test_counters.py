@@ -11,27 +11,33 @@ from beiran.http.server import HttpCounters
 from beiran.net.beacon import BeaconCounters
 from beiran.net.udp import UdpCounters
 from beiran.swarm.counters import COUNTERS as SWARM_COUNTERS
+from beiran.swarm.counters import FAILED, Count
 from beiran.swarm.effects import FetchFailure
 
 PACKAGE = Path(__file__).parents[2] / "beiran"
 
 
-@pytest.mark.parametrize(
-    ("core", "defined"), [("gossip", GOSSIP_COUNTERS), ("swarm", SWARM_COUNTERS)]
-)
-def test_a_core_defines_what_it_counts_and_counts_what_it_defines(
-    core: str, defined: dict[str, str]
-) -> None:
+def counted_by_name(core: str) -> set[str]:
+    """What a core, and the context that both cores share, count by ``counters["name"]``."""
     paths = [*(PACKAGE / core).rglob("*.py"), PACKAGE / "sansio" / "context.py"]
     places = [
         place
         for path in paths
         for place in re.findall(r"counters\[([^\]]+)\] \+= ", path.read_text())
     ]
-    counted = {name for place in places for name in re.findall(r'"(\w+)"', place)}
-    if core == "swarm":
-        counted |= {f"fetches_failed_{failure.name.lower()}" for failure in FetchFailure}
-    assert counted == set(defined)
+    return {name for place in places for name in re.findall(r'"(\w+)"', place)}
+
+
+def test_gossip_defines_what_it_counts_and_counts_what_it_defines() -> None:
+    assert counted_by_name("gossip") == set(GOSSIP_COUNTERS)
+
+
+def test_the_swarm_counts_what_it_defines() -> None:
+    paths = [path for path in (PACKAGE / "swarm").rglob("*.py") if path.name != "counters.py"]
+    names = {name for path in paths for name in re.findall(r"\bCount\.(\w+)", path.read_text())}
+    counted = {Count[name] for name in names} | set(FAILED.values()) | counted_by_name("swarm")
+    assert counted == set(SWARM_COUNTERS)
+    assert set(FAILED) == set(FetchFailure)
 
 
 @pytest.mark.parametrize("struct", [UdpCounters(), BeaconCounters(), HttpCounters()])

@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 
 from beiran.errors import SettingsError
-from beiran.swarm.effects import FetchFailure, PeerDistrusted
-from beiran.swarm.fetch_scheduler import Fetch, Fetching
+from beiran.ids import Digest
+from beiran.swarm.context import LingerEnds
+from beiran.swarm.effects import FetchFailure, PeerBanned
+from beiran.swarm.fetch_scheduler import Fetch
 from beiran.swarm.integrity.piece_check import Checker, Verdict
-from beiran.swarm.integrity.repair import Damage
-from beiran.swarm.inventory import Blobs
+from beiran.swarm.integrity.repair import Repairer
+from beiran.swarm.lifecycle import Lifecycle
 from beiran.swarm.node import SwarmNode
 from beiran.swarm.rendezvous.leases import Lease, Leases
-from beiran.swarm.upload_slots import Upload, Uploads
+from beiran.swarm.upload_slots import Upload, UploadSlots
 from simulations.explore.crowds import CROWDS, generate
 from simulations.kernel.trace import Trace
 from simulations.report.swarm.page import write_crowd_report
@@ -274,46 +276,47 @@ def every_piece_is_accepted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Checker, "judge", lambda *_, **__: Verdict.ACCEPT)
 
 
-def who_dies_while_it_gives_is_called_a_liar(patch: pytest.MonkeyPatch) -> None:
-    failed = Fetching.failed
+def a_peer_that_dies_while_it_sends_is_banned(patch: pytest.MonkeyPatch) -> None:
+    fail = SwarmNode._fail
 
-    def rash(self: Fetching, fetch: Fetch, failure: FetchFailure) -> None:
-        failed(self, fetch, failure)
+    def rash(self: SwarmNode, fetch: Fetch, failure: FetchFailure) -> object:
+        follow = fail(self, fetch, failure)
         if fetch.node is not None and failure is FetchFailure.BROKEN:
-            self._context.distrust(fetch.node, "it broke off")
+            self._bans.ban(fetch.node, "it broke off")
+        return follow
 
-    patch.setattr(Fetching, "failed", rash)
+    patch.setattr(SwarmNode, "_fail", rash)
 
 
 def damaged_blobs_stay_so(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Damage, "doubt", lambda self, download: None)
+    patch.setattr(Repairer, "on_damage", lambda self, download: None)
 
 
-def who_waits_for_an_upload_waits_for_ever(patch: pytest.MonkeyPatch) -> None:
-    end = Uploads.end
+def waiting_uploads_wait_for_ever(patch: pytest.MonkeyPatch) -> None:
+    end = UploadSlots.end
 
-    def ended(self: Uploads, number: int, bytes_sent: int, now: float) -> list[Upload]:
+    def ended(self: UploadSlots, number: int, bytes_sent: int, now: float) -> list[Upload]:
         end(self, number, bytes_sent, now)
         return []
 
-    patch.setattr(Uploads, "end", ended)
+    patch.setattr(UploadSlots, "end", ended)
 
 
-def what_is_whole_is_never_forgotten(patch: pytest.MonkeyPatch) -> None:
-    def again(self: Blobs, digest: object) -> None:
-        self._context.set_timer("linger", digest, 1.0)
+def verified_downloads_are_never_forgotten(patch: pytest.MonkeyPatch) -> None:
+    def again(self: Lifecycle, digest: Digest) -> None:
+        self._context.set_timer(LingerEnds(digest), 1.0)
 
-    patch.setattr(Blobs, "on_linger_timer", again)
+    patch.setattr(Lifecycle, "on_linger_timer", again)
 
 
 PLANTED = [
     leased_pieces_are_leased_again,
     slow_leases_are_given_on_for_ever,
     every_piece_is_accepted,
-    who_dies_while_it_gives_is_called_a_liar,
+    a_peer_that_dies_while_it_sends_is_banned,
     damaged_blobs_stay_so,
-    who_waits_for_an_upload_waits_for_ever,
-    what_is_whole_is_never_forgotten,
+    waiting_uploads_wait_for_ever,
+    verified_downloads_are_never_forgotten,
 ]
 
 
@@ -321,7 +324,7 @@ NOT_BEFORE: dict[Plant, int] = {
     leased_pieces_are_leased_again: 19,
     slow_leases_are_given_on_for_ever: 15,
     damaged_blobs_stay_so: 110,
-    who_waits_for_an_upload_waits_for_ever: 27,
+    waiting_uploads_wait_for_ever: 27,
 }
 """Seeds below do not catch it: left out here to save time."""
 
@@ -382,10 +385,10 @@ class TestCheckers:
         first, second, third = pull.hosts
         checkers = Checkers(pull, calm=True)
         pull.liars.add(third.id)
-        pull.world.do(first, [PeerDistrusted(third.id, "it flips bytes")])
+        pull.world.do(first, [PeerBanned(third.id, "it flips bytes")])
         checkers.look()
         assert checkers.violation is None
-        pull.world.do(first, [PeerDistrusted(second.id, "a rumour")])
+        pull.world.do(first, [PeerBanned(second.id, "a rumour")])
         checkers.look()
         assert self.invariant(checkers) == "an honest host is distrusted"
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from beiran.errors import BadPacket
 from beiran.sansio.rate import Rate
 from beiran.swarm.config import PIECE_BYTES, PIECE_BYTES_SMALL, PIECES_MAX, SMALL_BLOB_BYTES
-from beiran.swarm.pieces import cut, lowest_run, members, pack_bits, unpack_bits_untrusted
+from beiran.swarm.pieces import cut, lowest_run, pack_bits, pieces_in, unpack_bits_untrusted
 
 
 @given(st.integers(0, 2**48))
@@ -35,14 +35,14 @@ def test_small_blobs_have_smaller_pieces() -> None:
 
 
 @given(st.sets(st.integers(0, PIECES_MAX - 1)))
-def test_sets_travel_as_bytes(chosen: set[int]) -> None:
+def test_piece_sets_survive_packing(chosen: set[int]) -> None:
     bits = sum(1 << piece for piece in chosen)
-    assert list(members(bits)) == sorted(chosen)
+    assert list(pieces_in(bits)) == sorted(chosen)
     pieces = cut(PIECE_BYTES * PIECES_MAX)
     assert unpack_bits_untrusted(pack_bits(bits), pieces) == bits
 
 
-def test_a_piece_that_the_blob_has_not_is_refused() -> None:
+def test_a_piece_beyond_the_blob_is_refused() -> None:
     with pytest.raises(BadPacket, match="piece 3"):
         unpack_bits_untrusted(b"\x08", cut(3 * PIECE_BYTES_SMALL))
 

@@ -83,7 +83,7 @@ def play(seed: int, mishaps: list[tuple[str, int]], loss: float, *, refused: int
     st.sampled_from([0.0, 0.05, 0.2]),
     st.sampled_from([0, 0, 2]),
 )
-def test_everybody_well_gets_every_blob(
+def test_every_healthy_node_gets_every_blob(
     seed: int, mishaps: list[tuple[str, int]], loss: float, refused: int
 ) -> None:
     play(seed, mishaps, loss, refused=refused)

@@ -1,1 +1,1 @@
-"""Which peers and which pieces can be trusted."""
+"""Whether pieces are right, which peers are to blame if not, and how wrong pieces are replaced."""

@@ -2,7 +2,7 @@
 
 from beiran.ids import Digest, NodeId
 from beiran.swarm.config import SwarmConfig
-from beiran.swarm.upload_slots import Upload, Uploads
+from beiran.swarm.upload_slots import Upload, UploadSlots
 
 BLOB = Digest(bytes(32))
 
@@ -12,20 +12,20 @@ def peer(number: int) -> NodeId:
 
 
 def take(
-    uploads: Uploads, number: int, piece: int, *, active: int = 0, whole: bool = False
+    uploads: UploadSlots, number: int, piece: int, *, active: int = 0, whole: bool = False
 ) -> Upload | None:
     return uploads.begin(peer(number), BLOB, piece, active, whole=whole)
 
 
-def test_few_run_some_wait_and_more_are_told_that_we_are_busy() -> None:
+def test_requests_run_then_wait_then_get_busy() -> None:
     config = SwarmConfig(uploads_first=2, uploads_min=2, uploads_waiting=1)
-    uploads = Uploads(config)
+    uploads = UploadSlots(config)
     taken = [take(uploads, n, piece=n) for n in range(4)]
     assert [upload and upload.admitted for upload in taken] == [True, True, False, None]
 
 
-def test_who_waits_starts_when_another_ends() -> None:
-    uploads = Uploads(SwarmConfig(uploads_first=1, uploads_min=1))
+def test_a_waiting_request_starts_when_an_upload_ends() -> None:
+    uploads = UploadSlots(SwarmConfig(uploads_first=1, uploads_min=1))
     first, second = take(uploads, 1, piece=1), take(uploads, 2, piece=2)
     assert first is not None
     assert second is not None
@@ -35,8 +35,8 @@ def test_who_waits_starts_when_another_ends() -> None:
     assert uploads.end(first.number, 0, 0.1) == []
 
 
-def test_who_receives_least_is_next_and_then_the_piece_given_least_often() -> None:
-    uploads = Uploads(SwarmConfig(uploads_first=1, uploads_min=1, uploads_waiting=4))
+def test_the_next_slot_goes_to_the_least_served_peer_and_then_piece() -> None:
+    uploads = UploadSlots(SwarmConfig(uploads_first=1, uploads_min=1, uploads_waiting=4))
     running = take(uploads, 1, piece=1)
     take(uploads, 2, piece=2, active=4)
     given_before = take(uploads, 3, piece=1, active=1)
@@ -47,26 +47,26 @@ def test_who_receives_least_is_next_and_then_the_piece_given_least_often() -> No
     assert uploads.end(fresh.number, 1, 0.2)[0] is given_before
 
 
-def test_a_piece_of_a_blob_in_flight_goes_to_few_at_once() -> None:
-    uploads = Uploads(SwarmConfig(uploads_first=9, uploads_of_piece=2))
+def test_a_piece_of_a_blob_in_flight_is_sent_to_few_at_once() -> None:
+    uploads = UploadSlots(SwarmConfig(uploads_first=9, uploads_of_piece=2))
     assert take(uploads, 1, piece=5) is not None
     assert take(uploads, 2, piece=5) is not None
     assert take(uploads, 3, piece=5) is None
     assert take(uploads, 3, piece=5, whole=True) is not None
 
 
-def test_a_fast_link_gives_to_more_at_once() -> None:
+def test_a_fast_link_has_more_slots() -> None:
     config = SwarmConfig()
-    uploads = Uploads(config)
+    uploads = UploadSlots(config)
     for step in range(200):
         upload = take(uploads, 1, piece=step)
         assert upload is not None
         uploads.end(upload.number, 1_000_000, step * 0.01)  # 100 MB/s
-    assert uploads.room() == config.uploads_max
+    assert uploads.slots() == config.uploads_max
 
 
-def test_what_was_given_of_a_blob_can_be_forgotten() -> None:
-    uploads = Uploads(SwarmConfig())
+def test_the_count_of_sent_pieces_can_be_forgotten() -> None:
+    uploads = UploadSlots(SwarmConfig())
     upload = take(uploads, 1, piece=1)
     assert upload is not None
     assert len(uploads) == 1
