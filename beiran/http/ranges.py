@@ -4,10 +4,14 @@ Every handler that serves bytes by digest asks here: the mirror, the uploads to 
 cache's answers and ``/layers/DIGEST``. RFC 9110 §13 (conditions), §14 (ranges).
 """
 
-from typing import NamedTuple
+import re
+from typing import Final, NamedTuple
 
-from beiran.http.messages import Request, content_range, parse_range
+from beiran.http.messages import HttpError, Request
 from beiran.ids import Digest, digest_text
+
+_RANGE: Final = re.compile(r"bytes=[ \t]*(?:([0-9]+)-([0-9]*)|-([0-9]+))[ \t]*")
+_DIGITS_MAX: Final = 18
 
 
 class Ranged(NamedTuple):
@@ -54,3 +58,45 @@ def has_current(request: Request, etag: str) -> bool:
     values = request.headers.get("if-none-match", [])
     tags = [part.strip().removeprefix("W/") for value in values for part in value.split(",")]
     return any(tag in ("*", etag, etag.strip('"')) for tag in tags)
+
+
+def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """The bytes of ``size`` that ``Range`` requests: the first, and the one after the last.
+
+    None means all of them: no header, another unit, several ranges, or one that is malformed. A
+    server may ignore those.
+
+    Raises: HttpError (416) when the range lies outside, with the header that says ``size``.
+    Source: RFC 9110 §14.1.1, §14.1.2, §14.2, §15.5.17.
+    """
+    match = _RANGE.fullmatch(header or "")
+    if match is None:
+        return None
+    first, last, suffix = (_bounded(text) if text else None for text in match.groups())
+    if suffix is not None:
+        if suffix and not size:
+            return None
+        start, end = max(0, size - suffix), size
+    else:
+        assert first is not None
+        if last is not None and last < first:
+            return None
+        start, end = first, size if last is None else min(last + 1, size)
+    if start >= end:
+        raise HttpError(
+            416,
+            "RANGE_INVALID",
+            f"the range lies outside of the {size} bytes",
+            [("Content-Range", f"bytes */{size}")],
+        )
+    return start, end
+
+
+def content_range(start: int, end: int, size: int) -> tuple[str, str]:
+    """The header of a 206 with the bytes ``start`` to ``end`` (excluded) of ``size``."""
+    return ("Content-Range", f"bytes {start}-{end - 1}/{size}")
+
+
+def _bounded(digits: str) -> int:
+    """``digits`` as a number; 10**18 for more than 18 of them."""
+    return int(digits) if len(digits.lstrip("0")) <= _DIGITS_MAX else 10**_DIGITS_MAX

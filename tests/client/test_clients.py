@@ -39,10 +39,9 @@ from beiran.http.messages import (
     Response,
     Route,
     SendMessage,
-    content_range,
     json_response,
-    parse_range,
 )
+from beiran.http.ranges import content_range, parse_range
 from beiran.http.server import HttpCounters, serve_http
 from tests.http.serving import blob, eventually
 

@@ -1,10 +1,14 @@
 """What a request with Range, If-Range or If-None-Match is answered with."""
 
+from contextlib import suppress
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from beiran.errors import ApiError
-from beiran.http.messages import Request
-from beiran.http.ranges import entity_tag, has_current, ranged
+from beiran.http.messages import HttpError, Request
+from beiran.http.ranges import entity_tag, has_current, parse_range, ranged
 from beiran.ids import Digest
 
 TAG = '"sha256:' + "00" * 32 + '"'
@@ -58,3 +62,45 @@ def test_content_that_the_client_has_is_recognised_by_its_tag(value: str, curren
 def test_the_tag_of_content_is_its_digest_in_quotes() -> None:
     assert entity_tag(Digest(bytes(32))) == TAG
     assert not has_current(asking(), TAG)
+
+
+@pytest.mark.parametrize(
+    ("header", "size", "expected"),
+    [
+        (None, 10, None),
+        ("bytes=0-4", 10, (0, 5)),
+        ("bytes=5-", 10, (5, 10)),
+        ("bytes=9-9", 10, (9, 10)),
+        ("bytes=0-99999999999999999999999999", 10, (0, 10)),
+        ("bytes=-3", 10, (7, 10)),
+        ("bytes=-30", 10, (0, 10)),
+        ("bytes= 1-2 ", 10, (1, 3)),
+        ("bytes=4-2", 10, None),
+        ("bytes=1-2,4-5", 10, None),
+        ("items=1-2", 10, None),
+        ("bytes=", 10, None),
+        ("bytes=-", 10, None),
+        ("bytes=a-b", 10, None),
+        ("bytes=-5", 0, None),
+    ],
+)
+def test_a_range_is_read_as_rfc_9110_says(
+    header: str | None, size: int, expected: tuple[int, int] | None
+) -> None:
+    assert parse_range(header, size) == expected
+
+
+@pytest.mark.parametrize(
+    ("header", "size"), [("bytes=10-", 10), ("bytes=10-11", 10), ("bytes=-0", 10), ("bytes=0-", 0)]
+)
+def test_a_range_outside_of_what_there_is_raises_416(header: str, size: int) -> None:
+    with pytest.raises(ApiError) as caught:
+        parse_range(header, size)
+    assert caught.value.status == 416
+
+
+@given(size=st.integers(0, 1000), text=st.text("bytes=0123456789-, ", max_size=20))
+def test_any_range_header_gives_bytes_that_are_there(size: int, text: str) -> None:
+    with suppress(HttpError):
+        found = parse_range("bytes=" + text, size)
+        assert found is None or 0 <= found[0] < found[1] <= size

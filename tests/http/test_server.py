@@ -4,7 +4,6 @@ import gzip
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -19,14 +18,12 @@ from beiran.http import server as http_server
 from beiran.http.connection import HttpConnection
 from beiran.http.messages import (
     FileSlice,
-    HttpError,
     Request,
     Response,
     Route,
-    content_range,
     json_response,
-    parse_range,
 )
+from beiran.http.ranges import ranged
 from tests.http.serving import Served, blob, eventually, serve, write
 
 GET = b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -372,14 +369,13 @@ def file_route(path: Path) -> Route:
         descriptor = os.open(path, os.O_RDONLY)
         size = os.fstat(descriptor).st_size
         try:
-            found = parse_range(request.header("range"), size)
+            status, start, end, headers = ranged(request, size, '"file"')
         except ApiError:
             os.close(descriptor)
             raise
-        start, end = found or (0, size)
         return Response(
-            status=206 if found else 200,
-            headers=[content_range(start, end, size)] if found else [],
+            status=status,
+            headers=headers,
             body=FileSlice(descriptor=descriptor, start=start, length=end - start),
         )
 
@@ -683,45 +679,3 @@ async def test_curl_speaks_with_it(server: Served) -> None:
     command = ["curl", "-sS", "--http2", f"http://127.0.0.1:{server.port}/hello"]
     result = await trio.run_process(command, capture_stdout=True)
     assert result.stdout == b'{"hello":"/hello"}'
-
-
-@pytest.mark.parametrize(
-    ("header", "size", "expected"),
-    [
-        (None, 10, None),
-        ("bytes=0-4", 10, (0, 5)),
-        ("bytes=5-", 10, (5, 10)),
-        ("bytes=9-9", 10, (9, 10)),
-        ("bytes=0-99999999999999999999999999", 10, (0, 10)),
-        ("bytes=-3", 10, (7, 10)),
-        ("bytes=-30", 10, (0, 10)),
-        ("bytes= 1-2 ", 10, (1, 3)),
-        ("bytes=4-2", 10, None),
-        ("bytes=1-2,4-5", 10, None),
-        ("items=1-2", 10, None),
-        ("bytes=", 10, None),
-        ("bytes=-", 10, None),
-        ("bytes=a-b", 10, None),
-        ("bytes=-5", 0, None),
-    ],
-)
-def test_a_range_is_read_as_rfc_9110_says(
-    header: str | None, size: int, expected: tuple[int, int] | None
-) -> None:
-    assert parse_range(header, size) == expected
-
-
-@pytest.mark.parametrize(
-    ("header", "size"), [("bytes=10-", 10), ("bytes=10-11", 10), ("bytes=-0", 10), ("bytes=0-", 0)]
-)
-def test_a_range_outside_of_what_there_is_raises_416(header: str, size: int) -> None:
-    with pytest.raises(ApiError) as caught:
-        parse_range(header, size)
-    assert caught.value.status == 416
-
-
-@given(size=st.integers(0, 1000), text=st.text("bytes=0123456789-, ", max_size=20))
-def test_any_range_header_gives_bytes_that_are_there(size: int, text: str) -> None:
-    with suppress(HttpError):
-        found = parse_range("bytes=" + text, size)
-        assert found is None or 0 <= found[0] < found[1] <= size
