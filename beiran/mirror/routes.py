@@ -74,6 +74,7 @@ from beiran.oci.manifests import (
     read_manifest,
 )
 from beiran.oci.media_types import Accept, parse_accept
+from beiran.registry.transport import VIA
 
 FIRST_BYTE_S_MAX: Final = 9.5
 """The mirror answers every request within 10 s; half a second is for sending."""
@@ -93,9 +94,6 @@ WARNING_CHARS_MAX: Final = 1024  # the specification allows 4,096 bytes for all 
 BLOB_MEDIA_TYPE: Final = "application/octet-stream"
 API_VERSION: Final = ("Docker-Distribution-Api-Version", "registry/2.0")
 SOURCE_HEADER: Final = "Beiran-Source"
-VIA: Final = "1.1 beiran"
-"""The ``Via`` that agents send to origins. A request that has it came from an agent: answering it
-would send it round in circles."""
 
 PLATFORMS_DEFAULT: Final = (Platform(os="linux", architecture="amd64"),)
 _ALLOW: Final = ("Allow", "GET, HEAD, OPTIONS")

@@ -387,7 +387,7 @@ async def test_following_may_be_left_to_the_end_of_the_client(agent: Agent) -> N
         await anext(kept)
 
 
-async def test_what_refuses_to_be_followed_says_why(client: Client) -> None:
+async def test_a_refused_follow_raises_the_reason(client: Client) -> None:
     with pytest.raises(NotFound, match="no such node"):
         async with client.follow_layers(node=UUID):
             pass
@@ -405,7 +405,7 @@ async def test_following_ends_with_the_agents_error(client: Client) -> None:
         await anext(stream)
 
 
-async def test_following_tells_when_the_agent_stops(tmp_path: Path) -> None:
+async def test_following_raises_when_the_agent_stops(tmp_path: Path) -> None:
     path = tmp_path / "beiran.sock"
     async with Client(socket=str(path)) as client:
         async with serve_agent(path):
@@ -451,7 +451,7 @@ async def test_a_message_in_bytes_or_in_pieces_is_read() -> None:
 
 
 @pytest.mark.parametrize("code", [1008, 4000])
-async def test_a_close_for_other_reasons_is_an_error_that_tells_them(code: int) -> None:
+async def test_a_close_for_another_reason_is_an_error_with_it(code: int) -> None:
     async def talk(connection: WebSocketConnection) -> None:
         await connection.aclose(code, "too slow")
 
@@ -490,7 +490,7 @@ async def test_too_long_a_message_is_a_protocol_error(monkeypatch: pytest.Monkey
         (b"HTTP/1.1 200 X\r\nContent-Length: 0\r\n\r\n", ApiError),
     ],
 )
-async def test_who_does_not_speak_websocket_is_told_from_an_agent(
+async def test_following_a_server_without_websocket_is_an_error(
     reply: bytes, error: type[Exception]
 ) -> None:
     async def serve_one(stream: trio.SocketStream) -> None:
@@ -508,13 +508,13 @@ async def test_who_does_not_speak_websocket_is_told_from_an_agent(
         nursery.cancel_scope.cancel()
 
 
-def test_a_socket_without_permission_says_who_may() -> None:
+def test_the_error_of_a_socket_without_permission_names_the_group() -> None:
     error = unreachable(Endpoint(socket="/run/x"), PermissionError(13, "Permission denied"))
     assert str(error).startswith("no permission to use /run/x: run this as root")
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"errors":[]}', b"\xff"])
-def test_an_error_without_the_error_body_still_tells_its_status(body: bytes) -> None:
+def test_an_error_without_the_error_body_has_its_status(body: bytes) -> None:
     error = read_error(502, body)
     assert (error.status, error.code) == (502, "UNKNOWN")
     assert "502" in error.message
@@ -548,7 +548,7 @@ def test_no_agent_says_where_and_how_to_start_one(tmp_path: Path) -> None:
     both_raise(AgentUnreachable, "connection refused", socket=str(path))
 
 
-def test_a_port_where_nobody_listens_says_so() -> None:
+def test_a_refused_port_is_named() -> None:
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{reserved.getsockname()[1]}"
@@ -558,7 +558,7 @@ def test_a_port_where_nobody_listens_says_so() -> None:
 @pytest.mark.parametrize(
     "answer", [b"SSH-2.0\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nnothing"]
 )
-def test_something_else_at_the_port_is_told(answer: bytes) -> None:
+def test_another_program_at_the_port_is_a_protocol_error(answer: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         code = "import socket,sys\ns=socket.socket(fileno=0)\nfor _ in '12':\n c=s.accept()[0]\n"
@@ -601,7 +601,7 @@ def test_a_url_is_read_into_its_parts(url: str, endpoint: Endpoint, authority: s
 @pytest.mark.parametrize(
     "url", ["host:8888", "https://host", "http://", "http://h:x", "http://h?a"]
 )
-def test_what_is_no_url_of_an_agent_is_a_value_error(url: str) -> None:
+def test_a_url_that_is_no_agents_is_a_value_error(url: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         Client(url=url)
     with pytest.raises(ValueError, match=r"."):

@@ -59,7 +59,7 @@ async def test_the_socket_of_a_busy_agent_is_left_alone(tmp_path: Path) -> None:
                 pass
 
 
-async def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+async def test_a_file_that_is_no_socket_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "beiran.sock"
     path.write_text("precious")
     with pytest.raises(LocalError, match="is no socket"):

@@ -84,7 +84,7 @@ def test_the_tag_of_content_is_its_digest_in_quotes() -> None:
         ("bytes=-5", 0, None),
     ],
 )
-def test_a_range_is_read_as_rfc_9110_says(
+def test_a_range_is_read_by_rfc_9110(
     header: str | None, size: int, expected: tuple[int, int] | None
 ) -> None:
     assert parse_range(header, size) == expected

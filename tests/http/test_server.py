@@ -175,7 +175,7 @@ async def test_an_unknown_path_is_404_with_the_error_body(server: Served) -> Non
     }
 
 
-async def test_another_method_is_405_and_says_which_are_allowed(server: Served) -> None:
+async def test_another_method_is_405_and_lists_the_allowed_ones(server: Served) -> None:
     answer = await server.exchange(
         b"DELETE /hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     )
@@ -183,7 +183,7 @@ async def test_another_method_is_405_and_says_which_are_allowed(server: Served) 
     assert b"allow: get, head, options\r\n" in answer.lower()
 
 
-async def test_options_says_what_is_allowed(server: Served) -> None:
+async def test_options_lists_the_allowed_methods(server: Served) -> None:
     answer = await server.exchange(
         b"OPTIONS /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     )
@@ -219,7 +219,7 @@ async def test_a_chunked_body_reaches_the_handler(server: Served) -> None:
     assert body_of(answer) == b"abcde"
 
 
-async def test_who_expects_100_continue_is_told_to_go_on(server: Served) -> None:
+async def test_a_client_that_expects_100_continue_gets_it(server: Served) -> None:
     async with await server.connect() as raw:
         await raw.send(
             b"POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
@@ -231,7 +231,7 @@ async def test_who_expects_100_continue_is_told_to_go_on(server: Served) -> None
 
 
 @pytest.mark.parametrize("expect", [b"", b"Expect: 100-continue\r\n"])
-async def test_a_body_that_says_it_is_too_large_is_413(server: Served, expect: bytes) -> None:
+async def test_a_body_whose_length_is_too_large_is_413(server: Served, expect: bytes) -> None:
     async with await server.connect() as raw:
         await raw.send(
             b"POST /small HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n" + expect + b"\r\n"
@@ -251,7 +251,7 @@ async def test_a_chunked_body_that_grows_too_large_is_413(server: Served) -> Non
     assert status_of(answer) == 413
 
 
-async def test_a_request_with_a_body_nobody_wants_is_answered_and_closed(server: Served) -> None:
+async def test_a_request_with_an_unused_body_is_answered_and_closed(server: Served) -> None:
     answer = await server.exchange(
         b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
         + b"abcd"
@@ -281,7 +281,7 @@ async def test_a_request_with_a_body_nobody_wants_is_answered_and_closed(server:
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
     ],
 )
-async def test_what_cannot_be_read_is_refused_and_counted(
+async def test_bytes_that_are_not_http_are_refused_and_counted(
     server: Served, data: bytes, status: int
 ) -> None:
     answer = await server.exchange(data)
@@ -544,7 +544,7 @@ async def test_chunks_end_when_the_client_goes_while_one_is_awaited() -> None:
         assert served.counters.http_failures == 0
 
 
-async def test_a_client_that_goes_mid_way_is_nobodys_fault(
+async def test_a_client_that_closes_mid_way_is_no_failure(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write(tmp_path / "file", blob(30_000_000))
@@ -568,7 +568,7 @@ async def test_a_large_body_in_bytes_arrives_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "bytes", "chunks"])
-async def test_who_stops_reading_is_dropped(
+async def test_a_client_that_stops_reading_is_dropped(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_body, "STALL_TIMEOUT_S", 0.2)
@@ -598,7 +598,7 @@ async def test_a_head_that_does_not_come_to_its_end_times_out(
     assert server.counters.http_bad_requests == 1
 
 
-async def test_who_drips_a_head_gets_no_more_time_for_it(
+async def test_a_slow_head_gets_no_more_time(
     monkeypatch: pytest.MonkeyPatch, server: Served
 ) -> None:
     monkeypatch.setattr(http_server, "HEAD_TIMEOUT_S", 0.3)

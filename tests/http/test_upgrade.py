@@ -97,7 +97,7 @@ async def test_the_same_path_answers_plain_http_and_unknown_upgrades() -> None:
                 await raw.until(b'"plain"')
 
 
-async def test_what_prepare_refuses_is_answered_in_http() -> None:
+async def test_a_refusal_by_prepare_is_answered_in_http() -> None:
     def prepare(request: Request) -> None:
         raise NotFound("NODE_UNKNOWN", "no such node")
 
@@ -220,7 +220,7 @@ async def test_a_message_over_the_limit_ends_the_connection() -> None:
         assert (await messages(connection))[1] == 1009
 
 
-async def test_a_stopping_server_says_that_it_goes_away() -> None:
+async def test_a_stopping_server_closes_websockets_with_1001() -> None:
     async def stream(request: Request, send: SendMessage) -> None:
         await send(b"1")
         await trio.sleep_forever()

@@ -20,7 +20,7 @@ from beiran.mirror.errors import (
     OriginLimited,
     Unavailable,
 )
-from beiran.mirror.routes import FIRST_BYTE_S_MAX, VIA
+from beiran.mirror.routes import FIRST_BYTE_S_MAX
 from beiran.oci.manifests import (
     DOCKER_INDEX,
     DOCKER_MANIFEST,
@@ -28,6 +28,7 @@ from beiran.oci.manifests import (
     OCI_MANIFEST,
     Platform,
 )
+from beiran.registry.transport import VIA
 from tests.http.serving import blob, eventually
 from tests.mirror.mirror_server import Mirror, open_mirror, sha256
 

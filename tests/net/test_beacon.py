@@ -67,7 +67,7 @@ async def test_a_port_that_another_program_keeps_for_itself_is_one_clear_line() 
             open_beacon(port, "0.0.0.0")
 
 
-async def test_closing_wakes_whoever_receives() -> None:
+async def test_closing_wakes_a_waiting_receive() -> None:
     beacon = open_beacon(0, "127.0.0.1")
     async with trio.open_nursery() as nursery:
 

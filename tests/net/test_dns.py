@@ -39,7 +39,7 @@ async def test_a_port_may_follow_the_name() -> None:
     assert resolved == Resolved([Address("10.0.1.3", 9001)], [])
 
 
-async def test_srv_records_tell_port_and_target() -> None:
+async def test_srv_records_have_port_and_target() -> None:
     # As a headless Kubernetes service answers.
     zone = {
         ("_gossip._udp.beiran.test.", "SRV"): [
@@ -65,7 +65,7 @@ async def test_a_plain_name_with_srv_records_gives_those_first() -> None:
     assert resolved.addresses == [Address("10.0.1.3", 9001), Address("10.0.1.4", PORT)]
 
 
-async def test_a_service_that_says_it_is_not_here_gives_nothing() -> None:
+async def test_a_service_that_is_absent_by_its_srv_record_has_no_address() -> None:
     zone = {("_gossip._udp.test.", "SRV"): ["0 0 0 ."]}
     resolved = await resolve(zone, "_gossip._udp.test")
     assert resolved.addresses == []
@@ -101,7 +101,7 @@ async def test_names_the_dns_does_not_know_are_asked_of_this_host() -> None:
     assert set(resolved.addresses) <= {Address("127.0.0.1", 9001), Address("::1", 9001)}
 
 
-async def test_a_name_nobody_knows_is_a_problem_and_the_others_are_found() -> None:
+async def test_an_unknown_name_is_a_problem_and_the_others_are_found() -> None:
     zone = {("a.test.", "A"): ["10.0.1.3"], ("b.test.", "A"): ["10.0.1.3"]}
     resolved = await resolve(zone, "a.test", "nobody.invalid", "b.test")
     assert resolved.addresses == [Address("10.0.1.3", PORT)]
@@ -128,14 +128,14 @@ async def test_no_dns_server_at_all_is_a_problem() -> None:
     assert len(resolved.problems) == 1
 
 
-async def test_what_is_not_a_name_is_a_problem() -> None:
+async def test_text_that_is_no_name_is_a_problem() -> None:
     resolved = await resolve({}, "a..b", "x" * 64 + ".invalid", "")
     assert resolved.addresses == []
     assert [problem.name for problem in resolved.problems] == ["a..b", "x" * 64 + ".invalid", ""]
     assert all("\n" not in problem.reason for problem in resolved.problems)
 
 
-async def test_addresses_stand_for_themselves_and_nobody_is_asked() -> None:
+async def test_addresses_need_no_server() -> None:
     names = ["10.0.1.3", "10.0.1.3:9001", "FD00::1", "[fd00::1]:9001", "[fd00::2]"]
     async with open_dns_server({}) as server:
         resolved = await resolve_peers(names, PORT, timeout_s=10, nameserver=server.address)
@@ -149,6 +149,6 @@ async def test_addresses_stand_for_themselves_and_nobody_is_asked() -> None:
     assert server.asked == []
 
 
-def test_dnspython_is_imported_by_whoever_resolves_only() -> None:
+def test_only_resolving_imports_dnspython() -> None:
     program = "import sys, beiran.net.dns; sys.exit('dns' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -48,7 +48,7 @@ def test_nothing_is_sent_where_systemd_did_not_start_us(
     assert not notify("READY=1")
 
 
-def test_a_socket_that_nobody_reads_is_no_reason_to_fail_or_wait(
+def test_a_service_manager_that_does_not_read_is_ignored(
     listener: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))

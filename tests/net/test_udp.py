@@ -87,7 +87,7 @@ async def test_a_datagram_too_large_for_udp_is_counted() -> None:
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1", "0.0.0.0", "::1", "::"])
-async def test_a_refusal_names_the_address_where_nobody_listens(bind: str) -> None:
+async def test_a_refusal_names_the_refusing_address(bind: str) -> None:
     nobody = free_address("::1" if bind == "::1" else "127.0.0.1")
     with open_udp(bind, 0) as udp:
         assert udp.send(b"anybody?", nobody)
@@ -143,7 +143,7 @@ async def test_a_listener_that_ends_is_refused_from_then_on() -> None:
         Address("256.0.0.1", 8888),
     ],
 )
-async def test_what_is_no_ipv4_address_is_counted_and_looked_up_nowhere(to: Address) -> None:
+async def test_a_name_is_counted_and_not_looked_up(to: Address) -> None:
     with open_udp("127.0.0.1", 0) as udp:
         assert not udp.send(b"hello", to)
         assert (udp.counters.sent, udp.counters.unsent) == (0, 1)
@@ -240,7 +240,7 @@ def test_a_link_local_address_comes_with_its_link_and_is_answered_there() -> Non
     )
 
 
-async def test_closing_wakes_whoever_receives() -> None:
+async def test_closing_wakes_a_waiting_receive() -> None:
     udp = open_udp("127.0.0.1", 0)
     async with trio.open_nursery() as nursery:
 
@@ -258,7 +258,7 @@ async def test_closing_wakes_whoever_receives() -> None:
         await udp.receive()
 
 
-async def test_datagrams_that_do_not_fit_are_dropped_and_told() -> None:
+async def test_datagrams_that_do_not_fit_are_dropped_and_counted() -> None:
     with open_udp("127.0.0.1", 0) as here, open_udp("127.0.0.1", 0) as there:
         assert there.kernel_drops() == 0
         for _ in range(2 * there.receive_buffer_bytes // 60_000 + 10):

@@ -263,7 +263,7 @@ async def test_a_blob_in_flight_gives_what_it_holds(
     assert list(into.held) == [(PIECE, 3 * PIECE)]
 
 
-async def test_head_tells_the_size(site: Site, served: Served) -> None:
+async def test_head_has_the_size(site: Site, served: Served) -> None:
     await bring(site.cache, DATA)
     answer = await served.exchange(HEAD.replace(b"GET", b"HEAD") + b"\r\n")
     assert answer.startswith(b"HTTP/1.1 200")
@@ -303,7 +303,7 @@ async def test_a_range_outside_is_refused_and_nothing_stays_open(
         (answer_206(0, PIECE, b"").replace(b"/%d" % len(DATA), b"/99999999"), PeerMissing),
     ],
 )
-async def test_other_answers_are_told_apart(
+async def test_each_kind_of_answer_has_its_failure(
     peers: PeerBlobs, into: PartialBlob, answer: bytes, failure: type[PeerFailed]
 ) -> None:
     async with answering(answer) as address:
@@ -316,7 +316,7 @@ async def test_other_answers_are_told_apart(
     assert into.claim(0, len(DATA)) is not None
 
 
-async def test_nobody_there_is_unreachable(peers: PeerBlobs, into: PartialBlob) -> None:
+async def test_a_refused_connection_is_unreachable(peers: PeerBlobs, into: PartialBlob) -> None:
     (listener,) = await open_tcp_listeners("127.0.0.1", 0)
     address = Address("127.0.0.1", listener.socket.getsockname()[1])
     await listener.aclose()
@@ -325,7 +325,7 @@ async def test_nobody_there_is_unreachable(peers: PeerBlobs, into: PartialBlob) 
     assert isinstance(caught.value, PeerFailed)
 
 
-async def test_who_says_nothing_more_has_stalled(peers: PeerBlobs, into: PartialBlob) -> None:
+async def test_a_peer_that_falls_silent_has_stalled(peers: PeerBlobs, into: PartialBlob) -> None:
     for body in (b"", DATA[: PIECE // 2]):
         async with answering(answer_206(0, PIECE, body), close=False) as address:
             with pytest.raises(PeerBroken, match="no byte arrived"):
@@ -357,7 +357,7 @@ async def test_a_fetch_goes_on_at_the_byte_where_another_failed(
     assert await into.verify()
 
 
-async def test_what_a_cancelled_fetch_brought_of_a_piece_is_gone_on_with(
+async def test_a_fetch_goes_on_after_the_bytes_of_a_cancelled_one(
     site: Site, served: Served, peers: PeerBlobs, into: PartialBlob
 ) -> None:
     await bring(site.cache, DATA)
@@ -404,7 +404,7 @@ async def test_a_wrong_piece_is_not_held(
 
 
 @pytest.mark.parametrize("piece_bytes", [MIB, 2 * MIB])
-async def test_two_who_bring_one_piece_do_not_mix(
+async def test_two_fetches_of_one_piece_do_not_mix(
     site: Site, served: Served, peers: PeerBlobs, into: PartialBlob, piece_bytes: int
 ) -> None:
     """A slow liar has the right to write; who brings the piece meanwhile takes it over."""
@@ -511,7 +511,7 @@ def test_any_head_is_read_or_refused(noise: bytes, start: bytes) -> None:
         assert found[1] <= len(start + noise) + 4
 
 
-async def test_what_is_sent_keeps_to_the_rate(
+async def test_uploads_keep_to_the_rate(
     site: Site, served: Served, peers: PeerBlobs, into: PartialBlob
 ) -> None:
     await bring(site.cache, DATA)
@@ -564,7 +564,7 @@ async def test_a_bucket_serves_in_order_and_hears_of_another_rate(
         bucket.bytes_per_s = 0
 
 
-async def test_who_waits_for_our_own_limit_is_told_apart_from_who_has_stalled(
+async def test_a_peer_that_our_own_limit_delays_has_not_stalled(
     site: Site, served: Served, peers: PeerBlobs, into: PartialBlob
 ) -> None:
     await bring(site.cache, DATA)

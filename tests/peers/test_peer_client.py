@@ -186,7 +186,9 @@ async def test_an_answer_that_breaks_off_is_not_asked_for_again(peers: PeerClien
     assert connections == 1
 
 
-async def test_nobody_listening_is_told_from_no_answer(peers: PeerClient, served: Served) -> None:
+async def test_a_refused_connection_differs_from_no_answer(
+    peers: PeerClient, served: Served
+) -> None:
     with pytest.raises(PeerRefused):
         await post(peers, await nobody(), b"x")
     with pytest.raises(PeerUnreachable, match=r"did not answer within 0\.1 s"):
@@ -219,7 +221,9 @@ async def test_too_long_an_answer_is_a_protocol_error(peers: PeerClient, served:
 @pytest.mark.parametrize(
     "answer", [b"SSH-2.0-OpenSSH\r\n\r\n", b"HTTP/1.1 999999 X\r\n\r\n", b"\x00" * 100_000]
 )
-async def test_what_is_no_http_is_a_protocol_error(peers: PeerClient, answer: bytes) -> None:
+async def test_an_answer_that_is_not_http_is_a_protocol_error(
+    peers: PeerClient, answer: bytes
+) -> None:
     async def talk(stream: trio.SocketStream) -> None:
         await stream.receive_some()
         await stream.send_all(answer)
@@ -239,7 +243,7 @@ async def test_json_is_read_into_its_type(peers: PeerClient, served: Served) -> 
         await peers.get_json(at(served), "/bad", Greeting, timeout_s=20)
 
 
-async def test_a_held_connection_ends_when_the_peer_ends(peers: PeerClient) -> None:
+async def test_a_watch_connection_ends_when_the_peer_ends(peers: PeerClient) -> None:
     outcomes = []
     async with trio.open_nursery() as nursery, serve(ROUTES) as served:
 
@@ -253,7 +257,7 @@ async def test_a_held_connection_ends_when_the_peer_ends(peers: PeerClient) -> N
     assert await peers.watch_connection(at(served), "/watch") is WatchOutcome.REFUSED
 
 
-async def test_a_held_connection_ends_when_it_is_cancelled(
+async def test_a_watch_connection_ends_when_it_is_cancelled(
     peers: PeerClient, served: Served
 ) -> None:
     async with trio.open_nursery() as nursery:
@@ -275,7 +279,7 @@ async def test_a_connection_that_is_reset_ends_as_closed(peers: PeerClient) -> N
         assert await peers.watch_connection(address, "/watch") is WatchOutcome.CLOSED
 
 
-async def test_where_enough_others_watch_or_nobody_may_it_is_declined(
+async def test_a_watch_beyond_the_limit_or_of_another_path_is_declined(
     peers: PeerClient, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_server, "WATCHERS_MAX", 0)
@@ -283,7 +287,7 @@ async def test_where_enough_others_watch_or_nobody_may_it_is_declined(
     assert await peers.watch_connection(at(served), "/greet") is WatchOutcome.DECLINED
 
 
-async def test_who_does_not_answer_cannot_be_watched(
+async def test_a_peer_that_does_not_answer_is_unreachable_for_a_watch(
     peers: PeerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peer_client, "WATCH_OPEN_TIMEOUT_S", 0.1)

@@ -158,7 +158,7 @@ async def test_an_image_of_an_open_registry(registry: str) -> None:
         await check_all(client, registry)
 
 
-async def test_what_is_not_there_is_missing(registry: str) -> None:
+async def test_content_that_the_registry_lacks_is_missing(registry: str) -> None:
     async with open_client() as client:
         with pytest.raises(OriginMissing, match="manifest unknown"):
             await client.manifest(registry, "a/b", "2", accept=ACCEPT)
@@ -221,7 +221,7 @@ async def test_dockers_folder_of_certificates_counts_too(
         await check_all(client, "r.example")
 
 
-async def test_a_certificate_that_is_not_trusted_is_an_error_that_says_what_to_do(
+async def test_an_untrusted_certificate_is_an_error_with_advice(
     tls_registry: str, tmp_path: Path
 ) -> None:
     origins = {"r.example": OriginSettings(url=f"https://{tls_registry}")}

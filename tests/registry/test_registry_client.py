@@ -78,7 +78,7 @@ async def read_blob(
         return b"".join([chunk async for chunk in blob.chunks])
 
 
-async def test_a_head_tells_digest_media_type_and_size(
+async def test_a_head_has_digest_media_type_and_size(
     server: OriginServer, client: OriginClient
 ) -> None:
     server.answer = lambda asked: manifest_reply()
@@ -95,7 +95,7 @@ async def test_a_head_tells_digest_media_type_and_size(
 @pytest.mark.parametrize(
     "head", [Reply(405), Reply(501), Reply(200, {"Content-Type": OCI_MANIFEST, "ETag": "1"})]
 )
-async def test_a_registry_whose_head_says_too_little_gets_a_get(
+async def test_an_incomplete_head_is_followed_by_a_get(
     server: OriginServer, client: OriginClient, head: Reply
 ) -> None:
     server.answer = lambda asked: head if asked.method == "HEAD" else manifest_reply()
@@ -113,7 +113,7 @@ async def test_a_manifest_comes_byte_for_byte(server: OriginServer, client: Orig
     assert server.connections == 1
 
 
-async def test_a_manifest_whose_head_does_not_tell_its_type_tells_it_itself(
+async def test_the_media_type_comes_from_the_manifest_where_the_head_has_none(
     server: OriginServer, client: OriginClient
 ) -> None:
     server.answer = lambda asked: manifest_reply(**{"Content-Type": "application/json"})
@@ -140,7 +140,7 @@ BROKEN_MANIFESTS = [
 
 
 @pytest.mark.parametrize(("reference", "reply", "said"), BROKEN_MANIFESTS)
-async def test_what_no_registry_may_answer_is_refused(
+async def test_answers_that_are_no_registrys_are_refused(
     server: OriginServer, client: OriginClient, reference: str, reply: Reply, said: str
 ) -> None:
     server.answer = lambda asked: reply
@@ -319,7 +319,7 @@ async def test_a_range_that_was_not_asked_for_is_refused(
         b"HTTP/1.1 200 OK\r\n\r\n01",
     ],
 )
-async def test_a_blob_that_breaks_off_says_so_after_what_came(
+async def test_a_blob_that_breaks_off_raises_after_its_last_byte(
     server: OriginServer, client: OriginClient, raw: bytes
 ) -> None:
     server.answer = lambda asked: Reply(raw=raw)
@@ -335,7 +335,7 @@ async def test_the_size_of_a_blob(server: OriginServer, client: OriginClient) ->
     assert [asked.method for asked in server.asked] == ["HEAD", "HEAD", "GET"]
 
 
-async def test_who_stops_reading_a_blob_leaves_nothing_open(
+async def test_a_blob_that_is_not_read_to_its_end_leaves_nothing_open(
     server: OriginServer, client: OriginClient
 ) -> None:
     server.answer = serve_blob
@@ -358,7 +358,7 @@ async def test_no_more_blobs_than_allowed_come_at_once(server: OriginServer) -> 
     assert len(server.asked) == 2
 
 
-async def test_who_waits_for_a_turn_is_told_that_it_is_our_own_limit(server: OriginServer) -> None:
+async def test_waiting_for_a_turn_is_reported_as_our_own_limit(server: OriginServer) -> None:
     server.answer = serve_blob
     told = trio.Event()
 
@@ -378,7 +378,7 @@ async def test_who_waits_for_a_turn_is_told_that_it_is_our_own_limit(server: Ori
     assert len(server.asked) == 2
 
 
-async def test_who_waits_for_bytes_that_may_come_is_told_that_it_is_our_own_limit(
+async def test_waiting_for_the_rate_is_reported_as_our_own_limit(
     server: OriginServer,
 ) -> None:
     server.answer = serve_blob
@@ -451,7 +451,7 @@ async def test_a_redirect_within_the_registry_keeps_the_credentials(server: Orig
         assert await read_blob(client, server.name) == BLOB
 
 
-async def test_what_the_storage_refuses_is_told_with_its_name(
+async def test_a_refusal_by_the_storage_host_names_it(
     server: OriginServer, storage: OriginServer, client: OriginClient
 ) -> None:
     server.answer = redirect_to(storage)
@@ -612,7 +612,7 @@ async def silent(asked: Asked) -> Reply:
     raise AssertionError
 
 
-async def test_a_registry_that_says_nothing_costs_its_time_once(server: OriginServer) -> None:
+async def test_a_silent_registry_costs_one_timeout(server: OriginServer) -> None:
     server.answer = silent
     async with open_client(answer_timeout_s=0.2) as client:
         with pytest.raises(OriginUnavailable, match=r"no answer within 0\.2 s"):
@@ -622,7 +622,7 @@ async def test_a_registry_that_says_nothing_costs_its_time_once(server: OriginSe
         assert server.lines in ([], ["GET /v2/a/b/manifests/1"])
 
 
-async def test_a_registry_that_swallows_packets_costs_its_time_once(
+async def test_a_registry_that_swallows_packets_costs_one_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     attempts = counted_connects(monkeypatch)
@@ -639,7 +639,7 @@ async def test_a_registry_that_swallows_packets_costs_its_time_once(
                 await client.manifest(name, "a/b", "1", accept=ACCEPT)
 
 
-async def test_who_gave_up_waiting_for_a_registry_saves_others_the_wait(
+async def test_a_cancelled_wait_for_a_registry_marks_it_down(
     server: OriginServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(origin_http, "PATIENCE_S", 0.1)
@@ -661,7 +661,9 @@ async def test_a_name_that_is_no_host(client: OriginClient, name: str, said: str
         await client.manifest(name, "a", "1", accept=ACCEPT)
 
 
-async def test_what_was_had_is_counted(server: OriginServer, client: OriginClient) -> None:
+async def test_requests_failures_and_bytes_are_counted(
+    server: OriginServer, client: OriginClient
+) -> None:
     server.answer = serve_blob
     await read_blob(client, server.name, 0, 100)
     server.answer = lambda asked: Reply(404)

@@ -85,7 +85,7 @@ async def pull(client: OriginClient, registry: TokenRegistry, repository: str = 
 
 
 @pytest.mark.parametrize("field", ["token", "access_token"])
-async def test_a_token_is_had_without_credentials_and_used_again(
+async def test_a_token_without_credentials_is_used_again(
     registry: TokenRegistry, field: str
 ) -> None:
     registry.field = field
@@ -116,7 +116,7 @@ async def test_each_repository_has_a_token_of_its_own(registry: TokenRegistry) -
     assert len(registry.fetched) == 2
 
 
-async def test_many_who_need_one_token_have_it_fetched_once(registry: TokenRegistry) -> None:
+async def test_many_requests_for_one_token_fetch_it_once(registry: TokenRegistry) -> None:
     async with open_client() as client, trio.open_nursery() as nursery:
         for _ in range(20):
             nursery.start_soon(pull, client, registry)
@@ -212,7 +212,7 @@ async def test_an_identity_token_is_exchanged(registry: TokenRegistry, tmp_path:
         (Reply(200, {}, b" " * 300_000), OriginBroken, "more than"),
     ],
 )
-async def test_what_a_realm_may_answer_instead_of_a_token(
+async def test_each_wrong_answer_of_a_realm_has_its_error(
     registry: TokenRegistry, reply: Reply, error: type[Exception], said: str
 ) -> None:
     registry.issue = lambda asked: reply  # type: ignore[method-assign]
