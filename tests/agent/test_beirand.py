@@ -1,4 +1,4 @@
-"""``beirand`` as an operator meets it: first start, bad surroundings, stop, restart."""
+"""``beirand`` as a process: first start, bad surroundings, signals, restart."""
 
 import signal
 import socket

@@ -1,4 +1,4 @@
-"""What the core finds out is written, also when the disk was full for a while."""
+"""The store writer loses no effect, also while the disk is full."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

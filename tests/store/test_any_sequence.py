@@ -1,4 +1,4 @@
-"""Whatever the core tells, in whatever order: the rows are what a plain dictionary would hold."""
+"""Any effects in any order: the rows are those of a plain dictionary."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

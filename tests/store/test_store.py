@@ -1,4 +1,4 @@
-"""The file: made, opened again, refused, survived."""
+"""The store: its file is made, opened again, refused, and survives a kill."""
 
 import json
 import os

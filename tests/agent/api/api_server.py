@@ -1,4 +1,4 @@
-"""The API on real sockets, over a real store, told what happens by the tests."""
+"""The API on real sockets, over a real store; the tests apply effects to it."""
 
 import hashlib
 import http.client
@@ -33,7 +33,7 @@ TAR_DIGEST = Digest(hashlib.sha256(TAR).digest())
 
 
 class TarReader:
-    """A layer in memory. Keeps ``contract.LayerReader``."""
+    """A layer in memory: a ``LayerReader``."""
 
     size_bytes = len(TAR)
 
@@ -92,7 +92,7 @@ class SmallAgent:
 
 
 class Answer(Struct):
-    """What came back: header names in lower case."""
+    """An answer, with header names in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -105,14 +105,14 @@ class Answer(Struct):
 
     @property
     def code(self) -> object:
-        """The code of the one error that it is."""
+        """The code of its one error."""
         (error,) = self.json["errors"]
         assert error["message"]
         return error["code"]
 
 
 class ApiServer:
-    """The API of one node, and what is needed to make things happen there."""
+    """The API of one node, its store and its event bus."""
 
     def __init__(self, folder: Path) -> None:
         self.store = open_store(folder)
@@ -144,13 +144,13 @@ class ApiServer:
         return f"http://127.0.0.1:{self.port}"
 
     def happen(self, *effects: Effect) -> None:
-        """Write what happened and tell it, as the agent's recorder does."""
+        """Write effects and announce the outcome, as the agent's store writer does."""
         self.bus.announce(self.store.apply(effects, AT))
 
     def ask(
         self, path: str, headers: Mapping[str, str] | None = None, *, method: str = "GET"
     ) -> Answer:
-        """Blocks: from another thread than the server's."""
+        """Blocks, so call it from another thread than the server's."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             connection.request(method, path, headers=dict(headers or {}))

@@ -1,4 +1,4 @@
-"""Whatever clients send to the TCP door: no 500, no change, and the next one is served.
+"""Any bytes on the TCP port: no 500, no change of state, and the next request is served.
 
 ``make fuzz`` does the same at length (``tests/fuzz``); what it found is here by name.
 """

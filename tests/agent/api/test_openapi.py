@@ -1,4 +1,4 @@
-"""The description of the API, its document, and the server: each says what the others do."""
+"""The guide of the API, the OpenAPI document and the server agree with each other."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What the API answers over HTTP."""
+"""The API over HTTP: answers and errors of each path."""
 
 import time
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the API tells by WebSocket: rows, and then what changes."""
+"""The API by WebSocket: rows, and then their changes."""
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
