@@ -1,14 +1,13 @@
 """``beiran image``: list, show, pull and prefetch images."""
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Final
+from typing import Final
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from beiran.api.models import Image, Layer
-from beiran_cli.exits import WrongUsage
-from beiran_cli.names import NodeNames, find_image, find_node, short_digest
-from beiran_cli.options import DEFAULTS, Common
+from beiran_cli.names import NodeNames, find_image, short_digest
+from beiran_cli.options import DEFAULTS, OWN_HOST, Common, Scope
 from beiran_cli.table import Columns, Names, Rows, print_fields, print_json, print_table
 from beiran_cli.units import UNKNOWN, human_age, human_size
 
@@ -19,27 +18,12 @@ PREFETCH_HELP: Final = "Ask other nodes to pull an image."
 
 
 @app.command(name="list")
-def list_images(
-    *,
-    all: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
-    node: Annotated[str | None, Parameter(metavar="NODE")] = None,
-    common: Common = DEFAULTS,
-) -> None:
-    """List the images of this host, of all nodes, or of one.
-
-    Parameters
-    ----------
-    all
-        The images of all nodes.
-    node
-        The images of this node (a UUID, the beginning of one, or a name).
-    """
-    if all and node is not None:
-        raise WrongUsage("give --all or --node, not both")
+def list_images(*, scope: Scope = OWN_HOST, common: Common = DEFAULTS) -> None:
+    """List the images of this host, of all nodes, or of one."""
+    scope.check()
     with common.connect() as client:
-        known = client.get_known_nodes() if node is not None or not common.as_json else []
-        uuid = None if node is None else find_node(node, known).uuid
-        images = client.get_images(all=all, node=uuid)
+        known, wanted = scope.read(client, names=not common.as_json)
+        images = client.get_images(**wanted)
     if common.as_json:
         print_json(images)
         return

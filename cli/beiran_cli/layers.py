@@ -1,12 +1,9 @@
 """``beiran layer``: list layers and the nodes that hold them."""
 
-from typing import Annotated
+from cyclopts import App
 
-from cyclopts import App, Parameter
-
-from beiran_cli.exits import WrongUsage
-from beiran_cli.names import NodeNames, find_node, short_digest
-from beiran_cli.options import DEFAULTS, Common
+from beiran_cli.names import NodeNames, short_digest
+from beiran_cli.options import DEFAULTS, OWN_HOST, Common, Scope
 from beiran_cli.table import Names, print_json, print_table
 from beiran_cli.units import human_size
 
@@ -14,27 +11,12 @@ app = App(name="layer")
 
 
 @app.command(name="list")
-def list_layers(
-    *,
-    all: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
-    node: Annotated[str | None, Parameter(metavar="NODE")] = None,
-    common: Common = DEFAULTS,
-) -> None:
-    """List the layers of this host, of all nodes, or of one.
-
-    Parameters
-    ----------
-    all
-        The layers of all nodes.
-    node
-        The layers of this node (a UUID, the beginning of one, or a name).
-    """
-    if all and node is not None:
-        raise WrongUsage("give --all or --node, not both")
+def list_layers(*, scope: Scope = OWN_HOST, common: Common = DEFAULTS) -> None:
+    """List the layers of this host, of all nodes, or of one."""
+    scope.check()
     with common.connect() as client:
-        known = client.get_known_nodes() if node is not None or not common.as_json else []
-        uuid = None if node is None else find_node(node, known).uuid
-        layers = client.get_layers(all=all, node=uuid)
+        known, wanted = scope.read(client, names=not common.as_json)
+        layers = client.get_layers(**wanted)
     if common.as_json:
         print_json(layers)
         return

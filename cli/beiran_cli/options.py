@@ -1,12 +1,14 @@
-"""The common options: ``--socket``, ``--url``, ``--output``, and the clients they lead to."""
+"""Options that several commands share: where the agent is, how to print, whose rows to list."""
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple, TypedDict, cast, get_args
 
 from cyclopts import Group, Parameter
 
+from beiran.api.models import Node
 from beiran_cli.exits import WrongUsage
+from beiran_cli.names import find_node
 
 if TYPE_CHECKING:
     from beiran.client.blocking_client import BlockingClient
@@ -15,6 +17,11 @@ if TYPE_CHECKING:
 Output = Literal["table", "json"]
 OUTPUTS: Final[tuple[str, ...]] = get_args(Output)
 COMMON_GROUP: Final = Group("Common options", sort_key=100)
+
+
+class _Scope(TypedDict):
+    all: bool
+    node: str | None
 
 
 class Place(NamedTuple):
@@ -91,4 +98,39 @@ class Common:
         return cast(Output, output)
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Scope:
+    """Whose rows a listing shows: this host's, all nodes', or one node's."""
+
+    all: Annotated[
+        bool, Parameter(negative=(), show_default=False, help="List the rows of all nodes.")
+    ] = False
+    node: Annotated[
+        str | None,
+        Parameter(
+            metavar="NODE", help="List the rows of a node (a UUID, its beginning, or a name)."
+        ),
+    ] = None
+
+    def read(self, client: "BlockingClient", *, names: bool) -> tuple[list[Node], "_Scope"]:
+        """Ask for the nodes that the listing needs.
+
+        Args:
+          names: whether the listing prints the names of nodes.
+
+        Returns: the known nodes, if asked for, and the arguments of the client's listing methods.
+        Raises: WrongUsage; Unfound when no node matches ``--node``, or several do.
+        """
+        known = client.get_known_nodes() if names or self.node is not None else []
+        uuid = None if self.node is None else find_node(self.node, known).uuid
+        return known, {"all": self.all, "node": uuid}
+
+    def check(self) -> None:
+        """Raises: WrongUsage when both options are given."""
+        if self.all and self.node is not None:
+            raise WrongUsage("give --all or --node, not both")
+
+
 DEFAULTS: Final = Common()
+OWN_HOST: Final = Scope()
