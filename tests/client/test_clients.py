@@ -331,6 +331,33 @@ async def test_many_tasks_ask_through_one_client(client: Client) -> None:
     assert answers == [INFO] * 20
 
 
+async def test_what_the_caller_raises_leaves_the_client_unwrapped(agent: Agent) -> None:
+    async def fail() -> None:
+        async with Client(socket=agent.socket) as client, client.follow_events():
+            await client.get_info()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        await fail()
+    await eventually(lambda: agent.counters.http_connections == 0)
+
+
+async def test_a_cancelled_block_closes_the_client(agent: Agent) -> None:
+    with trio.CancelScope() as scope:
+        async with Client(socket=agent.socket) as client, client.follow_events() as events:
+            await anext(events)
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    await eventually(lambda: agent.counters.http_connections == 0)
+
+
+async def test_a_client_outside_of_its_block_says_how_to_use_it(agent: Agent) -> None:
+    client = Client(socket=agent.socket)
+    with pytest.raises(RuntimeError, match="async with"):
+        await client.get_info()
+
+
 async def test_requests_share_a_connection_which_closes_with_the_client(agent: Agent) -> None:
     async with Client(socket=agent.socket) as client:
         for _ in range(5):
