@@ -1,14 +1,16 @@
-"""Credentials for registries, where ``docker login`` put them.
+"""Credentials for registries: the operator's, or those that ``docker login`` stored.
 
-Docker's ``config.json`` has them in ``auths`` (base64 of ``USER:PASSWORD``), or names a program
-that has them: ``credHelpers`` for one registry, ``credsStore`` for all. Such a program is asked as
-``docker-credential-NAME get`` with the registry on its standard input.
+Docker's ``config.json`` has them in ``auths``, which the Docker SDK reads, or names a program that
+has them: ``credHelpers`` for one registry, ``credsStore`` for all. Such a program runs as
+``docker-credential-NAME get`` with the registry on its standard input. The SDK would run it too,
+but without a limit of time, and drops what the program says when it fails.
+
+The requests to a registry ask ``CredentialStore`` when it wants to know who asks.
 
 Source: docker CLI, ``cli/config`` (the file, ``ConvertToHostname``) and docker-credential-helpers.
 """
 
 import base64
-import binascii
 import json
 import logging
 import re
@@ -25,9 +27,10 @@ from beiran.settings.settings import OriginSettings
 
 CONFIG_BYTES_MAX: Final = 1024 * 1024
 HELPER_TIMEOUT_S: Final = 5.0
+"""A keychain answers within 0.1 s. One that waits to be unlocked must not hold up a pull."""
 HELPER_ANSWER_BYTES_MAX: Final = 256 * 1024
 KEPT_S: Final = 60.0
-"""So long an answer counts: helpers take a while, and a new login should soon be known."""
+"""How long an answer counts. A helper takes 0.1 s; a new login is known within a minute."""
 
 HUB_KEY: Final = "https://index.docker.io/v1/"
 TOKEN_USER: Final = "<token>"
@@ -39,7 +42,7 @@ _log: Final = logging.getLogger(__name__)
 
 
 class Credentials(Struct, frozen=True):
-    """A user and a password, or an identity token with which tokens can be had."""
+    """A user and a password, or an identity token to get registry tokens with."""
 
     username: str = ""
     password: str = ""
@@ -56,7 +59,12 @@ class Credentials(Struct, frozen=True):
 
 
 class CredentialStore:
-    """What this host has for each registry: from the settings, else from Docker's file."""
+    """This host's credentials for each registry: from the settings, else from Docker's file.
+
+    Args:
+      origins: the settings of registries, by name.
+      docker_config: Docker's ``config.json``, which need not exist; None for none.
+    """
 
     def __init__(
         self,
@@ -69,12 +77,12 @@ class CredentialStore:
         self._docker_config: Final = docker_config
         self._clock: Final = clock
         self._known: dict[str, tuple[float, Credentials | None]] = {}
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     async def find(self, registry: str) -> Credentials | None:
-        """None when there are none: the registry is asked without.
+        """The credentials for a registry; None sends requests without any.
 
-        What is wrong with the file or a helper is logged once, and counts as none.
+        A problem with the file or a helper is logged once, and counts as none.
         """
         own = self._origins.get(registry)
         if own is not None and own.username:
@@ -89,18 +97,18 @@ class CredentialStore:
             found = await self._from_docker(self._docker_config, registry)
         except _Unusable as error:
             found = None
-            if str(error) not in self._told:
-                self._told.add(str(error))
+            if str(error) not in self._logged:
+                self._logged.add(str(error))
                 _log.warning("%s; %s is asked without credentials", error, registry)
         self._known[registry] = (self._clock(), found)
         return found
 
     def forget(self, registry: str) -> None:
-        """They were refused: look again the next time."""
+        """Look again the next time: the registry refused them."""
         self._known.pop(self._docker_name(registry), None)
 
     def _docker_name(self, registry: str) -> str:
-        """Under which name Docker has them: a registry that is elsewhere has those of there."""
+        """The registry by which Docker keeps the credentials: the one behind ``url``, if set."""
         own = self._origins.get(registry)
         if own is None or not own.url:
             return registry
@@ -122,12 +130,12 @@ class CredentialStore:
             return None
         for key in sorted(auths, key=lambda key: key != _key_of(registry)):
             if _host_of(key) == registry and isinstance(auths[key], dict):
-                return _from_entry(path, key, auths[key])
+                return await trio.to_thread.run_sync(_from_entry, path, key, auths[key])
         return None
 
 
 class _Unusable(Exception):
-    """The file or a helper; one line."""
+    """The file or a helper cannot be used. One line."""
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -159,23 +167,21 @@ def _host_of(key: str) -> str:
     return DOCKER_HUB if host in ("index.docker.io", "registry-1.docker.io") else host
 
 
-def _from_entry(path: Path, key: str, entry: Mapping[str, object]) -> Credentials | None:
-    token = entry.get("identitytoken")
-    if isinstance(token, str) and token:
-        return Credentials(identity_token=token)
-    user, password = entry.get("username"), entry.get("password")
-    auth = entry.get("auth")
-    if isinstance(auth, str) and auth:
-        try:
-            text = base64.b64decode(auth, validate=True).decode()
-        except (binascii.Error, ValueError):
-            raise _Unusable(f"{path}: auths: {key}: not base64") from None
-        user, colon, password = text.partition(":")
-        if not colon:
-            raise _Unusable(f"{path}: auths: {key}: not USER:PASSWORD in base64")
-        password = password.rstrip("\0")
+def _from_entry(path: Path, key: str, entry: Mapping[str, Any]) -> Credentials | None:
+    """The credentials in an entry of ``auths``. Blocks. Raises: _Unusable."""
+    # Imported here: an agent without Docker pays for the SDK only if it has a config.json.
+    from docker import auth
+
+    try:
+        found = auth.parse_auth({key: {name: value for name, value in entry.items() if value}})[key]
+    except (ValueError, TypeError, AttributeError):  # it splits what it has decoded
+        raise _Unusable(f"{path}: auths: {key}: not USER:PASSWORD in base64") from None
+    if token := found.get("IdentityToken"):
+        return Credentials(identity_token=str(token))
+    # The docker CLI writes a name and a password apart where there is no "auth".
+    user, password = (found.get(name) or entry.get(name) for name in ("username", "password"))
     if isinstance(user, str) and user and isinstance(password, str):
-        return Credentials(user, password)
+        return Credentials(user, password.rstrip("\0"))
     return None  # "{}": logged in, and the credentials are with a helper
 
 

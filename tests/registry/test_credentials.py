@@ -90,7 +90,7 @@ async def test_no_file_is_no_credentials(tmp_path: Path) -> None:
         ("[]", "not a JSON object"),
         ("[" * 100_000, "not JSON"),
         (" " * (1024 * 1024 + 1), "larger than"),
-        ({"auths": {"r.example": {"auth": "???"}}}, "not base64"),
+        ({"auths": {"r.example": {"auth": "???"}}}, "not USER:PASSWORD in base64"),
         ({"auths": {"r.example": {"auth": encoded("nocolon")}}}, "not USER:PASSWORD"),
         ({"credsStore": "../x"}, "not the name of a credential helper"),
         ({"credsStore": "beiran-test-none"}, "cannot be run"),
