@@ -1,1 +1,1 @@
-"""Engines: where images live. Each module speaks to one kind; all keep ``contract.Engine``."""
+"""Engines, where images live: Docker, an OCI layout folder, or none. See ``interface.Engine``."""

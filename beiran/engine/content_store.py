@@ -1,7 +1,7 @@
 """Content-addressed folders of blobs, as an OCI image layout and containerd's content store are.
 
 Reads what an index or a manifest leads to. Everything in such a folder may be broken, half
-written or made to harm: what cannot be read is left out, and said in ``Contents.problems``.
+written or hostile: what cannot be read is left out, and named in ``Contents.problems``.
 """
 
 import hashlib
@@ -22,9 +22,9 @@ from beiran.oci.images import LAYERS_MAX
 from beiran.oci.manifests import BadManifest, digest_of, media_type_of
 
 DOCUMENT_BYTES_MAX: Final = 8 * 2**20  # containerd MaxManifestSize (remotes/handlers.go)
-INDEX_DEPTH_MAX: Final = 8
+INDEX_DEPTH_MAX: Final = 8  # chosen: registries nest indexes once
 DESCRIPTORS_MAX: Final = 10_000
-"""How many descriptors one scan follows; more is not a layout but an attack on it."""
+"""Descriptors that one scan follows. An index with more is taken for an attack."""
 NOT_AN_IMAGE: Final = "vnd.docker.reference.type"
 """Annotation by which BuildKit marks attestation manifests."""
 
@@ -101,7 +101,7 @@ class PlatformImage:
 
 @dataclass(slots=True)
 class Contents:
-    """What was found behind a descriptor."""
+    """The images behind a descriptor, and the problems on the way."""
 
     images: list[PlatformImage] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -115,11 +115,11 @@ class BlobFolder:
         self.blobs = folder / "blobs" / "sha256"
 
     def path(self, digest: Digest) -> Path:
-        """Where the blob with this digest is, if it is there."""
+        """The path of the blob with this digest, whether it exists or not."""
         return self.blobs / digest.hex()
 
     def has(self, digest: Digest) -> bool:
-        """Whether it is there, and may be seen."""
+        """Whether it exists and may be read."""
         try:
             return self.path(digest).is_file()
         except OSError:
@@ -137,7 +137,7 @@ class BlobFolder:
         """A small blob, verified. Raises: MissingContent; BadContent."""
         data = read_small_file(self.path(digest))
         if hashlib.sha256(data).digest() != digest:
-            raise BadContent(f"{digest_text(digest)} holds something else")
+            raise BadContent(f"{digest_text(digest)} has another digest")
         return data
 
     def read(self, descriptor: Descriptor, document: type[T]) -> T:
@@ -149,9 +149,9 @@ class BlobFolder:
         text = digest_text(digest)
         data = read_small_file(self.path(digest))
         if descriptor.size >= 0 and len(data) != descriptor.size:
-            raise BadContent(f"{text} has {len(data)} bytes where {descriptor.size} are said")
+            raise BadContent(f"{text} has {len(data)} bytes; its descriptor says {descriptor.size}")
         if hashlib.sha256(data).digest() != digest:
-            raise BadContent(f"{text} holds something else")
+            raise BadContent(f"{text} has another digest")
         try:
             return msgspec.json.decode(data, type=document)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

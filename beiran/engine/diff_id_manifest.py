@@ -1,9 +1,9 @@
-"""The manifest of an image by diff IDs: made by whoever holds the image, the same everywhere.
+"""The manifest of an image by diff IDs, which every holder of the image makes alike.
 
 A graph driver keeps no manifest and no compressed blobs. With the config as it is and the layers'
-tars as blobs it can still answer as a registry does, and the image keeps its ID. Nothing goes into
-these bytes but what the image is: all who hold it make the same ones, and the same digest. Docker
-26.1 makes them too, when it loads an image into containerd's store.
+tars as blobs it can still answer as a registry does, and the image keeps its ID. The bytes
+depend on the image alone, so that all holders get the same digest. Docker 26.1 makes the same
+manifest when it loads an image into containerd's store.
 
 Source: Docker image manifest version 2, schema 2; moby (image/tarexport/save.go) for the media type
 of layers that are not compressed.
@@ -41,7 +41,7 @@ def diff_id_manifest(
 
 
 def is_by_diff_ids(manifest: Manifest) -> bool:
-    """Whether all layers of a manifest are tars as they are, so that it may come from anybody."""
+    """Whether all layers of a manifest are uncompressed tars, so that any holder may give it."""
     try:
         document = read_manifest(manifest.data)
     except BadManifest:

@@ -1,4 +1,7 @@
-"""Changes in folders as the kernel tells them: inotify(7) through ctypes, waited for with trio."""
+"""Wait for changes in folders: inotify(7) through ctypes, with trio.
+
+A Docker session and a layout folder watch their files through here.
+"""
 
 import ctypes
 import errno
@@ -28,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class FolderWatch:
-    """Some folders being watched, each as soon as it is there."""
+    """A watch of several folders, each from the moment it exists."""
 
     def __init__(self, folders: Sequence[Path], otherwise_s: float) -> None:
         self._folders = folders
@@ -40,9 +43,9 @@ class FolderWatch:
         self._watch()
 
     async def changed(self) -> None:
-        """Until something changed since the last call.
+        """Wait until something has changed since the last call.
 
-        Where the kernel does not tell, it returns after ``otherwise_s``.
+        Where the kernel cannot watch, it returns after ``otherwise_s``.
         """
         self._watch()
         if self._fd < 0:
@@ -56,14 +59,14 @@ class FolderWatch:
             return
 
     def close(self) -> None:
-        """Watch nothing any more."""
+        """Stop watching."""
         if self._fd >= 0:
             trio.lowlevel.notify_closing(self._fd)
             os.close(self._fd)
             self._fd = -1
 
     def _watch(self) -> None:
-        """Watch what is there by now. A folder that is watched already stays so."""
+        """Watch the folders that exist by now. One that is watched already stays so."""
         for folder in self._folders if self._fd >= 0 else ():
             flags = ctypes.c_uint32(_WATCHED | _ONLY_FOLDERS)
             if self._libc.inotify_add_watch(self._fd, os.fsencode(folder), flags) < 0:
@@ -80,10 +83,10 @@ class FolderWatch:
 
 @contextmanager
 def watch_folders(folders: Sequence[Path], *, otherwise_s: float) -> Iterator[FolderWatch]:
-    """A watch of ``folders``, which misses nothing from now on.
+    """A watch of ``folders`` that misses no change from now on.
 
     Args:
-      folders: need not be there yet, but the first should, or its appearing goes unnoticed.
+      folders: need not exist yet, except the first: its appearance would go unnoticed.
       otherwise_s: how often ``changed`` returns where the kernel cannot watch (no inotify, or no
         more watches), which is logged.
     """

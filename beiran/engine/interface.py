@@ -1,4 +1,4 @@
-"""What every engine must do; ``tests/engine/`` holds each of them to it."""
+"""The interface of an engine. ``tests/engine`` runs one contract suite against each engine."""
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -14,7 +14,7 @@ from beiran.oci.images import Holding, ImageDescription
 from beiran.oci.manifests import digest_of
 
 FIND_BLOBS_MAX: Final = 1000
-"""For how many digests at once an engine may be asked."""
+"""Digests in one call: an image has at most 127 layers, and peers ask for several images."""
 ENGINE_USER_AGENTS: Final = ("docker/", "containerd/")  # moby dockerversion/useragent.go
 
 
@@ -35,7 +35,7 @@ class EngineImage(Struct, frozen=True):
 
 
 class EngineUp(Struct, frozen=True):
-    """The engine answers; ``ImagesListed`` follows."""
+    """The engine answers. ``ImagesListed`` follows."""
 
     info: EngineInfo
 
@@ -47,19 +47,19 @@ class EngineDown(Struct, frozen=True):
 
 
 class ImagesListed(Struct, frozen=True):
-    """Everything the engine holds: what is not in it is gone."""
+    """All images that the engine holds. An image that is missing here is gone."""
 
     images: tuple[EngineImage, ...]
 
 
 class ImageChanged(Struct, frozen=True):
-    """An image appeared, or goes by other names now."""
+    """An image appeared, or its names changed."""
 
     image: EngineImage
 
 
 class ImageGone(Struct, frozen=True):
-    """An image is no longer there."""
+    """The engine no longer holds an image."""
 
     image: Digest
 
@@ -77,7 +77,7 @@ class LayerReader(Protocol):
         """The bytes ``start`` (included) to ``end`` (excluded), in order, in chunks of any size.
 
         Raises: DataError when what is on disk turns out not to be that layer. When the whole tar
-        is asked for, that is told before the last chunk is handed out.
+        is read, the error comes before the last chunk.
         """
         ...
 
@@ -86,8 +86,8 @@ class FileRange(Struct, frozen=True):
     """Where in an open file something begins. The descriptor is its owner's, who closes it.
 
     Attributes:
-      checked: the file is nothing but this, its digest was found right as it was written, and
-        nobody writes to it any more: who keeps files may link it instead of copying.
+      checked: the file contains nothing else, its digest was verified while it was written, and
+        it no longer changes: an engine that keeps files may link it instead of copying.
     """
 
     descriptor: int
@@ -98,8 +98,8 @@ class FileRange(Struct, frozen=True):
 class BlobReader(Protocol):
     """An open blob: a config, a manifest, or a layer as a compressed blob or as its tar.
 
-    Bytes come as they are on the disk: whoever receives a blob checks its digest. An engine checks
-    what it hands out once, behind the reader's back, and then no longer has what is damaged.
+    Bytes come as they are on the disk: the receiver of a blob verifies its digest. An engine
+    verifies each blob that it gives once, in the background, and stops giving a damaged one.
     """
 
     @property
@@ -132,7 +132,7 @@ class Manifest(Struct, frozen=True):
 
     @property
     def digest(self) -> Digest:
-        """By which it is asked for."""
+        """SHA-256 of ``data``."""
         return digest_of(self.data)
 
 
@@ -173,12 +173,12 @@ class ImageToLoad:
 
 
 class PullProgress(Struct, frozen=True):
-    """What an engine says of a pull that it does.
+    """A step of a pull, as the engine reports it.
 
     Attributes:
       layer: the first digits of a layer's digest; empty where it is about the whole.
       status: as the engine words it (``Downloading``, ``Already exists``, …).
-      done_bytes, total_bytes: of this layer in this step; 0 where they are not told.
+      done_bytes, total_bytes: of this layer in this step; 0 if the engine does not report them.
     """
 
     layer: str
@@ -192,14 +192,14 @@ class Engine(Protocol):
 
     @property
     def info(self) -> EngineInfo:
-        """What is known of it now; ``up`` is False while it does not answer."""
+        """Its kind, version and store; ``up`` is False while it does not answer."""
         ...
 
     async def serve(self, news: trio.MemorySendChannel[EngineNews]) -> None:
-        """Tell everything that happens, for ever; never raises because the engine is away.
+        """Report everything that happens, for ever; an engine that is away raises nothing.
 
         First ``EngineUp`` and ``ImagesListed``, then changes as the engine has them, and a
-        fresh ``ImagesListed`` now and then for what was missed. Where layers must be read to
+        fresh ``ImagesListed`` every few minutes for what was missed. Where layers must be read to
         know their sizes, large images may come as changes soon after the first list.
         """
         ...
@@ -213,7 +213,7 @@ class Engine(Protocol):
         ...
 
     async def find_blobs(self, digests: Sequence[Digest]) -> dict[Digest, int]:
-        """Which of these it can give now, and how many bytes each has.
+        """The blobs that it can give now out of ``digests``, with their sizes in bytes.
 
         Configs, manifests, compressed layers where the engine keeps them, and layers' tars by diff
         ID. Cheap: answered for ``FIND_BLOBS_MAX`` digests at once. A tar whose length would have to
@@ -223,7 +223,7 @@ class Engine(Protocol):
         ...
 
     def open_blob(self, digest: Digest) -> AbstractAsyncContextManager[BlobReader]:
-        """Open a blob that ``find_blobs`` tells of.
+        """Open a blob that ``find_blobs`` finds.
 
         Raises: NotFound when it is not there; EngineUnavailable; DataError when it is damaged.
         """
@@ -234,7 +234,7 @@ class Engine(Protocol):
         ...
 
     async def image_manifest(self, image: Digest) -> Manifest | None:
-        """A manifest of which this engine can give every blob, for the image with this config.
+        """A manifest for the image with this config, all blobs of which this engine can give.
 
         As published, or as the engine has it, where it keeps manifests; else by diff IDs.
         None when it does not have the image.
@@ -244,19 +244,19 @@ class Engine(Protocol):
         ...
 
     async def missing_layers(self, diff_ids: Sequence[Digest]) -> list[Digest]:
-        """Which layers of an image (all its diff IDs, the base first) must be given to load it.
+        """The layers of an image that ``load`` needs, out of all its diff IDs, the base first.
 
         A graph driver has a layer only together with all that is below it.
         """
         ...
 
     async def knows_compressed(self, layers: Mapping[Digest, Digest]) -> set[Digest]:
-        """Which compressed layers the engine would not ask a registry for when it pulls.
+        """The compressed layers that the engine would not request from a registry in a pull.
 
         Args:
           layers: diff IDs by the digests of the compressed blobs, the base first: all of an image.
 
-        None where that cannot be told.
+        Empty if that cannot be found out.
         """
         ...
 
@@ -279,7 +279,7 @@ class Engine(Protocol):
 
     @property
     def can_pull(self) -> bool:
-        """Whether ``pull`` does anything but refuse: whether it speaks to registries itself."""
+        """Whether the engine pulls from registries itself. If not, ``pull`` refuses."""
         ...
 
     async def pull(
@@ -293,7 +293,7 @@ class Engine(Protocol):
 
         Args:
           platform: ``linux/arm64``; the engine's own when None.
-          progress: called with all it says meanwhile.
+          progress: called with each step that the engine reports.
 
         Cancelling stops the engine too.
 

@@ -1,4 +1,4 @@
-"""No engine at all: an agent that holds nothing, but knows what the others hold."""
+"""No engine: the agent holds no images, and knows what the other nodes hold."""
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -32,7 +32,6 @@ class NoEngine(Engine):
 
     @override
     async def serve(self, news: trio.MemorySendChannel[EngineNews]) -> None:
-        """Tell an empty list, and then nothing for ever."""
         await news.send(EngineUp(self.info))
         await news.send(ImagesListed(()))
         await trio.sleep_forever()
@@ -89,7 +88,7 @@ class NoEngine(Engine):
 
     @override
     async def untag(self, name: str) -> None:
-        """Nothing has a name here."""
+        """Change nothing: no image has a name here."""
 
     @override
     async def find_image(self, name: str) -> Digest | None:

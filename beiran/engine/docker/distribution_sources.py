@@ -1,7 +1,7 @@
-"""From which repositories containerd has pulled, or to which it has pushed.
+"""The repositories that containerd has pulled from or pushed to.
 
-Docker's image store on containerd tells a repository digest of every image that has a name, also of
-one that was only ever built here. containerd itself knows better: it labels each blob that came
+Docker's image store on containerd shows a repository digest for every image with a name, also for
+one that was only built here. containerd knows better: it labels each blob that came
 from a registry, or went to one, with ``containerd.io/distribution.source.REGISTRY=REPOSITORY``.
 Its database is a bbolt file, in which a label lies as its key and its value, one right after the
 other; so it is looked for in the bytes. What is found may be old (pages are not wiped), which errs
@@ -20,7 +20,7 @@ from beiran.oci.references import Repository
 
 METADATA: Final = Path("io.containerd.metadata.v1.bolt") / "meta.db"
 DATABASE_BYTES_MAX: Final = 256 * 2**20
-"""A larger one is not read, and every repository digest is believed."""
+"""A larger one is not read, and every repository digest counts. Chosen to bound memory."""
 LABEL: Final = b"containerd.io/distribution.source."
 VALUE_BYTES_MAX: Final = 4096  # containerd's labels.Validate, key and value together
 
@@ -29,7 +29,7 @@ class PulledNames:
     """Reads the databases of containerd.
 
     Args:
-      roots: containerd's root folders; those that are not there are passed over.
+      roots: containerd's root folders; missing ones are skipped.
     """
 
     def __init__(self, roots: Iterable[Path]) -> None:
@@ -37,7 +37,7 @@ class PulledNames:
         self._labels: list[bytes] | None = None
 
     def came_from(self, repository: Repository) -> bool:
-        """Whether anything was pulled from or pushed to a repository, or that cannot be told.
+        """Whether a repository was pulled from or pushed to; True if that cannot be read.
 
         Blocks.
         """
@@ -47,12 +47,12 @@ class PulledNames:
         # A value is followed by the next key without anything between, so its end is not known.
         wanted = re.compile(re.escape(registry) + rb"(?:[^\x00]*,)?" + re.escape(name))
         if self._labels is not None and any(wanted.match(label) for label in self._labels):
-            return True  # it is never unsaid
+            return True  # labels are never removed
         labels = self._read()
         return labels is None or any(wanted.match(label) for label in labels)
 
     def _read(self) -> Sequence[bytes] | None:
-        """What follows each label's beginning; None when there is no database to be read."""
+        """The bytes after each label's beginning; None if there is no readable database."""
         try:
             there = [path for path in self._paths if path.exists()]
             if not there or sum(path.stat().st_size for path in there) > DATABASE_BYTES_MAX:

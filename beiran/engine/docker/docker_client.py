@@ -442,7 +442,7 @@ def _translated(address: str) -> Iterator[None]:
             f"Docker answers {error.status_code} to {_path(error)}: {message}", message
         ) from None
     except (JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-        # The SDK reads ``["message"]`` of an error whatever that is.
+        # The SDK takes ``["message"]`` of an error that may be no object.
         raise BadAnswer(f"Docker at {address}: its answer cannot be read: {error!r}") from None
     except (
         DockerException,

@@ -1,8 +1,8 @@
 """Docker's image store on a graph driver: configs, unpacked layers, and how their tars were.
 
-It has neither manifests nor compressed blobs. A layer is there together with all below it: it is
-known by its chain ID. Of compressed blobs it remembers which layer they were, by their digests,
-for good, also when the layer is long gone; what was loaded or built it does not know by any.
+It has neither manifests nor compressed blobs. A layer exists together with all layers below it, and
+is known by its chain ID. For each compressed blob that it has pulled or pushed, it remembers for
+good which layer that was, also after the layer is removed.
 """
 
 import re
@@ -108,7 +108,7 @@ class GraphDriverStore(ImageStore):
         return [0 if size is None else size.files_bytes for size in measured]
 
     async def _learn_by_saving(self, image_id: str, diff_ids: Sequence[Digest]) -> None:
-        """Learn an image's config and the sizes of its layers, where nothing else tells them."""
+        """Read an image's config and the sizes of its layers from ``docker save``, the slow way."""
         async with saved_image(self._client, image_id) as blobs:
             await self._sizes.measure_now(
                 (_tar_blob(diff_id), blobs.path(diff_id)) for diff_id in diff_ids
@@ -157,7 +157,7 @@ class GraphDriverStore(ImageStore):
         return found
 
     def _tar_bytes(self, place: Place, diff_id: Digest) -> int | None:
-        """Length of a layer's tar: known, or told by its notes."""
+        """Length of a layer's tar: measured before, or read from the notes of tar-split."""
         known = self._sizes.get(_tar_blob(diff_id))
         if known is not None:
             return known.tar_bytes
@@ -219,7 +219,7 @@ class GraphDriverStore(ImageStore):
     def missing_layers(self, diff_ids: Sequence[Digest], index: ImageIndex) -> list[Digest]:
         """From the first on that is not there on what it lies on.
 
-        Where the data root cannot be read, the images that are listed tell.
+        Where the data root cannot be read, the layers of the listed images count as there.
         """
         if self.layer_db is None:
             return list(diff_ids[_shared_base(diff_ids, index) :])

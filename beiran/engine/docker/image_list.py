@@ -1,4 +1,7 @@
-"""What a Docker Engine lists, kept up to date image by image."""
+"""The image list of a Docker Engine, kept up to date image by image.
+
+A ``DockerSession`` owns it for one connection.
+"""
 
 import logging
 from collections.abc import Iterator
@@ -22,13 +25,14 @@ from beiran.oci.images import RepoDigest
 
 LIST_TRIES: Final = 5
 LIST_AGAIN_S: Final = 0.1
+"""Docker 26.1 fails to list while it removes an image, which takes some 0.1 s."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """An image as the engine lists it; there may be several platforms behind it."""
+    """A row of the engine's list, with an image for each platform that is there."""
 
     tags: tuple[str, ...]
     digests: tuple[RepoDigest, ...]
@@ -52,11 +56,11 @@ class ImageRows:
         self._index: ImageIndex | None = None
 
     def images(self) -> Images:
-        """What is described by now."""
+        """The images that can be described by now."""
         return merge(self._merge_rows())
 
     def index(self) -> ImageIndex:
-        """What there is, by digests."""
+        """All images by digests."""
         if self._index is None:
             self._index = ImageIndex()
             for image_id, row in self._rows.items():
@@ -67,8 +71,8 @@ class ImageRows:
     async def look_at(self, name: str) -> bool:
         """Bring the row of one image up to date.
 
-        Returns: whether only a list can tell for sure. An image without a name may be one that
-        lists hide (a step of a build), and what was built on may be listed again.
+        Returns: whether all must be listed again to be sure. An image without a name may be one
+        that lists hide (a step of a build), and its base may appear in lists again.
 
         Raises: EngineUnavailable.
         """
@@ -92,9 +96,9 @@ class ImageRows:
         return only_a_list_tells or not row.tags
 
     def _take_tags(self, image_id: str, tags: tuple[str, ...]) -> bool:
-        """A tag that is on one image is no longer on another: Docker tells only of the one.
+        """Take tags that an image has now from all others: Docker has no event for those.
 
-        Returns: whether an image lost its last name so.
+        Returns: whether an image lost its last name.
         """
         nameless = False
         for other_id, other in self._rows.items():
@@ -116,7 +120,7 @@ class ImageRows:
                 try:
                     row = await self._read_row(summary.id, summary.repo_tags, summary.repo_digests)
                 except NotFound:
-                    continue  # removed since it was listed; an event tells
+                    continue  # removed since it was listed, which has an event
                 except BadAnswer as problem:
                     self._warn_once(str(problem))
                     continue
@@ -145,7 +149,7 @@ class ImageRows:
     async def _read_row(
         self, image_id: str, tags: list[str] | None, digests: list[str] | None
     ) -> _Row:
-        """A row with these names; what the image is, is read where it is not known for good."""
+        """A row with these names. Its images are read again only where they may change."""
         known = self._rows.get(image_id)
         if known is not None and self._store.immutable:
             images = known.images

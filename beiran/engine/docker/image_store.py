@@ -1,4 +1,4 @@
-"""What Docker's two image stores have in common: ``graph_store`` and ``containerd_store``."""
+"""The interface of Docker's two image stores: ``graph_driver_store`` and ``containerd_store``."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +13,12 @@ from beiran.ids import Digest
 from beiran.oci.images import ImageDescription, RepoDigest
 
 StoredImage = ImageDescription | PlatformImage
-"""An image that is described, or will be when its layers are measured."""
+"""An image with its description, or one whose layers must be measured first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """An image, and the engine's own ID of what it is found behind."""
+    """An image, and the engine's own ID of the manifest, index or config that leads to it."""
 
     image_id: str
     image: StoredImage
@@ -26,7 +26,7 @@ class Place:
 
 @dataclass(slots=True)
 class ImageIndex:
-    """What an engine lists, by digests. Not changed once it is made, so that threads may ask it."""
+    """The listed images by digests. It does not change once it is made: threads read it."""
 
     by_config: dict[Digest, Place] = field(default_factory=dict)
     by_layer: dict[Digest, Place] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class ImageIndex:
     """By the digest of a layer's blob; empty for a graph driver."""
 
     def add(self, place: Place) -> None:
-        """Note an image."""
+        """Add an image."""
         image = place.image
         if isinstance(image, ImageDescription):
             self.by_config.setdefault(Digest(image.image), place)
@@ -48,7 +48,7 @@ class ImageIndex:
             self.by_blob.setdefault(blob.digest, (place, blob))
 
     def layer_blob(self, diff_id: Digest) -> LayerBlob | None:
-        """The blob that the layer with this diff ID lies in."""
+        """The blob that contains the layer with this diff ID."""
         place = self.by_layer.get(diff_id)
         if place is None or isinstance(place.image, ImageDescription):
             return None
@@ -56,7 +56,7 @@ class ImageIndex:
 
 
 class ImageStore(Protocol):
-    """What ``DockerEngine`` asks of a store."""
+    """An image store of Docker, as ``DockerEngine`` and its session use it."""
 
     @property
     def name(self) -> str:
@@ -65,34 +65,34 @@ class ImageStore(Protocol):
 
     @property
     def immutable(self) -> bool:
-        """Whether what is behind an image ID stays the same: platforms may come to an index."""
+        """Whether an image ID always leads to the same image. An index may gain platforms."""
         ...
 
     @property
     def keeps_compressed_blobs(self) -> bool:
-        """As ``contract.Engine`` says."""
+        """As ``Engine`` has it."""
         ...
 
     @property
     def hides_steps(self) -> bool:
-        """Whether an event may name an image without a name that lists hide."""
+        """Whether lists hide images that events name: the steps of a build."""
         ...
 
     @property
     def folders(self) -> Sequence[Path]:
-        """Where new images show; none where the engine's files cannot be read."""
+        """The folders that change with new images; none where they cannot be read."""
         ...
 
     async def read(self, image_id: str) -> tuple[StoredImage, ...]:
-        """What the engine's image with this ID is. Raises: NotFound; EngineUnavailable."""
+        """The images behind an ID of the engine. Raises: NotFound; EngineUnavailable."""
         ...
 
     async def provenance(self, digests: Sequence[RepoDigest]) -> tuple[RepoDigest, ...]:
-        """Those of an image's repository digests that say where it came from or went to."""
+        """The repository digests that come from a pull or a push of the image."""
         ...
 
     def describe(self, image: StoredImage) -> ImageDescription | None:
-        """Its description; None as long as it is not known."""
+        """Its description; None until its layers are measured."""
         ...
 
     def unmeasured(self, images: Iterable[StoredImage]) -> Iterator[tuple[LayerBlob, Path]]:
@@ -100,14 +100,14 @@ class ImageStore(Protocol):
         ...
 
     async def open_tar(self, place: Place, digest: Digest) -> TarSource:
-        """The tar of a layer that an image has, from wherever it can be read.
+        """Open the tar of a layer of an image.
 
         Raises: NotFound; EngineUnavailable; DataError.
         """
         ...
 
     def find_blobs(self, digests: Sequence[Digest], index: ImageIndex) -> dict[Digest, int]:
-        """As ``contract.Engine`` says. Blocks."""
+        """As ``Engine`` has it. Blocks."""
         ...
 
     async def open_source(self, digest: Digest, index: ImageIndex) -> TarSource:
@@ -115,26 +115,26 @@ class ImageStore(Protocol):
         ...
 
     def manifest(self, digest: Digest) -> Manifest | None:
-        """As ``contract.Engine`` says. Blocks."""
+        """As ``Engine`` has it. Blocks."""
         ...
 
     async def image_manifest(self, place: Place) -> Manifest:
-        """As ``contract.Engine`` says, of an image that is there.
+        """The manifest of an image that is there, as ``Engine`` has it.
 
         Raises: NotFound; EngineUnavailable; DataError.
         """
         ...
 
     def missing_layers(self, diff_ids: Sequence[Digest], index: ImageIndex) -> list[Digest]:
-        """As ``contract.Engine`` says. Blocks."""
+        """As ``Engine`` has it. Blocks."""
         ...
 
     def knows_compressed(self, layers: Mapping[Digest, Digest]) -> set[Digest]:
-        """As ``contract.Engine`` says. Blocks."""
+        """As ``Engine`` has it. Blocks."""
         ...
 
     def files_to_load(self, image: ImageToLoad, index: ImageIndex) -> list[Entry]:
-        """What the engine must be given. Blocks.
+        """The files that ``docker load`` needs. Blocks.
 
         Raises: EngineRefused when a layer is neither there nor given.
         """

@@ -1,8 +1,8 @@
-"""What ``docker load`` takes: archives made while they are sent, never lying on our disk.
+"""Archives for ``docker load``, made while they are sent and never stored.
 
-A graph driver takes Docker's own format, of which the layers that it has may be left out (it looks
-for them by chain ID first). containerd's store takes an OCI layout, of which the blobs that it has
-may be left out, and refuses Docker's format with a layer missing.
+A graph driver takes Docker's own format. Layers that it has may be left out: it looks for them by
+chain ID first. containerd's store takes an OCI layout without the blobs that it has, and refuses
+Docker's format if a layer is missing.
 """
 
 import json
@@ -49,11 +49,11 @@ class Entry:
 
     @property
     def padding(self) -> bytes:
-        """What follows it in the archive."""
+        """Zeros that follow it in the archive."""
         return bytes(-self.size_bytes % _BLOCK_BYTES)
 
     def header(self) -> bytes:
-        """What precedes it in the archive."""
+        """The header that precedes it in the archive."""
         info = tarfile.TarInfo(self.name)
         info.size = self.size_bytes
         return info.tobuf(tarfile.GNU_FORMAT)
@@ -103,7 +103,7 @@ def choose_manifest(
     has_blob: Callable[[Digest], bool],
     local_form: Callable[[Digest], Descriptor | None],
 ) -> Manifest:
-    """By which manifest a store that keeps blobs holds ``image``.
+    """The manifest by which a store that keeps blobs will hold ``image``.
 
     The published one where all blobs that it names are there or given. Otherwise one is made of
     the forms in which each layer is given or there.

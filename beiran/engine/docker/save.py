@@ -1,7 +1,7 @@
-"""What ``docker save`` gives, taken apart: for where the engine's own files cannot be read.
+"""The archive of ``docker save``, unpacked: for engines whose files cannot be read here.
 
-The archive has other layouts in other releases and stores, but everything in it that matters goes
-by its SHA-256: each file is kept under that, as in an OCI image layout, and looked up there.
+Its layout differs between releases and stores, but all configs, manifests and layers are found by
+their SHA-256: each file is kept under that, as in an OCI image layout.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from beiran.errors import EngineUnavailable, NotFound
 from beiran.ids import Digest, digest_text
 
 KEPT_S: Final = 120.0
-"""How long a saved layer takes disk space after it was last asked for."""
+"""A saved layer takes disk space this long after its last use: ranges are read in rows."""
 _COPY_BYTES: Final = 2**20
 
 S = TypeVar("S")
@@ -31,7 +31,7 @@ S = TypeVar("S")
 async def saved_image(
     client: DockerClient, image_id: str, wanted: Collection[Digest] | None = None
 ) -> AsyncIterator[BlobFolder]:
-    """The blobs of an image, as ``docker save`` gives them, in a folder that goes on the way out.
+    """The blobs of an image from ``docker save``, in a folder that is removed on the way out.
 
     Args:
       wanted: keep these (and small files), and stop when all are there; None keeps everything.
@@ -93,7 +93,7 @@ def _copy(content: IO[bytes], to: Path) -> Digest:
 
 
 class SavedLayers:
-    """The blob that was saved last, kept for a while: ranges of one layer come in rows."""
+    """The blob that was saved last, kept for ``KEPT_S``."""
 
     def __init__(self, client: DockerClient) -> None:
         self._client = client
@@ -103,7 +103,7 @@ class SavedLayers:
         self._used_at = 0.0
 
     async def open(self, image_id: str, blob: Digest, open_source: Callable[[Path], S]) -> S:
-        """What ``open_source`` makes of the file that holds ``blob`` of an image.
+        """Open the file that holds ``blob`` of an image with ``open_source``.
 
         Raises: NotFound; EngineUnavailable; DataError.
         """
@@ -119,7 +119,7 @@ class SavedLayers:
             return open_source(Path(f"/proc/self/fd/{self._file.fileno()}"))
 
     async def serve(self) -> None:
-        """Give up, for ever, what was not asked for in a while."""
+        """Remove the blob when it has not been used for ``KEPT_S``; for ever."""
         try:
             while True:
                 await trio.sleep(KEPT_S / 2)

@@ -1,9 +1,8 @@
-"""Blobs as they lie on the disk, handed out at once and checked behind the reader's back.
+"""Blobs as they lie on the disk, given at once and verified in the background.
 
-A blob is asked for in pieces by many peers. Reading all of it before the first piece, to know that
-it is what its digest says, would cost a second per GB when time matters most; and whoever receives
-it checks it anyway. So pieces go out as they are, and each blob is read once when things are
-calmer: a damaged one is then no longer had.
+Many peers ask for pieces of a blob. To verify all of it before the first piece would cost a second
+per GB when time matters most, and every receiver verifies it anyway. So pieces go out as they are,
+and each blob is read once ``CHECK_PAUSE_S`` later: a damaged one is not given any more.
 """
 
 import hashlib
@@ -24,15 +23,16 @@ from beiran.errors import BeiranError, DataError
 from beiran.ids import Digest, digest_text
 
 CHECK_PAUSE_S: Final = 5.0
-"""How long after it was first asked for a blob is checked."""
+"""From the first request for a blob to its check: the download of a layer is over by then."""
 CHECKS_WAITING_MAX: Final = 4096
 DAMAGED_MAX: Final = 4096
+"""Bounds on memory, far above the layers of one host. Chosen."""
 
 _log = logging.getLogger(__name__)
 
 
 class FileSource:
-    """A blob that is one file, as it is. Keeps ``layer_reader.TarSource``.
+    """A blob that is a file of its own, a ``verified_reader.TarSource``.
 
     It stays readable until ``close``, also when the file is removed.
     """
@@ -46,7 +46,7 @@ class FileSource:
         self.identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
     def read(self, start: int, end: int) -> Iterator[bytes]:
-        """As ``TarSource`` says."""
+        """The bytes of a range."""
         return read_range(self.descriptor, self._path, start, end)
 
     def close(self) -> None:
@@ -55,7 +55,7 @@ class FileSource:
 
 
 class BytesSource:
-    """A small blob that was read and checked. Keeps ``layer_reader.TarSource``."""
+    """A small blob in memory that is verified, a ``verified_reader.TarSource``."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -63,15 +63,15 @@ class BytesSource:
         self.identity = "checked"
 
     def read(self, start: int, end: int) -> Iterator[bytes]:
-        """As ``TarSource`` says."""
+        """The bytes of a range."""
         yield self._data[start:end]
 
     def close(self) -> None:
-        """As ``TarSource`` says: there is nothing to close."""
+        """Nothing to close."""
 
 
 class SourceReader:
-    """An open blob. Keeps ``contract.BlobReader``.
+    """An open blob, an ``interface.BlobReader``.
 
     When all of it is asked for at once, its last chunk waits until its digest is known to be right.
     """
@@ -85,7 +85,7 @@ class SourceReader:
         self.file = None if descriptor is None else FileRange(descriptor, 0)
 
     def chunks(self, start: int, end: int) -> AsyncIterator[bytes]:
-        """As ``contract.BlobReader`` says."""
+        """The bytes of a range."""
         if (start, end) == (0, self.size_bytes):
             return self._whole.chunks(start, end)
         if not 0 <= start <= end <= self.size_bytes:
@@ -95,7 +95,7 @@ class SourceReader:
 
 @asynccontextmanager
 async def read_all(blob: BlobReader) -> AsyncIterator[AsyncIterator[bytes]]:
-    """All of a blob, whatever kind of iterator its reader gives, which is closed afterwards.
+    """All chunks of a blob. The iterator of its reader is closed afterwards, if it can be.
 
     The iterator raises DataError when the blob is shorter or longer than it said.
     """
@@ -139,7 +139,7 @@ class BlobReaders:
 
     @asynccontextmanager
     async def open(self, digest: Digest) -> AsyncIterator[BlobReader]:
-        """As ``contract.Engine.open_blob`` says."""
+        """Open a blob, as ``Engine.open_blob`` has it."""
         source = await self._open_source(digest)
         try:
             if self._damaged.get(digest) == source.identity:
@@ -151,7 +151,7 @@ class BlobReaders:
             source.close()
 
     def is_damaged(self, digest: Digest) -> bool:
-        """Whether it was damaged when it was last read."""
+        """Whether its last check found it damaged."""
         return digest in self._damaged
 
     async def serve(self) -> None:
@@ -164,7 +164,7 @@ class BlobReaders:
                 try:
                     await self._check(digest)
                 except BeiranError as error:
-                    _log.debug("%s is not checked: %s", digest_text(digest), error)
+                    _log.debug("%s cannot be checked: %s", digest_text(digest), error)
                 self._waiting.pop(digest, None)
             self._work = trio.Event()
 
@@ -190,7 +190,9 @@ class BlobReaders:
                 self._damaged.pop(digest, None)
                 return
             problem = problem or "it hashes to something else"
-            _log.warning("%s is damaged, and not given any more: %s", digest_text(digest), problem)
+            _log.warning(
+                "%s is damaged; it is no longer given to peers: %s", digest_text(digest), problem
+            )
             self._damaged[digest] = source.identity
         finally:
             source.close()

@@ -1,10 +1,9 @@
-"""Compressed blobs as streams that can be stopped, gone on with, and, for gzip, gone back in.
+"""Compressed blobs as streams that can stop, continue and, for gzip, go back.
 
-A range of a compressed layer can only be had by decompressing what is before it. Peers ask for
-piece after piece, and not in order, each in a request of its own. So a stream that has given its
-range is kept where it stopped, and of gzip a copy is kept here and there on the way (zlib can copy
-its state: its window of 32 KiB and some). zstd cannot, and has larger windows: of it only streams
-that stopped are kept.
+A range of a compressed layer needs everything before it decompressed. Peers ask for piece after
+piece, out of order, each in a request of its own. So a stream that has given its range is kept
+where it stopped. Of a gzip stream, copies are kept on the way: zlib can copy its state, a window of
+32 KiB and a little more. zstd cannot, and has larger windows.
 """
 
 import os
@@ -22,20 +21,20 @@ INPUT_BYTES: Final = 256 * 1024
 ZSTD_WINDOW_BYTES_MAX: Final = 128 * 2**20  # what `zstd -d` allows without --long
 
 MARK_BYTES: Final = 8 * 2**20
-"""Distance of the first copies of a gzip stream, in bytes of its tar."""
+"""Distance of the first copies of a gzip stream, in bytes of its tar: 30 ms to decompress."""
 
 MARKS_MAX: Final = 64
 """Copies of one stream, some 45 KB each; when there would be more, every second one goes."""
 
 LAYERS_MAX: Final = 8
-"""Of which something is kept."""
+"""Blobs with kept streams: as many as are read at once (``READS_AT_ONCE``)."""
 
 STOPPED_MAX: Final = 4
 """Streams kept where they stopped, of all layers; zstd takes 8 MiB for each, or its window."""
 
 
 class File:
-    """A file read from some position on, whoever else reads through the same descriptor."""
+    """A file read from a position of its own through a shared descriptor."""
 
     def __init__(self, descriptor: int, position: int = 0) -> None:
         self.descriptor = descriptor
@@ -64,7 +63,7 @@ class TarStream(Protocol):
 
 
 class GzipStream:
-    """What gzip members hold; there may be several in a row (pigz, eStargz), then padding."""
+    """The content of gzip members: several in a row (pigz, eStargz), then padding."""
 
     def __init__(self, file: File) -> None:
         self.file = file
@@ -73,7 +72,7 @@ class GzipStream:
         self._data = b""
 
     def copy(self) -> "GzipStream | None":
-        """One that goes on from here by itself; None where too much input would be kept."""
+        """A stream that continues from here on its own; None if it would keep much input."""
         if self._data:
             return None
         other = GzipStream.__new__(GzipStream)
@@ -84,7 +83,7 @@ class GzipStream:
         return other
 
     def read(self) -> bytes:
-        """As ``TarStream`` says."""
+        """The next bytes, at most ``CHUNK_BYTES``; none at the end."""
         while True:
             data = self._data or self.file.read(INPUT_BYTES)
             if self._member.eof:
@@ -106,7 +105,7 @@ class GzipStream:
 
 
 class ZstdStream:
-    """What zstd frames hold."""
+    """The content of zstd frames."""
 
     def __init__(self, file: File) -> None:
         self.file = file
@@ -115,7 +114,7 @@ class ZstdStream:
         self._frames = zstd.stream_reader(file, read_across_frames=True)  # type: ignore[arg-type]
 
     def read(self) -> bytes:
-        """As ``TarStream`` says."""
+        """The next bytes, at most ``CHUNK_BYTES``; none at the end."""
         chunk: bytes = self._frames.read(CHUNK_BYTES)
         self.position += len(chunk)
         return chunk
@@ -129,14 +128,14 @@ class PlainStream:
         self.position = 0
 
     def read(self) -> bytes:
-        """As ``TarStream`` says."""
+        """The next bytes, at most ``CHUNK_BYTES``; none at the end."""
         chunk = self.file.read(CHUNK_BYTES)
         self.position += len(chunk)
         return chunk
 
 
 class _Stopped(NamedTuple):
-    """A stream, and the last it gave, of which the range may have wanted only the beginning."""
+    """A stream, and its last chunk, which may reach beyond the range that was read."""
 
     stream: TarStream
     last: bytes
@@ -148,7 +147,7 @@ class _Stopped(NamedTuple):
 
 
 class _Layer:
-    """What is kept of one blob."""
+    """The kept streams of one blob."""
 
     def __init__(self) -> None:
         self.spacing_bytes = MARK_BYTES
@@ -157,7 +156,7 @@ class _Layer:
 
 
 class TarStreams:
-    """Streams of several blobs, to go on with. May be used from several threads at once."""
+    """Kept streams of several blobs. Threads may use it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -74,7 +74,7 @@ def read_range(fd: int, path: Path, start: int, end: int) -> Iterator[bytes]:
 
 
 def is_compressed(fd: int) -> bool:
-    """Whether a blob is compressed: seen from its first bytes, for media types lie."""
+    """Whether a blob is compressed, by its first bytes: media types are often wrong."""
     return os.pread(fd, 4, 0).startswith((_GZIP_MAGIC, _ZSTD_MAGIC))
 
 
@@ -93,7 +93,7 @@ def read_tar(fd: int, name: str) -> Generator[bytes, None, None]:
 
 
 def _stream(fd: int) -> TarStream:
-    """The tar in a blob, whatever it is compressed with."""
+    """The tar in a blob, by the compression that its first bytes show."""
     magic = os.pread(fd, 4, 0)
     if magic.startswith(_GZIP_MAGIC):
         return GzipStream(File(fd))
@@ -200,7 +200,7 @@ def _files_bytes(stream: _HashedStream) -> int:
 
 
 class BlobTar:
-    """The tar of a layer that lies in a blob. Keeps ``layer_reader.TarSource``.
+    """The tar of a layer that lies in a blob, a ``verified_reader.TarSource``.
 
     The blob stays readable until ``close``, also when it is removed from its folder.
     """
@@ -218,8 +218,11 @@ class BlobTar:
         self.identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
     def read(self, start: int, end: int) -> Iterator[bytes]:
-        """As ``layer_reader.TarSource`` says. Of a compressed blob what is before is read as well,
-        unless some range that ended there was read before: see ``tar_streams``."""
+        """The bytes of a range.
+
+        A compressed blob is decompressed from its beginning, or from where a range before ended
+        (``decompression``).
+        """
         if self._compressed:
             yield from self._read_compressed(start, end)
             return

@@ -1,4 +1,4 @@
-"""How large layers are that lie compressed in a folder: found by reading each of them once."""
+"""Sizes of layers that lie compressed in a folder, measured by reading each once."""
 
 import logging
 import os
@@ -15,8 +15,8 @@ from beiran.errors import DataError
 from beiran.ids import Digest, digest_text, parse_digest
 from beiran.oci.images import ImageDescription, LayerDescription
 
-TELL_PAUSE_S: Final = 0.2
-"""Telling what was measured costs more than measuring a small layer."""
+REPORT_PAUSE_S: Final = 0.2
+"""Between reports: one compares all images, which costs more than to measure a small layer."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ class _Line(msgspec.Struct, array_like=True):
 class LayerSizes:
     """Sizes of layers by the digests of their blobs; ``cache_file`` keeps them over a restart.
 
-    The file may be deleted at any time: what is in it is measured again. A line of it that cannot
-    be read is passed over.
+    The file may be deleted at any time: its layers are measured again. A line that cannot be read
+    is skipped.
     """
 
     def __init__(self, cache_file: Path | None = None) -> None:
@@ -55,12 +55,12 @@ class LayerSizes:
         return self._sizes.get((layer.digest, layer.diff_id))
 
     def note(self, layer: LayerBlob, measured: Measured) -> None:
-        """Keep a size that was found out otherwise."""
+        """Keep a size that was not measured here."""
         self._sizes[layer.digest, layer.diff_id] = measured
         self._save(layer, measured)
 
     def describe(self, image: PlatformImage) -> ImageDescription | None:
-        """What ``image`` is, once all its layers are measured."""
+        """The description of ``image``; None until all its layers are measured."""
         layers = []
         for layer in image.layers:
             size = self.get(layer)
@@ -91,7 +91,7 @@ class LayerSizes:
             self.settled.set()
 
     async def more_measured(self) -> None:
-        """Until more sizes are known: every ``TELL_PAUSE_S`` while there are, and at their end."""
+        """Wait for more sizes: every ``REPORT_PAUSE_S`` while measuring, and at the end."""
         await self._measured.wait()
 
     def _announce(self) -> None:
@@ -105,14 +105,14 @@ class LayerSizes:
         """
         while True:
             await self._work.wait()
-            tell_at = trio.current_time()
+            report_at = trio.current_time()
             while self._wanted:
                 key, (layer, path) = next(iter(self._wanted.items()))
                 await self._measure_in_thread(key, layer, path)
                 self._wanted.pop(key, None)
-                if trio.current_time() >= tell_at:
+                if trio.current_time() >= report_at:
                     self._announce()
-                    tell_at = trio.current_time() + TELL_PAUSE_S
+                    report_at = trio.current_time() + REPORT_PAUSE_S
             self._work = trio.Event()
             self.settled.set()
             self._announce()
@@ -125,7 +125,7 @@ class LayerSizes:
                 await self._measure_in_thread(key, layer, path)
 
     async def _measure_in_thread(self, key: _Key, layer: LayerBlob, path: Path) -> None:
-        # A large layer takes longer than an agent that is told to stop may go on.
+        # A large layer takes longer than a stopping agent may wait.
         await trio.to_thread.run_sync(self._measure, key, layer, path, abandon_on_cancel=True)
 
     def _measure(self, key: _Key, layer: LayerBlob, path: Path) -> None:

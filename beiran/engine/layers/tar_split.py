@@ -42,7 +42,7 @@ class _Entry(Struct):
 
 
 class _Size(Struct):
-    """A line of tar-split.json, of which only matters how many bytes it stands for."""
+    """A line of tar-split.json, read only for the number of bytes that it stands for."""
 
     type: int
     size: int = 0
@@ -71,7 +71,7 @@ class TarSplit:
     """Where each piece of a layer's tar is.
 
     The archive's own bytes are kept compressed: a layer of 50,000 files has some 50 MB of headers,
-    of which a few are ever wanted at once.
+    and a range needs a few of them.
     """
 
     def __init__(self, path: Path) -> None:
@@ -126,7 +126,7 @@ class TarSplit:
         self.size_bytes += size
 
     def pieces(self, start: int, end: int) -> Iterator[tuple[bytes | None, int, int, int]]:
-        """What the range from ``start`` to ``end`` is made of, in order.
+        """The pieces of the range from ``start`` to ``end``, in order.
 
         Yields: (name of the file, or None for bytes of the archive; where in it the piece
         begins; where it ends; size of the whole file).
@@ -160,7 +160,7 @@ class TarSplit:
 
 
 class UnpackedTar:
-    """The tar of a layer whose files are in a folder. Keeps ``layer_reader.TarSource``."""
+    """The tar of a layer whose files are in a folder, a ``verified_reader.TarSource``."""
 
     def __init__(self, notes: TarSplit, folder: Path, identity: Hashable) -> None:
         self._notes = notes
@@ -169,7 +169,7 @@ class UnpackedTar:
         self.identity = identity
 
     def read(self, start: int, end: int) -> Iterator[bytes]:
-        """As ``layer_reader.TarSource`` says. Small files are put together to larger chunks."""
+        """The bytes of a range. Small files are joined to larger chunks."""
         gathered: list[bytes] = []
         gathered_bytes = 0
         files = _Files(self._folder)
@@ -192,7 +192,7 @@ class UnpackedTar:
             yield b"".join(gathered)
 
     def close(self) -> None:
-        """As ``layer_reader.TarSource`` says: files are open only while they are read."""
+        """Nothing to close: files are open only while they are read."""
 
 
 class _Files:

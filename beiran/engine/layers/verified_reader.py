@@ -13,6 +13,7 @@ from beiran.errors import DataError
 from beiran.ids import Digest, digest_text
 
 READS_AT_ONCE: Final = 8
+"""Threads that read layers. More would only compete for one disk. Chosen."""
 _VERIFIED_MAX: Final = 4096
 
 
@@ -37,12 +38,12 @@ class TarSource(Protocol):
         ...
 
     def close(self) -> None:
-        """Nothing more will be read."""
+        """Close its files."""
         ...
 
 
 class LayerReaders:
-    """Makes readers, and remembers which layers were verified."""
+    """Opens layers for reading, and remembers the verified ones."""
 
     def __init__(self) -> None:
         self.limiter = trio.CapacityLimiter(READS_AT_ONCE)
@@ -63,13 +64,13 @@ class LayerReaders:
             return self._verified.get(digest) == source.identity
 
     def set_verified(self, digest: Digest, source: TarSource) -> None:
-        """All of it was read, and the digest is right."""
+        """Note that all of it was read, and that the digest is right."""
         with self._lock:
             self._verified[digest] = source.identity
 
 
 class VerifiedReader:
-    """A layer that is open. Keeps ``contract.LayerReader``.
+    """An open layer, an ``interface.LayerReader``.
 
     When all of it is asked for, the last chunk is held back until the SHA-256 is known. A range
     is given only of a layer that was verified as a whole before: where it was not, it is now
@@ -83,7 +84,7 @@ class VerifiedReader:
         self.size_bytes = source.size_bytes
 
     def chunks(self, start: int, end: int) -> AsyncIterator[bytes]:
-        """As ``contract.LayerReader`` says. Raises: DataError; ValueError for a bad range."""
+        """The bytes of a range. Raises: DataError; ValueError for a bad range."""
         if not 0 <= start <= end <= self.size_bytes:
             raise ValueError(f"no range {start}-{end} in {self.size_bytes} bytes")
         return in_threads(self._produce(start, end), self._readers.limiter)
@@ -120,8 +121,7 @@ def in_threads(steps: Iterator[bytes], limiter: trio.CapacityLimiter) -> AsyncIt
 class _InThreads:
     """An iterator of bytes whose every step runs in a thread.
 
-    No async generator: those must be closed by whoever stops in the middle, where this only
-    drops its files.
+    It is no async generator: a caller that stops in the middle would have to close that.
     """
 
     def __init__(self, steps: Iterator[bytes], limiter: trio.CapacityLimiter) -> None:

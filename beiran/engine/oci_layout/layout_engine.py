@@ -1,6 +1,6 @@
-"""A folder in OCI image layout as an engine: watched, so that what others put there is seen.
+"""A folder in OCI image layout as an engine, watched for what other programs put there.
 
-Its images' tags are what the annotations of ``index.json`` say (``oci_layout_index``).
+The tags of its images are in the annotations of ``index.json`` (``index``).
 """
 
 import logging
@@ -54,15 +54,15 @@ from beiran.oci import manifests
 from beiran.oci.images import RepoDigest
 
 SETTLE_S: Final = 0.02
-"""After a change, how long more is waited for: a copy writes several files."""
+"""From the first change to a scan: a copy writes several files. Chosen."""
 LOOK_AGAIN_S: Final = 0.5
-"""How often a folder is looked at that is not there, or cannot be watched."""
+"""Between looks at a folder that is missing, or cannot be watched."""
 RELIST_S: Final = 300.0
 READ_TRIES: Final = 10
 READ_AGAIN_S: Final = 0.1
-"""An index.json that cannot be read is read again so often before the folder counts as down."""
+"""Tries at an unreadable index.json, which may be written in place, before the engine is down."""
 FIRST_LIST_PATIENCE_S: Final = 2.0
-"""How long the first list waits for layers that must be measured."""
+"""The first list waits this long for layers that must be measured, as for Docker."""
 
 _log = logging.getLogger(__name__)
 
@@ -297,7 +297,7 @@ class OciLayoutEngine(Engine):
         )
 
     def _layer_form(self, diff_id: Digest) -> manifests.Descriptor | None:
-        """In which form the folder has a layer."""
+        """The form in which the folder has a layer."""
         layer = self._layers.get(diff_id)
         if layer is not None and (size := self._blobs.size_bytes(layer.digest)) is not None:
             return manifests.Descriptor(
@@ -394,8 +394,8 @@ class OciLayoutEngine(Engine):
         platform: str | None = None,
         progress: Callable[[PullProgress], None] = lambda _: None,
     ) -> None:
-        """Raises: EngineRefused: a folder speaks to nobody; ``add_image`` puts images there."""
-        raise EngineRefused(f"{self._folder} is a folder, which pulls nothing by itself")
+        """Raises: EngineRefused: a folder pulls nothing; ``add_image`` puts images there."""
+        raise EngineRefused(f"{self._folder} is a folder: it cannot pull")
 
     @override
     async def tag(self, image: Digest | str, name: str) -> None:

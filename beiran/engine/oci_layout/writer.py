@@ -1,9 +1,9 @@
-"""Putting images into an OCI layout folder, and names on them, so that no reader sees half of it.
+"""Put images and names into an OCI layout folder, so that no reader sees half of a change.
 
 Blobs come first, each under its name only when it is whole; then ``index.json`` is replaced at one
-stroke. Whoever changes the folder through here locks it (``flock`` of the folder itself, so that
-nothing more lies in it); programs that know of no lock, such as skopeo, may still lose an entry to
-one another, as they may without us.
+stroke. Every change through here locks the folder (``flock`` of the folder itself, which leaves no
+file in it). Programs without a lock, such as skopeo, may still overwrite an entry, as they may
+without this agent.
 
 Source: OCI image specification, image-layout.md.
 """
@@ -62,7 +62,7 @@ class LayoutWriter:
                 self.blobs.mkdir(parents=True, exist_ok=True)
 
     def add_blob(self, digest: Digest, blob: Path | int | bytes) -> None:
-        """Have a blob: linked where that can be done, else copied. It was checked before.
+        """Add a verified blob: linked if possible, else copied.
 
         Args:
           blob: a file's path, or an open descriptor of one, which may be renamed meanwhile.
@@ -88,7 +88,7 @@ class LayoutWriter:
             return PartBlob(self, digest, path, self._part(path))
 
     def name_manifest(self, manifest: Manifest, names: Sequence[str]) -> None:
-        """Have a manifest, whose blobs are there, by these names; without one when there are none.
+        """List a manifest, whose blobs are there, by these names, or without a name.
 
         A name moves from what had it. What has lost its last name so is no longer listed, and its
         blobs stay, as other tools leave them.
@@ -192,7 +192,7 @@ class LayoutWriter:
         return self.blobs / digest.hex()
 
     def _part(self, path: Path) -> Path:
-        """A name in the same folder that nobody else takes."""
+        """A temporary name in the same folder, random so that it is free."""
         return path.parent / f"{PART_PREFIX}{secrets.token_hex(8)}"
 
 
@@ -214,16 +214,16 @@ class PartBlob:
             self._file.write(data)
 
     def finish(self) -> None:
-        """It is whole: have it. Also raises EngineRefused when it is not what it should be."""
+        """Verify it and give it its name. Raises: EngineRefused if its digest is wrong."""
         if self._sha256.digest() != self._digest:
-            raise EngineRefused(f"what should be {digest_text(self._digest)} is something else")
+            raise EngineRefused(f"what should be {digest_text(self._digest)} has another digest")
         with self._writer.refusing():
             self._file.flush()
             _sync(self._file.fileno())
             self._part.rename(self._path)
 
     def close(self) -> None:
-        """Leave nothing of it that was not finished."""
+        """Remove what was not finished."""
         with suppress(OSError):
             self._file.close()
         self._part.unlink(missing_ok=True)
@@ -235,7 +235,7 @@ def _without(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    """By which name an entry is shown; empty when it has none."""
+    """The name by which an entry is shown; empty if it has none."""
     annotations = row.get("annotations")
     if not isinstance(annotations, dict):
         return ""
@@ -253,7 +253,7 @@ def _link_open_file(descriptor: int, path: Path) -> None:
 
 
 def _reading(source: Path | int) -> BinaryIO:
-    """A file from its first byte on, whoever else reads it."""
+    """A file from its first byte, with a position of its own."""
     return open(source if isinstance(source, Path) else f"/proc/self/fd/{source}", "rb")
 
 
