@@ -119,7 +119,7 @@ class Beiran:
         if agent.name in self._streams:
             self._streams[agent.name].close()
         stream = self._streams[agent.name] = agent.events()
-        said = [event for told in stream.waiting() if (event := _read_event(told))]
+        said = [event for line in stream.waiting() if (event := _read_event(line))]
         self.chronicle.note(agent.name, said)
         self.chronicle.watch(stream.fileno(), agent.name, _feed(stream))
         # What it knew before the stream began.

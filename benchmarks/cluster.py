@@ -64,7 +64,7 @@ class Cluster(NamedTuple):
         return last(seen, len(others)) - asked
 
     def false_offline(self, since: int) -> list[Sighting]:
-        """Every time somebody was shown offline after ``since``."""
+        """Every time after ``since`` at which a host showed another one offline."""
         return [seen for seen in self.chronicle.since(since) if seen.what == "offline"]
 
 

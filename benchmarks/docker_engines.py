@@ -199,14 +199,14 @@ def _measure(
                 shown_at[number] = now
     acting.join()
     time.sleep(BETWEEN_S)
-    told = list(
+    events = list(
         client.events(
             since=int(since), until=int(time.time()) + 1, filters={"type": "image"}, decode=True
         )
     )
     origins: list[float] = [
         event["timeNano"] / 1e9
-        for event in told
+        for event in events
         if event["Action"] == action and event["timeNano"] / 1e9 >= since
     ]
     if len(shown_at) < HOSTS or not origins:
@@ -236,7 +236,7 @@ def _engine_restarts(bench: Bench, report: Report) -> None:
 
 
 def _footprint(bench: Bench, report: Report, *, seconds: float = 60.0) -> None:
-    """Idle agents beside their Docker Engines, nobody listening; and ``beiran node list``."""
+    """Idle agents beside their Docker Engines, without a follower; and ``beiran node list``."""
     for listing in bench.listings:
         listing.__exit__(None, None, None)
     time.sleep(IDLE_SETTLE_S)

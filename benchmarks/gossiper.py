@@ -55,7 +55,7 @@ class Gossiper(Protocol):
         ...
 
     def ended(self, host: Host) -> None:
-        """Wait until the process that was told to leave has ended."""
+        """Wait until the leaving process has ended."""
         ...
 
     def pause(self, hosts: Sequence[Host]) -> None:

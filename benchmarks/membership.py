@@ -105,7 +105,7 @@ def leaves(kind: Kind, report: Report, *, hosts: int, runs: int) -> None:
 
 
 def _victim(cluster: Cluster, run: int) -> Host:
-    # Not the first, which the others were told to join.
+    # Not the first, whose address the others join.
     return cluster.hosts[1 + run % (len(cluster.hosts) - 1)]
 
 

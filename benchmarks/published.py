@@ -115,7 +115,7 @@ class Published:
 
 
 def random_tar(size_bytes: int, seed: str) -> bytes:
-    """A layer with one file of so many bytes that do not compress; the same for the same seed."""
+    """Make a layer of one file that does not compress; the same bytes for the same seed."""
     generator = random.Random(seed)
     content = b"".join(
         generator.randbytes(min(MEGABYTE, size_bytes - start))
@@ -136,7 +136,7 @@ def random_image(name: str, layer_bytes: Sequence[int], *, gzipped: bool = True)
 
 
 def usual_layers(megabytes: int) -> list[int]:
-    """Sizes of six layers, as an application's image may have them, of so many MB together."""
+    """The sizes of six layers of an application's image; their sum is the given number of MB."""
     return [int(megabytes * MEGABYTE * share) for share in (0.35, 0.25, 0.2, 0.1, 0.07, 0.03)]
 
 

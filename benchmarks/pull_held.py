@@ -19,7 +19,7 @@ WIDE_PEERS: Final = 4
 MEMORY_PEERS: Final = 8
 TAG_PULLS: Final = 20
 MANIFEST_AND_TAG_BYTES: Final = 20_000
-"""So much may come from the origin when no blob does."""
+"""The most bytes that may come from the origin while no blob does."""
 LARGE_LAYER_SHARE: Final = 4
 """One peer's rate is measured with a layer of a fourth of the size."""
 

@@ -214,7 +214,7 @@ class Together:
         return Pulled(name, time.monotonic() - self._began_at, failure)
 
     def sleep_until(self, after_s: float) -> None:
-        """Wait until so long after the start."""
+        """Wait until a number of seconds after the start."""
         time.sleep(max(0.0, self._began_at + after_s - time.monotonic()))
 
     def results(self, *, without: Sequence[str] = ()) -> list[Pulled]:
@@ -235,7 +235,7 @@ def last_s(results: Sequence[Pulled]) -> float:
 
 
 def bound_s(size_bytes: int, hosts: int, rate_mbit: float) -> float:
-    """The least time in which ``hosts`` can have so many bytes; all links and the origin's alike.
+    """The least time in which ``hosts`` can have all bytes; all links and the origin's are alike.
 
     Source: Kumar and Ross 2006: max(F/u_origin, F/d_min, N·F/(u_origin + Σu_peers)).
     """

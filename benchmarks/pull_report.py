@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 
 class PullFigure(NamedTuple):
-    """One line of the table. ``key`` names it in the JSON file; no bound where it is only told."""
+    """One line of the table. ``key`` names it in the JSON file; no bound means information only."""
 
     key: str
     text: str
@@ -79,7 +79,7 @@ _KEYS: Final = {figure.key: figure for figure in PULL_FIGURES}
 
 
 class PullReport:
-    """What was measured so far. ``show`` is told each line as it comes."""
+    """The samples so far. Calls ``show`` with each line as it comes."""
 
     def __init__(self, show: Callable[[str], None] = print) -> None:
         self._show = show

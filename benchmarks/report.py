@@ -17,7 +17,7 @@ class Figure(NamedTuple):
     text: str
     unit: str
     most: float | None = None
-    """What beiran's may be at most; None where it is only told, or held against serf's."""
+    """The upper limit of beiran's figure; None for a figure without one, or relative to serf's."""
 
 
 SILENCE_OF_SERF: Final = 0.6
@@ -30,7 +30,7 @@ FIGURES: Final = (
     Figure("docker.worst", "image event, the same: worst", "s", 1.0),
     Figure("news.median", "news of one of 20 at all: median", "s", 0.1),
     Figure("news.worst", "news of one of 20 at all: worst", "s", 1.0),
-    Figure("news.missed", "news of one of 20 that somebody never had", "", 0),
+    Figure("news.missed", "news of one of 20 that a host never received", "", 0),
     Figure("kill3.median", "kill -9 of one of 3, offline everywhere: median", "s", 0.5),
     Figure("kill3.worst", "kill -9 of one of 3: worst", "s", 1.5),
     Figure("kill20.median", "kill -9 of one of 20, offline everywhere: median", "s", 0.5),
@@ -47,7 +47,7 @@ FIGURES: Final = (
     ),
     Figure("leave20.median", "graceful leave of one of 20, known to all: median", "s", 0.1),
     Figure("leave20.worst", "graceful leave of one of 20: worst", "s", 1.5),
-    Figure("leave20.failed", "graceful leaves shown as failed by somebody", "", 0),
+    Figure("leave20.failed", "graceful leaves that a host showed as failed", "", 0),
     Figure("idle20.offline", "false offline, 20 idle", "", 0),
     Figure("loss10.offline", "false offline, 10 % of packets lost at all 20", "", 0),
     Figure("loss25.offline", "false offline, 25 % of packets lost at all 20", "", 0),
@@ -71,7 +71,7 @@ _KEYS: Final = {figure.key: figure for figure in FIGURES}
 
 
 class Report:
-    """What was measured so far. ``show`` is told each line as it comes."""
+    """The samples so far. Calls ``show`` with each line as it comes."""
 
     def __init__(self, show: Callable[[str], None] = print) -> None:
         self._show = show

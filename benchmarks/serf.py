@@ -1,6 +1,6 @@
 """Debian's serf: HashiCorp's memberlist with user events, joined by address.
 
-What it sees is read from its log, which tells a member's change at once; the event stream of its
+What it sees is read from its log, which has a member's change at once; the event stream of its
 RPC coalesces those for seconds (serf/cmd/serf/command/agent, ``CoalescePeriod``).
 """
 

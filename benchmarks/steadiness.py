@@ -1,4 +1,4 @@
-"""Nothing happens, and nobody must say otherwise: idle, loss, stalled hosts, a cut that heals.
+"""No host fails, and none may be shown as failed: idle, loss, stalled hosts, a cut that heals.
 
 Most of it is waiting, so the programs' clusters run at the same time, on LANs of their own.
 """
