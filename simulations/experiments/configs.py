@@ -1,8 +1,8 @@
 """The protocols that are compared: SWIM, Lifeguard's parts, serf, and ours.
 
-All are our own core with other parameters, so that what differs is what is compared and nothing
-else. ``swim`` is what the Lifeguard paper calls SWIM: memberlist without Lifeguard, whose suspicion
-is fixed at α·log10(n) probe intervals and whose news goes to three members every 200 ms.
+All are our own core with other parameters, so nothing differs but what is compared. ``SWIM`` is
+what the Lifeguard paper calls SWIM: memberlist without Lifeguard. Its suspicion lasts α·log10(n)
+probe intervals, and its updates go to three members every 200 ms.
 """
 
 from typing import Final
@@ -31,7 +31,7 @@ MEMBERLIST: Final = replace(
     probe_interval_s=1.0,
     probe_timeout_s=0.5,
 )
-"""What the paper calls Lifeguard, at its α 5 and β 6."""
+"""Lifeguard in the words of the paper, with its α 5 and β 6."""
 
 
 def lifeguard(
@@ -42,7 +42,7 @@ def lifeguard(
     alpha: float = 5.0,
     beta: float = 6.0,
 ) -> GossipConfig:
-    """Lifeguard with these of its parts: LHA-Probe, LHA-Suspicion, and the buddy system."""
+    """Return Lifeguard with some of its parts: LHA-Probe, LHA-Suspicion, the buddy system."""
     return replace(
         MEMBERLIST,
         suspicion_alpha=alpha,

@@ -1,7 +1,7 @@
-"""How fast news is everywhere, and what it costs each node.
+"""How fast an update reaches all nodes, and the bytes that it costs each.
 
-Clusters that came together long ago, links of 1 ms one way. An event is one host that holds one
-image more; what is measured is when a node has taken it over, which is when its picture is right.
+The clusters came together long ago; links take 1 ms one way. An event is one host that holds one
+image more. A node knows it when it has merged it into its state.
 """
 
 import math
@@ -41,12 +41,12 @@ HOLDING_LAYERS: Final = 11  # layers of an image, where holdings of layers are c
 
 @dataclass(frozen=True)
 class Spread:
-    """A cluster, and events in it.
+    """A cluster and its events.
 
     Attributes:
-      images: that each host holds from the beginning, all the same ones.
-      known: the events are of an image that others hold, so that nobody asks what it is; it has
-        one tag and one digest, as after a pull.
+      images: number that each host holds from the beginning, all the same ones.
+      known: the events are of an image that others hold, so no node asks for its description; it
+        has one tag and one digest, as after a pull.
     """
 
     nodes: int
@@ -60,14 +60,14 @@ class Spread:
 
 @dataclass
 class Spreading:
-    """What came of it.
+    """The result.
 
     Attributes:
-      all_know_s: for each event, when the last node knew; beyond ``PATIENCE_S`` infinite.
-      half_know_s: when half of them did.
-      first_hearings: of each event, how many nodes knew by the end.
-      bytes_per_event: that a node sent more than an idle one, with all heads; NaN with loss,
-        where suspicions' noise is larger.
+      all_know_s: for each event, when the last node knew; infinite beyond ``PATIENCE_S``.
+      half_know_s: when half of the nodes knew.
+      first_hearings: nodes that knew each event at its end.
+      bytes_per_event: sent by a node beyond those of an idle one, with all headers; NaN with loss,
+        where the traffic of suspicions varies more.
       packets_per_event: the same in packets.
     """
 
@@ -79,7 +79,7 @@ class Spreading:
 
 
 def spread(case: Spread) -> Spreading:
-    """Run the events of one cluster; without loss also the same cluster without them."""
+    """Run the events of one cluster, and without loss the same cluster without events."""
     world, hosts = _cluster(case)
     before = _sent(world)
     known: list[float] = []
@@ -129,7 +129,7 @@ def spread(case: Spread) -> Spreading:
 
 
 def dissemination(options: Options, progress: Progress) -> list[Row]:
-    """Times with and without loss, at 1,000 and 10,000."""
+    """Measure the times with and without loss, at 100, 1,000 and 10,000 nodes."""
     cases = [
         Spread(nodes, loss, options.trials_or(20 if nodes <= 1000 else 5), options.seed, config)
         for nodes in options.sizes(100, 1000, 10_000)
@@ -141,7 +141,7 @@ def dissemination(options: Options, progress: Progress) -> list[Row]:
 
 
 def event_bytes(options: Options, progress: Progress) -> list[Row]:
-    """What one more holding costs each node."""
+    """Measure the bytes that one more holding costs each node."""
     rows: list[Row] = []
     sizes = options.sizes(1000)
     cases = [
@@ -202,6 +202,6 @@ def _times_row(case: Spread, found: Spreading) -> Row:
 
 
 EXPERIMENTS: Final = (
-    Experiment("dissemination", "when everybody knows of one image event, by size", dissemination),
+    Experiment("dissemination", "when all nodes know of one image event, by size", dissemination),
     Experiment("event-bytes", "what one more holding costs each of 1,000 nodes", event_bytes),
 )

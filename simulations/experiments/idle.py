@@ -1,6 +1,6 @@
-"""What a cluster at rest costs each node, by its size; and SWIM's formulas for it.
+"""The cost of a cluster at rest for each node, by size; and SWIM's formulas beside it.
 
-Everything that a node sends counts: datagrams with Ethernet, IP and UDP heads, TCP with its
+All packets that a node sends count: datagrams with Ethernet, IP and UDP headers, TCP with its
 handshakes. Beacons are on, as they are in an agent.
 """
 
@@ -43,7 +43,7 @@ class Rest:
 
 
 def rest(case: Rest) -> tuple[float, float, dict[str, float]]:
-    """Bytes and packets that a node sends a second, and the bytes by kind."""
+    """Return the bytes and packets that a node sends a second, and the bytes by kind."""
     world = World(seed=case.seed, config=case.config)
     hosts = world.settled(case.nodes)
     world.run(WARM_S)
@@ -61,7 +61,7 @@ def rest(case: Rest) -> tuple[float, float, dict[str, float]]:
 
 
 def idle(options: Options, progress: Progress) -> list[Row]:
-    """Bytes a node sends a second, at sizes from 5 to 10,000."""
+    """Measure the bytes that a node sends a second, at sizes from 5 to 10,000."""
     cases = [Rest(nodes, options.seed) for nodes in options.sizes(5, 20, 100, 1000, 10_000)]
     found = run_trials(rest, cases, options.jobs, progress)
     like = {case.nodes: one[0] for case, one in zip(cases, found, strict=True)}.get(LIKE_SIZE)
@@ -83,11 +83,12 @@ def idle(options: Options, progress: Progress) -> list[Row]:
 
 
 def swim(options: Options, progress: Progress) -> list[Row]:
-    """A crash's first detection beside T·e/(e-1), and the load beside two messages a period.
+    """Compare the first detection of a crash with T·e/(e-1), and the load with SWIM's two messages.
 
-    First detection is the first suspicion anywhere: SWIM's own formula ends there, before any
-    suspicion time. SWIM counts from a period's begin; between hosts whose periods begin at
-    different times that is one wait for the first probe and the time of that probe.
+
+    First detection is the first suspicion anywhere: SWIM's formula ends there, before the suspicion
+    time. SWIM counts from the begin of a period. Between hosts whose periods begin at different
+    times that is the wait for the first probe, and the time of that probe.
     """
     kinds = [
         (who, config, nodes)

@@ -1,13 +1,13 @@
-"""What it costs to come to know a whole cluster, and how long two halves take to be one.
+"""The cost of joining a large cluster, and the time that two halves take to converge.
 
-*Joining*: a node that knows nothing joins a cluster that has come together long ago; counted is
-all that anybody sends over TCP, heads and acknowledgements too, until it knows who is there and
-holds what, and then until it knows what the images are. Each node holds some images out of a
-stock that the fleet has in common, drawn at random; no two images share a layer.
+*Joining*: a node without state joins a cluster that came together long ago. All bytes that any node
+sends over TCP count, headers and acknowledgements included: until the new node knows the members
+and their holdings, and then until it has the descriptions of the images. Each node holds images
+that are drawn from a stock of the fleet; no two images share a layer.
 
-*Healing*: a cluster is cut in two, each part of which takes the other for down, then healed. All
-have one picture when they see the same online members and holdings; suspicions, which are in no
-picture, may last longer, and are watched as well.
+*Healing*: a cluster is cut in two parts, which hold each other for down, and healed. The nodes have
+converged when all see the same online members and holdings. Suspicions may last longer, and are
+measured as well.
 """
 
 import math
@@ -34,7 +34,7 @@ DATAGRAM_KINDS: Final = ("ping", "ack", "ping-req", "nack", "gossip", "beacon")
 
 @dataclass(frozen=True)
 class Joining:
-    """A cluster that somebody joins."""
+    """A cluster that one node joins."""
 
     nodes: int
     seed: int
@@ -43,7 +43,7 @@ class Joining:
 
 @dataclass(frozen=True)
 class Joined:
-    """What it took: until the members and holdings are known, and then what the images are."""
+    """Bytes and seconds until members and holdings are known, and until images are described."""
 
     picture_bytes: int
     described_bytes: int
@@ -75,7 +75,7 @@ def join(case: Joining) -> Joined:
 
 
 def joining(options: Options, progress: Progress) -> list[Row]:
-    """Bytes until a newcomer knows the whole cluster."""
+    """Measure the bytes until a new node knows the whole cluster."""
     sizes = options.sizes(100, 1000, 10_000)
     cases = [
         Joining(nodes, options.seed, math.ceil(LAYERS_AT.get(nodes, 187) / LAYERS))
@@ -103,7 +103,7 @@ def joining(options: Options, progress: Progress) -> list[Row]:
 
 @dataclass(frozen=True)
 class Cut:
-    """A cluster that is cut in two and healed. ``share``: of the nodes, on the one side."""
+    """A cluster that is cut in two and healed; ``share`` of its nodes are on one side."""
 
     nodes: int
     seed: int
@@ -113,12 +113,12 @@ class Cut:
 
 @dataclass(frozen=True)
 class Healed:
-    """What came of it, in seconds after the healing.
+    """The result, in seconds after the healing.
 
     Attributes:
-      one_picture_s: when all saw all.
-      no_suspicion_s: when nobody suspected anybody any more.
-      offline: members that the first host held for offline when it was healed.
+      one_picture_s: when all nodes had converged.
+      no_suspicion_s: when no node had a suspicion any more.
+      offline: members that the first host held for offline when the cut was healed.
     """
 
     one_picture_s: float
@@ -142,17 +142,17 @@ def heal(case: Cut) -> Healed:
     healed_at = world.now
     took_s = world.run_until(world.converged, within_s=HEAL_WITHIN_S, every_s=0.05)
 
-    def nobody_suspected() -> bool:
+    def no_suspicion() -> bool:
         return not any(
             member.status == Status.SUSPECT for host in hosts for member in host.node.members.all()
         )
 
-    world.run_until(nobody_suspected, within_s=HEAL_WITHIN_S, every_s=0.5)
+    world.run_until(no_suspicion, within_s=HEAL_WITHIN_S, every_s=0.5)
     return Healed(took_s, world.now - healed_at, case.nodes - seen)
 
 
 def healing(options: Options, progress: Progress) -> list[Row]:
-    """Seconds until two parts are one again: halves, and a tenth that was away for 20 s."""
+    """Measure the seconds until two parts converge: halves, and a tenth cut off for 20 s."""
     cases = [
         Cut(nodes, options.seed + trial, cut_s, share)
         for nodes in options.sizes(100, 1000)
@@ -176,7 +176,7 @@ def healing(options: Options, progress: Progress) -> list[Row]:
 
 
 def _sent(world: World) -> int:
-    """Bytes that all have sent, except pings and gossip."""
+    """Return the bytes that all have sent, except pings and gossip."""
     return sum(
         host.traffic.bytes
         - sum(host.traffic.by_kind().get(kind, (0, 0))[1] for kind in DATAGRAM_KINDS)
@@ -185,6 +185,6 @@ def _sent(world: World) -> int:
 
 
 EXPERIMENTS: Final = (
-    Experiment("joining", "bytes until a newcomer knows the whole cluster", joining),
+    Experiment("joining", "bytes until a new node knows the whole cluster", joining),
     Experiment("healing", "seconds until two halves are one again after 10 minutes", healing),
 )

@@ -1,18 +1,18 @@
 """Lifeguard's experiments (Dadgar, Phillips, Currey, arXiv 1707.00788, §V), with our core.
 
-128 members probe once a second. C of them are blocked in lock-step: what they send waits just
-before it is sent, what they receive waits just after, for D; their timers run on.
+128 members probe once a second. C of them are blocked in lock-step for D: just before sending and
+just after receiving, while their timers run.
 
-- *Interval*: blocked for D and free for I, over and over for two minutes. Counted are false
-  positives, that is, each verdict that a member comes to by itself about one that was never
-  blocked; those of them raised at members that were never blocked themselves; and how often any
-  member took one over, from itself or from others.
-- *Threshold*: blocked once for D. Measured is how long after the begin of the block a blocked
-  member is first declared down by one that is not, and by all of these.
+- *Interval*: blocked for D and free for I, again and again for two minutes. A false positive is a
+  verdict that a member reaches by itself about a member that was never blocked. The experiment
+  counts all of them, those reached by members that were never blocked themselves, and how often
+  any member adopted one, from itself or from others.
+- *Threshold*: blocked once for D. The experiment measures how long after the begin of the block a
+  blocked member is first declared down by a member that is not blocked, and by all of these.
 
-The whole grid has 360 cells of two virtual minutes each for every configuration, which takes many
-hours; ``PART`` are those that are run unless all are asked for. Shares of SWIM's false positives
-are shares of the sums over the cells.
+The whole grid has 360 cells of two virtual minutes for each configuration, which takes many hours.
+``PART`` are the cells that are run without ``whole``. Shares of SWIM's false positives are shares
+of the sums over the cells.
 """
 
 from collections import Counter
@@ -52,10 +52,10 @@ PART: Final = (
     (32, 32.768, 16.384),
     (8, 8.192, 0.016),
 )
-"""C, D, I, in seconds: of the blocks that are long enough for SWIM to have false positives."""
+"""C, D in s, I in s: cells with blocks that are long enough for SWIM to have false positives."""
 LASTS_S: Final = 120.0
 QUIET_S: Final = 5.0  # a settled cluster loses its step in a few rounds; the paper waits 15 s
-AFTER_S: Final = 15.0  # after a single block: what it leads to has happened
+AFTER_S: Final = 15.0  # after a single block: its suspicions are over
 LINK: Final = Link(latency=Uniform(0.0001, 0.0005))  # the paper's agents shared one machine
 PAPER_FIRST_DETECTION_S: Final = 12.44  # SWIM, median
 SWIM_DETECTION_WITHIN: Final = 0.05
@@ -100,14 +100,14 @@ class Cell:
 
 @dataclass
 class Found:
-    """What came of a cell.
+    """The result of a cell.
 
     Attributes:
-      false_positives: verdicts about members never blocked, where they were come to.
-      at_healthy: of these, those come to by members never blocked.
-      believed: how often a member never blocked was down for some member, whoever said so.
-      first_s: of each blocked member that was found: when the first healthy one declared it down.
-      everywhere_s: of each that all healthy ones found: when the last did.
+      false_positives: verdicts about members that were never blocked, where they were reached.
+      at_healthy: of these, verdicts reached by members that were never blocked.
+      believed: how often a member that was never blocked was down for some member.
+      first_s: for each blocked member that was found, when the first healthy one declared it down.
+      everywhere_s: for each that all healthy members found, when the last one did.
     """
 
     cell: Cell
@@ -173,12 +173,12 @@ def run_cell(cell: Cell) -> Found:
 
 
 def grid(*, whole: bool) -> Sequence[tuple[int, float, float]]:
-    """The interval experiment's cells: C, D, I."""
+    """Return the interval experiment's cells: C, D, I."""
     return [(c, d, i) for c in BLOCKED for d in BLOCK_S for i in FREE_S] if whole else PART
 
 
 def interval(options: Options, progress: Progress) -> list[Row]:
-    """False positives of each configuration, beside the paper's."""
+    """Count the false positives of each configuration, beside the paper's."""
     chosen = grid(whole=options.whole)
     trials = [
         Cell(name, c, d, i, options.seed * 1009 + trial)
@@ -192,7 +192,7 @@ def interval(options: Options, progress: Progress) -> list[Row]:
 
 
 def threshold(options: Options, progress: Progress) -> list[Row]:
-    """Detection times of each configuration, beside the paper's.
+    """Measure the detection times of each configuration, beside the paper's.
 
     Only blocks that last longer than SWIM's suspicion are of use: 32 s.
     """
@@ -239,7 +239,7 @@ def _interval_row(name: str, found: Sequence[Found], swim: Sequence[Found]) -> R
 
 
 def _percent(part: int, of: int) -> float | str:
-    """Of SWIM's; nothing to show where SWIM has none."""
+    """Return a share of SWIM's in percent; empty where SWIM has none."""
     return 100 * part / of if of else ""
 
 

@@ -1,7 +1,7 @@
-"""A host falls silent: how long until everybody shows it offline, beside serf.
+"""A host loses its power: how long until all others hold it for down, beside serf.
 
-The host's power is gone: nothing refuses a connection, so only silence can tell. Each trial is a
-cluster that came together long ago, and one of its hosts that ends at a random instant.
+Nothing refuses a connection, so silence is the only evidence. Each trial is a cluster that came
+together long ago, one host of which ends at a random instant.
 """
 
 from collections.abc import Sequence
@@ -30,15 +30,12 @@ from simulations.kernel.links import Link
 
 WARM_S: Final = 3.0  # until the probes of a cluster that was made at once have lost their step
 WITHIN_S: Final = 60.0
-SERF_SHARE_MAX: Final = 0.6  # of serf's time, that we want to need
+SERF_SHARE_MAX: Final = 0.6  # the target, of serf's time
 
 
 @dataclass(frozen=True)
 class Death:
-    """When a host that fell silent was first suspected, first down, and down for everybody.
-
-    All in seconds since its end.
-    """
+    """When a silent host was first suspected, first down, and down for all, in seconds."""
 
     suspected_s: float
     down_s: float
@@ -57,7 +54,7 @@ class Silence:
 
 
 def death(trial: Silence) -> Death:
-    """Let one host end."""
+    """Run one trial."""
     world = World(
         seed=trial.seed * 100_003 + trial.number,
         link=Link(loss=trial.loss),
@@ -86,14 +83,14 @@ def death(trial: Silence) -> Death:
 def deaths(
     cases: Sequence[tuple[Silence, int]], jobs: int, progress: Progress
 ) -> list[list[Death]]:
-    """Of each case so many trials."""
+    """Return the trials of each case, as many as it asks for."""
     trials = [replace(case, number=number) for case, count in cases for number in range(count)]
     found = iter(run_trials(death, trials, jobs, progress))
     return [list(islice(found, count)) for _, count in cases]
 
 
 def silence(options: Options, progress: Progress) -> list[Row]:
-    """Ours and serf's times at several sizes."""
+    """Compare our times and serf's at several sizes."""
     trials = options.trials_or(200)
     sizes = options.sizes(20, 50)
     cases = [

@@ -7,8 +7,8 @@
     loss = [0.0, 0.1]
     seed = "1..20"
 
-Every combination is one run. What the CSV has already is not run again, so that a sweep that was
-stopped goes on where it was. ``grid`` may hold ``nodes``, ``seed``, ``loss`` and any parameter of
+Every combination is one run. A run that has a row in the CSV is not run again, so a sweep that was
+stopped continues. ``grid`` may hold ``nodes``, ``seed``, ``loss`` and any parameter of
 ``GossipConfig``; ``"A..B"`` stands for all whole numbers from A to B.
 """
 
@@ -51,7 +51,7 @@ class Run:
 
 
 def read_sweep(path: Path) -> list[Run]:
-    """All runs of a file, in the order of its grid. Raises: SettingsError, one line."""
+    """Return all runs of a file, in the order of its grid. Raises: SettingsError, one line."""
     try:
         table = tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -61,7 +61,7 @@ def read_sweep(path: Path) -> list[Run]:
         raise SettingsError(f"{path}: scenario must be one of {', '.join(MAKERS)}")
     unknown = [key for key in grid if key not in _OURS and key not in _PARAMETERS]
     if unknown:
-        raise SettingsError(f"{path}: {unknown[0]} is nothing that a grid can vary")
+        raise SettingsError(f"{path}: {unknown[0]} cannot be varied by a grid")
     values: dict[str, list[object]] = {"nodes": [10], "seed": [1], "loss": [0.0]}
     for key, value in grid.items():
         values[key] = _values(path, key, value)
@@ -72,7 +72,7 @@ def read_sweep(path: Path) -> list[Run]:
 
 
 def run_one(run: Run) -> dict[str, Figure]:
-    """Play one point; in whatever process this is."""
+    """Play one point; any process may call this."""
     config = GossipConfig(**dict(run.parameters))  # type: ignore[arg-type]
     began = time.process_time()
     with rare_collections():
@@ -83,10 +83,10 @@ def run_one(run: Run) -> dict[str, Figure]:
 
 
 def run_sweep(runs: Sequence[Run], mapper: Mapper, path: Path) -> Generator[Row, None, None]:
-    """Play all runs and write a row of CSV for each as it comes; gives them too.
+    """Play all runs, and write and yield a row for each as it is ready.
 
-    Runs that the file has a row for are not played again; their rows come first, as text.
-    Raises: SettingsError where the file is of another sweep.
+    Runs that have a row in the file are not played again; their rows come first, as text.
+    Raises: SettingsError if the file is of another sweep.
     """
     done = _done_rows(path, runs)
     yield from done.values()
@@ -103,7 +103,7 @@ def run_sweep(runs: Sequence[Run], mapper: Mapper, path: Path) -> Generator[Row,
 
 
 def _done_rows(path: Path, runs: Sequence[Run]) -> dict[Key, Row]:
-    """What an earlier go has done. The row at which it was stopped may be half, and is left out."""
+    """Return the rows of an earlier start; one that was cut short while it was written is not."""
     if not path.exists():
         return {}
     with path.open(newline="") as file:
@@ -126,7 +126,7 @@ def _key(run: Run) -> Key:
 
 
 def _rewrite(path: Path, rows: Sequence[Row]) -> None:
-    """Leave just these rows in the file, at one stroke."""
+    """Replace the file by these rows, atomically."""
     part = path.with_name(path.name + ".part")
     with part.open("w", newline="") as file:
         if rows:
@@ -154,7 +154,7 @@ def _values(path: Path, key: str, value: object) -> list[object]:
 def _run(path: Path, name: str, point: dict[str, object]) -> Run:
     parameters = tuple((key, point[key]) for key in point if key in _PARAMETERS)
     try:
-        msgspec.convert(dict(parameters), GossipConfig)  # of the right kinds, in all
+        msgspec.convert(dict(parameters), GossipConfig)  # checks their types
         nodes = msgspec.convert(point["nodes"], int)
         seed = msgspec.convert(point["seed"], int)
         loss = msgspec.convert(point["loss"], float)

@@ -1,4 +1,4 @@
-"""What experiments share: options, trials over processes, rows, and how rows are printed.
+"""Options, trials, rows and tables: what all experiments have in common.
 
 An experiment is a function from options to rows. A row is a flat mapping of column to value, the
 same columns in every row of one experiment, so that it prints as a table and goes into a CSV file.
@@ -17,8 +17,8 @@ from typing import Any, Final, TypeVar
 
 Row = dict[str, object]
 Progress = Callable[[int, int], None]
-"""Called with how many trials are done, and how many there are."""
-NICENESS: Final = 10  # of the processes that trials run in: they last long and nobody waits
+"""Called with the number of trials that are done, and the number of all."""
+NICENESS: Final = 10  # of the processes that trials run in: they run long in the background
 
 Trial = TypeVar("Trial")
 Result = TypeVar("Result")
@@ -26,14 +26,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What an experiment may be told. What it has no use for it ignores.
+    """Options of experiments; each ignores those that it has no use for.
 
     Attributes:
-      seed: decides everything that is left to chance.
-      nodes: sizes of cluster; empty: those that the experiment is about.
-      trials: how often each case is tried; 0: as often as its figures need.
+      seed: decides every random choice.
+      nodes: sizes of cluster; empty is the experiment's own.
+      trials: of each case; 0 is as many as its figures need.
       jobs: processes on this machine.
-      whole: all of a large grid, of which otherwise some points are run.
+      whole: run all points of a large grid instead of some.
     """
 
     seed: int = 1
@@ -43,11 +43,11 @@ class Options:
     whole: bool = False
 
     def sizes(self, *usual: int) -> tuple[int, ...]:
-        """The sizes asked for, or the usual ones."""
+        """Return the sizes asked for, or the usual ones."""
         return self.nodes or usual
 
     def trials_or(self, usual: int) -> int:
-        """How many trials were asked for, or the usual number."""
+        """Return the number of trials asked for, or the usual one."""
         return self.trials or usual
 
 
@@ -58,7 +58,7 @@ class Experiment:
     Attributes:
       name: to run it by.
       help: one line that says what it shows.
-      run: gives its rows.
+      run: returns its rows.
     """
 
     name: str
@@ -73,7 +73,7 @@ def silent(done: int, of: int) -> None:
 def run_trials(
     action: Callable[[Trial], Result], trials: Sequence[Trial], jobs: int, progress: Progress
 ) -> list[Result]:
-    """``action`` of each of ``trials``, in their order, in ``jobs`` processes."""
+    """Return ``action`` of each of ``trials``, in their order, from ``jobs`` processes."""
     results: list[Result] = []
     progress(0, len(trials))
     if jobs <= 1:
@@ -89,15 +89,15 @@ def run_trials(
 
 
 def _tidily(action: Callable[[Trial], Result], trial: Trial) -> Result:
-    """Run a trial, and leave nothing of its world: worlds hold each other's parts in cycles, and
-    the collector looks rarely (``simulations.running.collector``)."""
+    """Run a trial and collect its world: the parts of a world refer to each other in cycles, and
+    the collector runs rarely (``simulations.running.collector``)."""
     result = action(trial)
     gc.collect()
     return result
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """The smallest of ``values`` that is not below a ``share`` of them; NaN if there are none."""
+    """Return the smallest value that a ``share`` of them do not exceed; NaN if there are none."""
     ordered = sorted(values)
     if not ordered:
         return math.nan
@@ -105,17 +105,17 @@ def percentile(values: Iterable[float], share: float) -> float:
 
 
 def median(values: Iterable[float]) -> float:
-    """The middle value; NaN if there is none."""
+    """Return the middle value; NaN if there is none."""
     return percentile(values, 0.5)
 
 
 def mean(values: Sequence[float]) -> float:
-    """NaN if there is none."""
+    """Return the mean; NaN if there is no value."""
     return sum(values) / len(values) if values else math.nan
 
 
 def table(rows: Sequence[Row]) -> str:
-    """``rows`` in aligned columns, for people."""
+    """Return rows in aligned columns, for people."""
     if not rows:
         return ""
     columns = list(rows[0])
@@ -132,7 +132,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def comma_separated(rows: Sequence[Row]) -> str:
-    """``rows`` as the text of a CSV file."""
+    """Return rows as the text of a CSV file."""
     text = io.StringIO()
     columns: dict[str, Any] = {column: None for row in rows for column in row}
     writer = csv.DictWriter(text, list(columns), lineterminator="\n")

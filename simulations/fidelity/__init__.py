@@ -1,1 +1,1 @@
-"""The lab and its twin on virtual time, side by side."""
+"""Fidelity: a run of the lab and its twin on virtual time, side by side."""

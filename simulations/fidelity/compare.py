@@ -1,4 +1,4 @@
-"""Lab and twin beside each other: which figures agree, and how well."""
+"""Compare the figures of the lab with those of its twin."""
 
 import statistics
 from typing import Final, NamedTuple
@@ -11,7 +11,7 @@ BYTES_WITHIN: Final = 0.05
 
 
 class Pair(NamedTuple):
-    """One figure, here and there."""
+    """One figure, of the lab and of the simulation."""
 
     name: str
     lab: float
@@ -20,17 +20,17 @@ class Pair(NamedTuple):
 
     @property
     def difference(self) -> float:
-        """Of the simulated from the lab's, as a share of the lab's."""
+        """The difference of the simulated figure, as a share of the lab's."""
         return self.simulated / self.lab - 1
 
     @property
     def agrees(self) -> bool:
-        """Whether it is as near as it should be."""
+        """Whether the difference is within its limit."""
         return abs(self.difference) <= self.within
 
 
 def compare(lab: LabRun, *, seed: int = 1) -> list[Pair]:
-    """Repeat each size of a lab's run in the simulator."""
+    """Repeat each size of a lab's run in the simulator, and return all pairs."""
     return [
         pair
         for size in lab.sizes
@@ -57,7 +57,7 @@ def _pairs(lab: Measured, twin: Measured) -> list[Pair]:
     return [
         median("kill -9, offline everywhere", lab.kill_s, twin.kill_s),
         median("silent host, offline everywhere", lab.silence_s, twin.silence_s),
-        median("image event, from the first to tell to the last", lab.spread_s, twin.spread_s),
+        median("image event, from the first report to the last", lab.spread_s, twin.spread_s),
         Pair(
             f"{lab.hosts} hosts: idle, bytes sent per node [B/s]",
             lab.idle_bytes_per_s,
@@ -74,7 +74,7 @@ def _pairs(lab: Measured, twin: Measured) -> list[Pair]:
 
 
 def comparison_table(pairs: list[Pair]) -> str:
-    """For people, a line each."""
+    """Return a line for each pair, for people."""
     width = max(len(pair.name) for pair in pairs)
     lines = [f"{'':<{width}}  {'lab':>9}  {'simulated':>9}  difference"]
     for pair in pairs:

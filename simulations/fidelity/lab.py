@@ -1,7 +1,7 @@
-"""The lab's side: real agents in network namespaces, timed and weighed.
+"""The lab's side of a comparison: real agents in network namespaces, timed and weighed.
 
-What is measured is what ``simulations.fidelity.twin`` does again on virtual time. Needs root. One
-thread notes what all agents tell (``benchmarks.chronicle``), so all are late by the same.
+``simulations.fidelity.twin`` repeats the run on virtual time. Needs root. One thread notes the
+events of all agents (``benchmarks.chronicle``), so all are late by the same.
 """
 
 import contextlib
@@ -40,11 +40,11 @@ while True:
 """
 BETWEEN_NEWS_S: Final = 0.5
 BETWEEN_FAILURES_S: Final = 1.0
-TRAFFIC_SETTLE_S: Final = 60.0  # news of the start is repeated for a while
+TRAFFIC_SETTLE_S: Final = 60.0  # updates of the start are repeated for a while
 
 
 def run_lab(sizes: Sequence[int], counts: Counts, show: Callable[[str], None]) -> LabRun:
-    """All of it, at each size. Raises: TimeoutError where agents do not come together."""
+    """Measure each size. Raises: TimeoutError if agents do not converge."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )
@@ -58,9 +58,9 @@ def run_lab(sizes: Sequence[int], counts: Counts, show: Callable[[str], None]) -
 
 
 def measure_latency_s(tries: int = ECHOES) -> tuple[float, float]:
-    """How long a small datagram takes from one namespace to another, awaited by ``select``.
+    """Measure a small datagram from one namespace to another, awaited by ``select``.
 
-    Returns: the median and the 90th percentile, in seconds; both sides' system calls included.
+    Returns: median and 90th percentile in seconds, system calls of both sides included.
     """
     times = []
     with (
@@ -80,9 +80,9 @@ def measure_latency_s(tries: int = ECHOES) -> tuple[float, float]:
 
 
 def measure_echoes_s(tries: int = 200) -> list[float]:
-    """How long a process that sleeps takes to answer, as this process, which sleeps, sees it.
+    """Measure how long a sleeping process takes to answer this process, which sleeps too.
 
-    Two wake-ups: what else the machine has to do shows in the slow ones. Seconds, in order.
+    Slow samples show other work on the machine. Returns seconds, in order.
     """
     times = []
     with (
@@ -108,7 +108,7 @@ def measure_echoes_s(tries: int = 200) -> list[float]:
 
 
 def measure(hosts: int, counts: Counts, show: Callable[[str], None]) -> Measured:
-    """Everything at one size. Raises: TimeoutError where the agents do not come together."""
+    """Measure one size. Raises: TimeoutError if the agents do not converge."""
     beiran = next(kind for kind in KINDS if kind.name == "beiran")
     with open_cluster(beiran, hosts) as cluster:
         bytes_per_s, packets_per_s, idle_cpu = _idle(cluster, counts.idle_s)
@@ -134,7 +134,7 @@ def measure(hosts: int, counts: Counts, show: Callable[[str], None]) -> Measured
 
 
 def _idle(cluster: Cluster, seconds: float) -> tuple[float, float, float]:
-    """Returns: bytes and packets a second and node, and the share of a core a node uses."""
+    """Return bytes and packets a second and node, and the share of a core that a node uses."""
     time.sleep(TRAFFIC_SETTLE_S)
     before, cpu, began = cluster.lan.counters(), _cpu_s(cluster), time.monotonic()
     time.sleep(seconds)
@@ -150,10 +150,10 @@ def _idle(cluster: Cluster, seconds: float) -> tuple[float, float, float]:
 
 
 def _news(cluster: Cluster, runs: int) -> tuple[list[float], list[float], float]:
-    """An image in a layout folder, until all tell of it.
+    """Put images into layout folders, and wait until all agents report each.
 
-    Returns: seconds from the folder's change to all, seconds from the first agent that tells to
-    the last, and the processor time that one piece of news takes of one agent.
+    Returns: seconds from the folder's change to the last report, seconds from the first report to
+    the last, and the processor time that one update takes of one agent.
     """
     whole, spread = [], []
     cpu = _cpu_s(cluster)
@@ -172,7 +172,7 @@ def _news(cluster: Cluster, runs: int) -> tuple[list[float], list[float], float]
 
 
 def _failures(cluster: Cluster, runs: int, failing: Failing) -> list[float]:
-    """Until all others show a host offline, which is then started again."""
+    """Let hosts fail and start again. Returns seconds until all others report each offline."""
     times = []
     for run in range(runs):
         victim = cluster.hosts[1 + run % (len(cluster.hosts) - 1)]
@@ -192,7 +192,7 @@ def _failures(cluster: Cluster, runs: int, failing: Failing) -> list[float]:
 
 @contextlib.contextmanager
 def _killed(cluster: Cluster, victim: Host, ends: list[float]) -> Iterator[None]:
-    """``kill -9``; how long the kernel takes to close its connections is added to ``ends``."""
+    """Kill an agent; add to ``ends`` how long the kernel takes to close its connections."""
     other = next(host for host in cluster.hosts if host != victim)
     with contextlib.closing(cluster.lan.socket(other, socket.SOCK_STREAM)) as connection:
         connection.connect((victim.address, AGENT_PORT))
@@ -207,7 +207,7 @@ def _killed(cluster: Cluster, victim: Host, ends: list[float]) -> Iterator[None]
 
 @contextlib.contextmanager
 def _silent(cluster: Cluster, victim: Host) -> Iterator[None]:
-    """Nothing gets from or to it any more."""
+    """Drop all packets from and to a host."""
     cluster.lan.silence(victim)
     yield
     cluster.gossiper.kill(victim)
@@ -215,7 +215,7 @@ def _silent(cluster: Cluster, victim: Host) -> Iterator[None]:
 
 
 def _cpu_s(cluster: Cluster) -> float:
-    """Processor time of all agents so far, threads included (proc(5), ``schedstat``)."""
+    """Return the processor time of all agents, threads included (proc(5), ``schedstat``)."""
     total_ns = 0
     for host in cluster.hosts:
         for task in Path(f"/proc/{cluster.gossiper.pid(host)}/task").iterdir():

@@ -1,4 +1,4 @@
-"""What one run shows, in the lab or in the simulator, and the file that keeps it."""
+"""The figures of one run, in the lab or in the simulator, and the file that keeps them."""
 
 from pathlib import Path
 from typing import Final
@@ -8,11 +8,11 @@ import msgspec
 from beiran.errors import SettingsError
 
 LAB_RUN: Final = Path(__file__).with_name("lab.json")
-"""The run of the lab that came with this release."""
+"""The lab's run of this release."""
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """How often, and how long."""
+    """Number of trials of each kind, and seconds of idle time."""
 
     idle_s: float = 180.0
     news: int = 60
@@ -21,20 +21,20 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Costs(msgspec.Struct, frozen=True):
-    """Processor time, of one agent: the share of a core when idle, and seconds a piece of news."""
+    """Processor time of one agent: the share of a core when idle, and seconds for an update."""
 
     idle_share: float = 0.0
     news_s: float = 0.0
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """Samples of a cluster of so many hosts; seconds.
+    """Samples of a cluster of ``hosts``, in seconds.
 
     Attributes:
-      news_s: from the change in a host's folder until all hosts tell of the image.
-      spread_s: from the first host that tells of it to the last.
-      kill_s: from ``kill -9`` until all others show the host offline.
-      silence_s: the same, from the moment that nothing gets from or to the host any more.
+      news_s: from the change in a host's folder until all hosts report the image.
+      spread_s: from the first host that reports it to the last.
+      kill_s: from ``kill -9`` until all others report the host offline.
+      silence_s: the same, from the moment that no packet gets from or to the host.
       end_s: from ``kill -9`` until the kernel has closed the agent's connections.
     """
 
@@ -53,9 +53,9 @@ class LabRun(msgspec.Struct, frozen=True, kw_only=True):
     """One run of the lab: the machine, and each size.
 
     Attributes:
-      cores: processors that all the hosts share.
+      cores: shared by all hosts.
       latency_s: of a datagram between two namespaces, the median and the 90th percentile.
-      echo_s: there and back again, to a process that sleeps and has to get a core; samples.
+      echo_s: samples of a round trip to a process that sleeps and must get a core.
     """
 
     commit: str
@@ -65,12 +65,12 @@ class LabRun(msgspec.Struct, frozen=True, kw_only=True):
     sizes: list[Measured]
 
     def write(self, path: Path) -> None:
-        """As JSON."""
+        """Write it as JSON."""
         path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
 
     @classmethod
     def read(cls, path: Path) -> "LabRun":
-        """Raises: SettingsError for what is no such file."""
+        """Read a run. Raises: SettingsError if the file holds none."""
         try:
             return msgspec.json.decode(path.read_bytes(), type=cls)
         except (OSError, msgspec.DecodeError) as error:

@@ -1,10 +1,10 @@
-"""What hosts' kernels ask each other by ARP, which interface counters count and agents never see.
+"""ARP: requests of kernels, which interface counters count and agents never see.
 
 Theory (Linux, net/core/neighbour.c; the constants are the defaults of /proc/sys/net/ipv4/neigh):
 an entry that was not confirmed for the reachable time (30 s, drawn anew for each host between half
-and one and a half of it) turns stale. A packet sent by a stale entry starts a delay of 5 s; where
-nothing confirms the entry until the delay's timer fires, which is a little later than 5 s, the
-neighbour is asked by one unicast frame, and answers with another. A datagram sent with
+and one and a half of it) turns stale. A packet sent by a stale entry starts a delay of 5 s. If
+nothing confirms the entry until the delay's timer fires, a little later than 5 s, the kernel sends
+one unicast request, and the neighbour answers with another frame. A datagram sent with
 ``MSG_CONFIRM`` confirms its entry; one that is received does not.
 """
 
@@ -33,7 +33,7 @@ class _Entry:
 
 
 class Neighbours:
-    """The tables of all hosts of a world."""
+    """The neighbour tables of all hosts of a world."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -41,7 +41,7 @@ class Neighbours:
         self._reachable_s: dict[tuple[int, int], float] = {}
 
     def sent(self, source: Host, target: Host, *, confirmed: bool) -> None:
-        """A datagram goes from one to the other."""
+        """A datagram is sent from one host to another."""
         now = self._world.now
         entry = self._entries.get((source.number, target.number))
         if entry is None:
@@ -55,7 +55,7 @@ class Neighbours:
             self._delay(source, target, entry, now)
 
     def _stale(self, source: Host, entry: _Entry, now: float) -> bool:
-        """Whether it was not confirmed in time."""
+        """Whether an entry was not confirmed in time."""
         period = int(now / DRAWN_AGAIN_S)
         reachable_s = self._reachable_s.get((source.number, period))
         if reachable_s is None:
@@ -77,6 +77,6 @@ class Neighbours:
             self._exchange(source, target)
 
     def _exchange(self, source: Host, target: Host) -> None:
-        """A question and its answer."""
+        """Count a request and its answer."""
         for host in (source, target):
             host.traffic.count(ARP, 1, ARP_BYTES)

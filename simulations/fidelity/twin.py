@@ -1,11 +1,10 @@
-"""The simulator's side: the lab's run on virtual time, on a machine that is as small as the lab's.
+"""The simulator's side of a comparison: the lab's run on virtual time, on as few cores.
 
-A ``World`` knows neither processors nor kernels: whatever comes is handled at once. In the lab
-thirty agents share two cores, and a piece of news that costs each of them a few milliseconds is
-not everywhere before all have had their turn. ``SharedMachine`` adds what is missing, as a
-``HostModel`` of times measured on the machine: a process waits for a core, wakes up, handles what
-has gathered, and writes what it found out before anybody is told. The kernels' own packets (ARP,
-TCP keepalive) are counted as well.
+In a ``World`` every input is handled at once. In the lab thirty agents share two cores, so an
+update that costs each agent a few milliseconds reaches the last one after all had their turn.
+``SharedMachine`` adds this, with the times of a ``HostModel`` that were measured on the machine: a
+process waits for a core, wakes up, handles the inputs that wait, and writes their effects into its
+database before it reports them. The packets of kernels (ARP, TCP keepalive) count as well.
 """
 
 import statistics
@@ -36,20 +35,19 @@ WITHIN_S: Final = 60.0
 
 
 class HostModel(msgspec.Struct, frozen=True, kw_only=True):
-    """What handling things costs a process: seconds of a core, and waiting for one.
+    """The processor time of a process's work, and its waits for a core.
 
     Attributes:
-      cores: that all hosts share.
+      cores: shared by all hosts.
       wake_s: to wake a process that sleeps: the switch to it, epoll, trio's scheduler.
       input_s: for each datagram or timer: decode, merge, encode, send.
       tcp_s: for each step of a TCP request or connection.
-      record_s: to write what was found out into the database (a thread, a transaction), and to
-        tell it to whoever listens.
-      observe_s: for the lab's own reader to take in one event; it needs a core like all others.
-      latency_s: of a datagram between two hosts, beside all this.
+      record_s: to write effects into the database (a thread, a transaction) and to report them.
+      observe_s: for the lab's own reader to take one event; it needs a core too.
+      latency_s: of a datagram between two hosts, without all this.
       waits_s: how long a process that wakes up waits for a core because of other work on the
-        machine; one of these each time.
-      ends_s: from SIGKILL until the kernel has closed the process's sockets; one of these.
+        machine; drawn from these.
+      ends_s: from SIGKILL until the kernel has closed the process's sockets; drawn from these.
     """
 
     cores: int = 2
@@ -64,9 +62,10 @@ class HostModel(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, lab: LabRun, size: Measured) -> "HostModel":
-        """The machine that this run was on, as far as it was measured apart from what is compared.
+        """Return the model of the machine that a lab's run was on.
 
-        What is not (``wake_s`` and the costs) is taken as on the machine this was written on.
+        ``wake_s`` and the costs are constants of the machine on which this was written: the run
+        does not measure them apart from the figures that are compared.
         """
         fastest_s = lab.echo_s[0]
         return cls(
@@ -226,7 +225,7 @@ class SharedMachine(KernelWorld):
 
 
 class _Witness:
-    """Who has been told what, since it was last asked to begin."""
+    """Which hosts have reported an event about one subject."""
 
     def __init__(self, world: SharedMachine) -> None:
         self._world = world
@@ -236,7 +235,7 @@ class _Witness:
         world.told.append(self._told)
 
     def begin(self, subject: Host) -> None:
-        """Watch for what ``subject`` holds, and whether it is seen offline."""
+        """Wait for reports of ``subject``'s holdings, and of verdicts on it."""
         self._subject = subject
         self.news_at.clear()
         self.offline_at.clear()
@@ -254,7 +253,7 @@ class _Witness:
 
 
 def simulate(hosts: int, counts: Counts, model: HostModel, *, seed: int = 1) -> Measured:
-    """What ``lab.measure`` does, in the same order."""
+    """Do what ``lab.measure`` does, in the same order."""
     world = SharedMachine(seed, model)
     witness = _Witness(world)
     world.cluster(hosts)

@@ -1,8 +1,4 @@
-"""Work spread over processes, on this machine or elsewhere.
-
-``Mapper`` is the seam: whatever takes a function and its arguments and gives results as they come.
-``in_processes`` is this machine's, ``on_dask`` that of a cluster which runs already.
-"""
+"""Work spread over processes: on this machine (``in_processes``) or on Dask (``on_dask``)."""
 
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
@@ -10,22 +6,22 @@ from typing import Final, Protocol, TypeVar
 
 from beiran.errors import SettingsError
 
-DASK_TIMEOUT_S: Final = 10.0
+DASK_TIMEOUT_S: Final = 10.0  # to reach the scheduler
 
 A = TypeVar("A")
 R = TypeVar("R")
 
 
 class Mapper(Protocol):
-    """Calls a function for each argument somewhere, and gives the results in any order."""
+    """Calls a function for each argument, and yields the results in any order."""
 
     def __call__(self, work: Callable[[A], R], arguments: Iterable[A]) -> Iterator[R]:
-        """``work`` must be a module's function, arguments and results picklable."""
+        """Run it. ``work``, its arguments and results must be picklable."""
         ...
 
 
 def in_processes(jobs: int) -> Mapper:
-    """``jobs`` processes on this machine; 1 is this very process."""
+    """Return a mapper over ``jobs`` processes of this machine; 1 is this process itself."""
 
     def run(work: Callable[[A], R], arguments: Iterable[A]) -> Iterator[R]:
         if jobs <= 1:
@@ -38,9 +34,10 @@ def in_processes(jobs: int) -> Mapper:
 
 
 def on_dask(address: str) -> Mapper:
-    """The workers of an existing Dask cluster, whose scheduler is at ``address``.
+    """Return a mapper over the workers of the Dask cluster with its scheduler at ``address``.
 
-    They must run the same Python, with the same checkout on their path. Needs ``distributed``.
+    Scheduler and workers must run the same Python with this checkout on their path. Needs
+    ``distributed``.
     """
 
     def run(work: Callable[[A], R], arguments: Iterable[A]) -> Iterator[R]:
@@ -57,7 +54,7 @@ def on_dask(address: str) -> Mapper:
         except (OSError, TimeoutError, ValueError) as error:
             raise SettingsError(f"no Dask scheduler at {address}: {error}") from None
         with client:
-            # Not pure: the same arguments run again in the next sweep, on changed code perhaps.
+            # Not pure: a later sweep may run the same arguments on changed code.
             futures = client.map(work, list(arguments), pure=False)
             done = as_completed(futures, loop=client.loop)  # type: ignore[no-untyped-call]
             for future in done:

@@ -1,4 +1,4 @@
-"""Where the time of a run went."""
+"""The profile of a run as text."""
 
 import cProfile
 import io
@@ -9,7 +9,7 @@ PROFILE_LINES: Final = 30
 
 
 def profile_text(profiler: cProfile.Profile) -> str:
-    """The functions that took most of it, the most first."""
+    """Return the functions that took the most time, the most first."""
     text = io.StringIO()
     pstats.Stats(profiler, stream=text).sort_stats("tottime").print_stats(PROFILE_LINES)
     return text.getvalue()

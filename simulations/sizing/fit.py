@@ -1,4 +1,4 @@
-"""What ``beiran plan`` knows: figures of simulated fleets, and formulas fitted to them.
+"""Figures of simulated fleets, and the formulas of ``beiran plan`` that are fitted to them.
 
 ``python -m simulations plan-fit`` simulates what ``simulations/sizing/points.csv`` lacks,
 and fits anew. Remove the file where the protocol has changed.
@@ -32,11 +32,11 @@ POINTS: Final = Path(__file__).with_name("points.csv")
 FITS: Final = Path(__file__).parents[2] / "cli" / "beiran_cli" / "plan_fits.json"
 
 SETTLE_S: Final = 60.0
-"""All hosts have asked for each other's hardware addresses by then, or need to again."""
+"""By then the ARP requests of the start are over, and those of a steady state have begun."""
 IDLE_S: Final = 60.0
 EVENTS: Final = 6
 EVENT_S: Final = 8.0
-"""Its last echoes are over by then."""
+"""By then the last repetitions of an update are over."""
 KILLS: Final = 3
 SILENCES: Final = 5
 BETWEEN_S: Final = 12.0
@@ -45,7 +45,7 @@ DETECTION_S_MAX: Final = 120.0
 
 
 class Figure(NamedTuple):
-    """What a figure depends on, and its unit."""
+    """The terms of a figure's formula, and its unit."""
 
     unit: str
     terms: tuple[str, ...]
@@ -81,7 +81,7 @@ GRID: Final = (
 
 
 def measure(point: Point) -> dict[str, float]:
-    """All figures of one fleet that came together long ago."""
+    """Return all figures of one fleet that came together long ago."""
     fleet = point.fleet
     owners = [images_of(fleet, number) for number in range(fleet.nodes)]
     world = KernelWorld(point.seed)
@@ -106,7 +106,7 @@ def measure(point: Point) -> dict[str, float]:
 
 
 def images_of(fleet: Fleet, number: int) -> list[str]:
-    """What a node holds."""
+    """Return the images that a node holds."""
     return [
         f"image-{(number * fleet.images + place) % fleet.different}"
         for place in range(fleet.images)
@@ -118,7 +118,7 @@ def _sent(world: World) -> int:
 
 
 def _events(world: World, fleet: Fleet, idle: float) -> dict[str, float]:
-    """A node gets an image that nobody has seen: bytes of it per node, and until all know."""
+    """A node gets an image that is new to all: bytes per node, and time until all know."""
     chronicle = Chronicle(world, sample_s=EVENTS * EVENT_S)
     before = _sent(world)
     for event in range(EVENTS):
@@ -132,7 +132,7 @@ def _events(world: World, fleet: Fleet, idle: float) -> dict[str, float]:
 
 
 def everywhere_s(world: World, fail: Callable[[Host], None], number: int) -> float:
-    """How long until all others have a host offline that fails now. Then it is back."""
+    """Return how long all others take to hold a host for down that fails now; restart it."""
     victim = world.hosts[number]
     knows: dict[int, None] = {}
 
@@ -156,7 +156,7 @@ def everywhere_s(world: World, fail: Callable[[Host], None], number: int) -> flo
 
 
 def _join_bytes(world: World, idle: float) -> float:
-    """What all send beyond the usual when a node comes that knows nothing yet."""
+    """Return the bytes that all send beyond idle traffic when a node joins with no state."""
     before, hosts = _sent(world), len(world.hosts)
     world.add(join=world.hosts[:2])
     world.run(JOIN_S)
@@ -167,14 +167,14 @@ def _join_bytes(world: World, idle: float) -> float:
 
 
 class Row(NamedTuple):
-    """A point and what came of it."""
+    """A point and its figures."""
 
     point: Point
     figures: dict[str, float]
 
 
 def measure_missing(path: Path, mapper: Mapper, done: Callable[[int], None]) -> list[Row]:
-    """Simulate what the file has no row for, adding rows as they come. Returns: all of them."""
+    """Simulate the points that the file lacks, and add each row as it is ready. Returns all."""
     rows = read_points(path)
     there = {(row.point.fleet, row.point.seed) for row in rows}
     left = [point for point in GRID if (point.fleet, point.seed) not in there]
@@ -191,7 +191,7 @@ def measure_row(point: Point) -> Row:
 
 
 def read_points(path: Path) -> list[Row]:
-    """Rows of a file that may not be there yet. Raises: SettingsError for what is none."""
+    """Return the rows of a file, none if it does not exist. Raises: SettingsError."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -208,7 +208,7 @@ def read_points(path: Path) -> list[Row]:
 
 
 def write_points(path: Path, rows: Sequence[Row]) -> None:
-    """In an order of their own."""
+    """Write all rows in a fixed order."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*Fleet._fields, "seed", *FIGURES])
@@ -218,7 +218,7 @@ def write_points(path: Path, rows: Sequence[Row]) -> None:
 
 
 def fit(rows: Sequence[Row]) -> dict[str, object]:
-    """Coefficients, their largest error, and what range they are from; for ``plan_fits.json``."""
+    """Return coefficients, the largest error and the simulated ranges, for ``plan_fits.json``."""
     import numpy as np
 
     figures: dict[str, object] = {}
@@ -246,5 +246,5 @@ def fit(rows: Sequence[Row]) -> dict[str, object]:
 
 
 def write_fits(path: Path, fits: Mapping[str, object]) -> None:
-    """As JSON."""
+    """Write fits as JSON."""
     path.write_text(json.dumps(fits, indent=2) + "\n")

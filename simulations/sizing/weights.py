@@ -1,7 +1,7 @@
-"""What one node's picture of a fleet weighs: in the agent's memory, and in its database.
+"""The size of one node's state of a fleet: in the agent's memory, and in its database.
 
-Both are the real thing: the tables of the core, the rows of the store. Nothing is shared between
-two holdings of one image, as when each was read from a packet of its own.
+Both are measured on the real tables of the core and the real rows of the store. Two holdings of one
+image share no object, as when each was read from its own packet.
 """
 
 import tempfile
@@ -26,7 +26,7 @@ EFFECTS_AT_ONCE: Final = 500
 
 
 def memory_bytes(owners: Sequence[Sequence[str]], layers: int) -> int:
-    """Of a core's picture, Python's own share included; the process without it is not.
+    """Return the bytes of a core's state, without those of the process itself.
 
     Args:
       owners: the images of each node, by name.
@@ -46,7 +46,7 @@ def memory_bytes(owners: Sequence[Sequence[str]], layers: int) -> int:
 
 
 def database_bytes(owners: Sequence[Sequence[str]], layers: int) -> int:
-    """Of the file, closed."""
+    """Return the bytes of the database file, closed."""
     with tempfile.TemporaryDirectory(prefix="beiran-weights-") as folder:
         path = Path(folder) / "beiran.db"
         node = _member(0).node
