@@ -1,4 +1,4 @@
-"""What is kept of a run, and the page that shows it."""
+"""The report of a cluster: what is recorded, the page, plots and tables."""
 
 import csv
 import subprocess
@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from beiran.errors import SettingsError
+from simulations.gossip.catalogue import MAKERS
+from simulations.gossip.scenario import play
 from simulations.gossip.world import World
 from simulations.kernel.links import Link
 from simulations.report.gossip.chronicle import Chronicle
@@ -15,7 +17,9 @@ from simulations.report.gossip.page import write_report
 from simulations.report.gossip.record import Record
 from simulations.report.gossip.summary import figures, times_to
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
+
+
 TABLES = ("summary", "news", "failures", "false-verdicts", "traffic", "states")
 
 
@@ -24,7 +28,7 @@ def world() -> World:
     return World(seed=4)
 
 
-def test_news_is_followed_from_the_first_to_the_last(world: World) -> None:
+def test_an_update_is_followed_from_the_first_host_to_the_last(world: World) -> None:
     chronicle = Chronicle(world)
     hosts = world.cluster(6)
     world.run(1.0)
@@ -37,7 +41,7 @@ def test_news_is_followed_from_the_first_to_the_last(world: World) -> None:
     assert 0 < news.after_s[0] <= times_to([news], 1.0)[0] < 0.1
 
 
-def test_who_comes_later_is_not_waited_for(world: World) -> None:
+def test_a_host_that_starts_later_is_not_waited_for(world: World) -> None:
     chronicle = Chronicle(world)
     hosts = world.cluster(3)
     world.hold(hosts[0], "nginx")
@@ -48,7 +52,7 @@ def test_who_comes_later_is_not_waited_for(world: World) -> None:
     assert len(news.after_s) == news.public == 2
 
 
-def test_failures_are_dated_from_what_was_done(world: World) -> None:
+def test_failures_are_timed_from_the_fault(world: World) -> None:
     chronicle = Chronicle(world)
     hosts = world.cluster(8)
     world.run(5.0)
@@ -71,7 +75,7 @@ def test_failures_are_dated_from_what_was_done(world: World) -> None:
     assert {span.state for span in record.seen if span.host == 2} >= {"down"}
 
 
-def test_who_leaves_in_order_has_not_failed(world: World) -> None:
+def test_a_host_that_leaves_in_order_has_not_failed(world: World) -> None:
     chronicle = Chronicle(world)
     hosts = world.cluster(4)
     world.leave(hosts[3])
@@ -125,7 +129,7 @@ def _eventful() -> Record:
     return chronicle.record("A <bad> day & night", {"seed": "5"})
 
 
-def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
+def test_the_page_needs_no_other_file(tmp_path: Path) -> None:
     record = _eventful()
     page = write_report(record, tmp_path).read_text()
     assert "A &lt;bad&gt; day &amp; night" in page
@@ -158,8 +162,17 @@ def test_a_run_in_which_nothing_happened_has_a_page(world: World, tmp_path: Path
     write_report(chronicle.record("calm"), tmp_path)
 
 
+def test_a_failure_that_no_other_host_saw_has_figures() -> None:
+    chronicles: list[Chronicle] = []
+    everyone_fails = MAKERS["flash-restart"](12, 2, 0.0)
+    play(everyone_fails, prepare=lambda world: chronicles.append(Chronicle(world)))
+    record = chronicles[0].record("flash-restart")
+    assert any(failure.witnesses == 0 for failure in record.failures)
+    assert any(figure.name == "Hosts killed" for figure in figures(record))
+
+
 @pytest.mark.parametrize("data", [None, b"", b"no record", b"x\x9c"])
-def test_what_is_no_record_is_told_in_one_line(data: bytes | None, tmp_path: Path) -> None:
+def test_a_file_without_a_record_is_one_line_of_error(data: bytes | None, tmp_path: Path) -> None:
     if data is not None:
         (tmp_path / "record.json.z").write_bytes(data)
     with pytest.raises(SettingsError, match="no record of a run"):

@@ -15,7 +15,7 @@ from beiran.errors import SettingsError
 from simulations.experiments.sweep import Run, read_sweep, run_sweep
 from simulations.running.pool import in_processes
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GRID = """
 scenario = "image"
 

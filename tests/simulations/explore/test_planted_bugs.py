@@ -27,7 +27,7 @@ SEEDS_MAX = 300
 PLANTED: list[Plant] = []
 NOT_BEFORE = {
     "floor_stays_when_tombstones_go": 80,
-    "old_alive_brings_back_who_left": 240,
+    "old_alive_brings_back_a_member_that_left": 240,
     "picture_misses_status": 60,
     "next_version_is_one_that_others_may_have": 255,
 }
@@ -99,7 +99,7 @@ def suspicion_never_ends(patch: pytest.MonkeyPatch) -> None:
 
 
 @planted
-def old_alive_brings_back_who_left(patch: pytest.MonkeyPatch) -> None:
+def old_alive_brings_back_a_member_that_left(patch: pytest.MonkeyPatch) -> None:
     take = MemberUpdates._take_alive
 
     def trusting(self: MemberUpdates, alive: Alive, heard_from: NodeId) -> bool:
@@ -167,7 +167,7 @@ def pictures_are_never_compared(patch: pytest.MonkeyPatch) -> None:
 
 
 @planted
-def others_knowing_more_of_us_is_ignored(patch: pytest.MonkeyPatch) -> None:
+def others_knowing_a_later_version_of_us_is_ignored(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Holdings, "outgrow", lambda self, version: None)
 
 

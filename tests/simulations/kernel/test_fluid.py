@@ -1,4 +1,4 @@
-"""Pipes as fluids: what flows at once shares them fairly, and every byte is counted once."""
+"""Flows share pipes fairly, and every byte is counted once."""
 
 from collections.abc import Callable
 from random import Random

@@ -12,7 +12,9 @@ from simulations.gossip.scenario import play
 from simulations.gossip.world import World
 from simulations.kernel.trace import Trace
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
+
+
 SEED = 26
 """Its scenario has clones, restarts, splits, babble and an older wire version in it."""
 

@@ -1,4 +1,4 @@
-"""The experiments, small: that they run, and that what they show holds."""
+"""The experiments, small: they run, and their claims hold."""
 
 import csv
 import math
@@ -33,7 +33,7 @@ def test_a_host_without_power_is_offline_sooner_than_serf_would_have_it() -> Non
     assert all(d.suspected_s <= d.down_s <= d.everywhere_s for d in [*ours, *serf])
 
 
-def test_a_blocked_member_is_found_and_nobody_healthy_is_declared_down() -> None:
+def test_a_blocked_member_is_found_and_no_healthy_one_is_declared_down() -> None:
     found = run_cell(Cell("ours", 4, 12.0, 0.0, seed=5, members=32))
     assert (found.false_positives, found.at_healthy) == (0, 0)
     assert len(found.first_s) == len(found.everywhere_s) == 4
@@ -56,14 +56,14 @@ def test_what_is_run_of_the_grid_are_points_of_it() -> None:
     assert set(grid(whole=False)) < set(whole)
 
 
-def test_news_is_everywhere_within_milliseconds_and_costs_little() -> None:
+def test_an_update_reaches_all_within_milliseconds_and_costs_little() -> None:
     found = spread(Spread(100, 0.0, 3, seed=2, images=3, known=True))
     assert found.first_hearings == [100, 100, 100]
     assert max(found.all_know_s) < 0.1
     assert found.bytes_per_event <= 400
 
 
-def test_news_is_everywhere_with_a_tenth_of_all_packets_lost() -> None:
+def test_an_update_reaches_all_with_a_tenth_of_all_packets_lost() -> None:
     found = spread(Spread(100, 0.1, 3, seed=2))
     assert max(found.all_know_s) < 2.0
 
@@ -76,13 +76,13 @@ def test_a_cluster_at_rest_costs_two_packets_a_second_whatever_its_size() -> Non
     assert by_kind["ping"] > 0
 
 
-def test_a_newcomer_is_told_the_whole_cluster() -> None:
+def test_a_new_node_learns_the_whole_cluster() -> None:
     found = join(Joining(50, 1))
     assert 0 < found.picture_bytes <= found.described_bytes
     assert found.known_s <= found.described_s
 
 
-def test_two_halves_are_one_again() -> None:
+def test_two_halves_converge_again() -> None:
     healed = heal(Cut(20, 1, cut_s=30.0))
     assert healed.offline == 10
     assert healed.one_picture_s < 20
@@ -127,7 +127,7 @@ def test_figures_of_few_values() -> None:
     assert table([]) == ""
 
 
-def test_the_command_lists_the_experiments_and_knows_no_others(
+def test_the_command_lists_the_experiments_and_refuses_others(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert app(["experiment"], result_action="return_value") == 0

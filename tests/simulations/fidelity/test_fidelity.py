@@ -29,7 +29,7 @@ def test_thirty_hosts_on_two_cores_wait_for_each_other() -> None:
     assert many.costs.news_s > 0
 
 
-def test_a_killed_process_does_nothing_that_it_had_still_to_do() -> None:
+def test_a_killed_process_does_none_of_its_pending_jobs() -> None:
     world = SharedMachine(3, HostModel())
     hosts = world.cluster(3)
     told: list[int] = []
@@ -50,7 +50,7 @@ def test_the_labs_run_is_read_as_it_was_written(tmp_path: Path) -> None:
         LabRun.read(tmp_path / "none.json")
 
 
-def test_lab_and_simulator_agree_in_bytes_and_in_when_silence_is_noticed() -> None:
+def test_lab_and_simulator_agree_in_bytes_and_in_the_detection_of_silence() -> None:
     pairs = compare(LabRun.read(LAB_RUN))
     assert len(pairs) == 10
     for pair in pairs:
@@ -58,7 +58,7 @@ def test_lab_and_simulator_agree_in_bytes_and_in_when_silence_is_noticed() -> No
             assert pair.agrees, comparison_table(pairs)
 
 
-def test_a_difference_is_told() -> None:
+def test_a_difference_is_printed() -> None:
     pairs = [Pair("a", 1.0, 1.1, 0.2), Pair("b", 1.0, 1.5, 0.2)]
     lines = comparison_table(pairs).splitlines()
     assert "more than" not in lines[1]
