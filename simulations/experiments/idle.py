@@ -85,7 +85,6 @@ def idle(options: Options, progress: Progress) -> list[Row]:
 def swim(options: Options, progress: Progress) -> list[Row]:
     """Compare the first detection of a crash with T·e/(e-1), and the load with SWIM's two messages.
 
-
     First detection is the first suspicion anywhere: SWIM's formula ends there, before the suspicion
     time. SWIM counts from the begin of a period. Between hosts whose periods begin at different
     times that is the wait for the first probe, and the time of that probe.
