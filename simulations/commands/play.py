@@ -93,7 +93,7 @@ def run(
     page = None
     if report is not None:
         page = write_report(_record(chronicles[0], scenario, outcome), report)
-    return played.tell(page, outcome.violation)
+    return played.finish(page, outcome.violation)
 
 
 def crowd(
@@ -193,7 +193,7 @@ def crowd(
         print(f"{row.name:<{width}}  {row.value}{f'  ({row.meaning})' if row.meaning else ''}")
     print(f"{'CPU time':<{width}}  {played.cpu_s:.0f} s")
     page = write_crowd_report(record, report) if report is not None else None
-    return played.tell(page, outcome.violation)
+    return played.finish(page, outcome.violation)
 
 
 @dataclass
@@ -210,8 +210,8 @@ class _Played:
         if self.trace is not None:
             world.trace = self.trace.line
 
-    def tell(self, page: Path | None, violation: Violation | None) -> int:
-        """Print what is left to say. Returns the exit code."""
+    def finish(self, page: Path | None, violation: Violation | None) -> int:
+        """Print trace, profile, page and violation. Returns the exit code."""
         if self.trace is not None:
             print(f"\ntrace {self.trace.lines} lines, sha256 {self.trace.digest}")
         if self.profiler is not None:

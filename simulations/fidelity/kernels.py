@@ -9,6 +9,7 @@ from simulations.fidelity.neighbours import Neighbours
 from simulations.gossip.host import Host
 from simulations.gossip.world import World
 from simulations.kernel.links import Link
+from simulations.kernel.processes import MakeProcesses, Processes
 from simulations.kernel.streams import TCP_PACKET_BYTES
 from simulations.kernel.traffic import KEEPALIVE
 
@@ -18,8 +19,14 @@ KEEPALIVE_S: Final = 120.0  # beiran/http/listeners.py
 class KernelWorld(World):
     """Counts the packets of kernels, as interface counters in the lab do."""
 
-    def __init__(self, seed: int, *, link: Link | None = None) -> None:
-        super().__init__(seed, link=link)
+    def __init__(
+        self,
+        seed: int,
+        *,
+        link: Link | None = None,
+        processes: MakeProcesses[Host] = Processes,
+    ) -> None:
+        super().__init__(seed, link=link, processes=processes)
         self._neighbours: Final = Neighbours(self)
         self.every(KEEPALIVE_S, self._keep_alive)
 

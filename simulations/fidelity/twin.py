@@ -8,8 +8,9 @@ database before it reports them. The packets of kernels (ARP, TCP keepalive) cou
 """
 
 import statistics
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from simulations.fidelity.measured import Costs, Counts, LabRun, Measured
 from simulations.gossip.host import Host
 from simulations.kernel.chance import stream
 from simulations.kernel.links import Link, Uniform
-from simulations.kernel.processes import Processes
+from simulations.kernel.processes import Inputs, Processes
 from simulations.kernel.time import Action, VirtualTime
 
 BATCH_MAX: Final = 64  # beiran/net/udp.py takes as many datagrams at once
@@ -131,9 +132,17 @@ class _Cores:
 class _SharedProcesses(Processes[Host]):
     """Processes whose inputs and timers wait for a core."""
 
-    def __init__(self, world: "SharedMachine", cores: _Cores, model: HostModel) -> None:
-        super().__init__(world.time, world, world.dropped)
-        self._cores: Final = cores
+    def __init__(
+        self,
+        time: VirtualTime,
+        inputs: Inputs[Host],
+        dropped: Counter[str],
+        *,
+        model: HostModel,
+        random: Random,
+    ) -> None:
+        super().__init__(time, inputs, dropped)
+        self.cores: Final = _Cores(time, model, random)
         self._model: Final = model
         self._of: Final[dict[int, _Process]] = {}
 
@@ -144,7 +153,7 @@ class _SharedProcesses(Processes[Host]):
     def run(self, host: Host, cost_s: float, action: Action, *arguments: Any) -> None:
         """Call ``action`` when the host's process has had a core, if it is still the same one."""
         process = self._of.setdefault(host.number, _Process())
-        self._cores.run(process, cost_s, self._if_alive, host, host.life, action, arguments)
+        self.cores.run(process, cost_s, self._if_alive, host, host.life, action, arguments)
 
     def forget_jobs(self, host: Host) -> None:
         """Drop the jobs of a process that is killed."""
@@ -175,7 +184,7 @@ class SharedMachine(KernelWorld):
     """A world whose hosts share a few cores.
 
     Attributes:
-      told: callbacks; each is called with (host, effect) when a host has written the effect into
+      reported: callbacks; each is called with (host, effect) when a host has written an effect into
         its database and reports it.
     """
 
@@ -183,17 +192,17 @@ class SharedMachine(KernelWorld):
         self.model: Final = model
         self._random: Final = stream(seed, "machine")
         latency = Uniform(model.latency_s / 2, model.latency_s * 1.5)
-        super().__init__(seed, link=Link(latency=latency))
-        self.told: Final[list[Callable[[Host, Effect], None]]] = []
+        super().__init__(
+            seed,
+            link=Link(latency=latency),
+            processes=partial(_SharedProcesses, model=model, random=self._random),
+        )
+        assert isinstance(self.processes, _SharedProcesses)
+        self._shared: Final = self.processes
+        self.reported: Final[list[Callable[[Host, Effect], None]]] = []
         self._reader: Final = _Process()
         self._unwritten: Final[dict[int, list[Effect]]] = {}
         self.found.append(self._note_found)
-
-    @override
-    def _open_processes(self) -> Processes[Host]:
-        self._cores = _Cores(self.time, self.model, self._random)
-        self._shared = _SharedProcesses(self, self._cores, self.model)
-        return self._shared
 
     def used_s(self) -> float:
         """Return the processor time that all hosts used so far."""
@@ -217,10 +226,10 @@ class SharedMachine(KernelWorld):
 
     def _write(self, host: Host) -> None:
         for effect in self._unwritten.pop(host.number, []):
-            self._cores.run(self._reader, self.model.observe_s, self._report, host, effect)
+            self._shared.cores.run(self._reader, self.model.observe_s, self._report, host, effect)
 
     def _report(self, host: Host, effect: Effect) -> None:
-        for callback in self.told:
+        for callback in self.reported:
             callback(host, effect)
 
 
@@ -232,7 +241,7 @@ class _Witness:
         self.news_at: dict[int, float] = {}
         self.offline_at: dict[int, float] = {}
         self._subject: Host | None = None
-        world.told.append(self._told)
+        world.reported.append(self._take_report)
 
     def begin(self, subject: Host) -> None:
         """Wait for reports of ``subject``'s holdings, and of verdicts on it."""
@@ -240,7 +249,7 @@ class _Witness:
         self.news_at.clear()
         self.offline_at.clear()
 
-    def _told(self, host: Host, effect: Effect) -> None:
+    def _take_report(self, host: Host, effect: Effect) -> None:
         subject = self._subject
         if subject is None:
             return

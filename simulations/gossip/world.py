@@ -45,6 +45,7 @@ from simulations.kernel.clock import HostClock
 from simulations.kernel.happenings import Killed, Leaving, Moved, PoweredOff, Restarted, Started
 from simulations.kernel.host import LAN, address_of
 from simulations.kernel.links import Link
+from simulations.kernel.processes import MakeProcesses, Processes
 from simulations.kernel.streams import Streams
 from simulations.kernel.traffic import TAG_AT, TAG_BITS
 
@@ -61,6 +62,7 @@ class World(kernel.World[Host]):
       beacons: whether agents broadcast; otherwise they find each other by ``join`` only.
       icmp: whether a machine without an agent refuses datagrams.
       carried: no codec; see above.
+      processes: as in the kernel's world.
 
     Attributes:
       found: callbacks for the facts that cores report.
@@ -77,8 +79,9 @@ class World(kernel.World[Host]):
         beacons: bool = True,
         icmp: bool = True,
         carried: bool = False,
+        processes: MakeProcesses[Host] = Processes,
     ) -> None:
-        super().__init__(seed, link=link or Link(), icmp=icmp)
+        super().__init__(seed, link=link or Link(), icmp=icmp, processes=processes)
         self.config: Final = config or GossipConfig()
         self.beacons: Final = beacons
         self.found: Final[list[Callable[[Host, Effect], None]]] = []

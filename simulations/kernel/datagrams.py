@@ -54,7 +54,7 @@ class Datagrams(Generic[H]):
         traffic.bytes_by_tag[tag] += size + UDP_OVERHEAD_BYTES
         target = self._machines.at(to)
         if target is None:
-            self._dropped["nobody there"] += 1
+            self._dropped["no such host"] += 1
             return
         at = self._time.now
         if host.uplink.port.bits_per_s:

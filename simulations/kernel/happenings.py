@@ -1,4 +1,4 @@
-"""What operations and users do to hosts, as values: traces print them, records match on them."""
+"""Happenings: faults of hosts as values. Traces print them, and records match on them."""
 
 from dataclasses import dataclass
 

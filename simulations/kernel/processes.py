@@ -38,6 +38,16 @@ class Inputs(Protocol[HostIn]):
         ...
 
 
+class MakeProcesses(Protocol[H]):
+    """Makes the part of a world that delivers inputs; ``Processes`` itself is one."""
+
+    def __call__(
+        self, time: VirtualTime, inputs: Inputs[H], dropped: Counter[str]
+    ) -> "Processes[H]":
+        """Make it."""
+        ...
+
+
 class Processes(Generic[H]):
     """Delivers inputs and timers to the processes of all hosts.
 

@@ -7,7 +7,7 @@ are the same for all workloads:
 - ``time``, ``network``, ``machines``, ``processes`` and ``datagrams`` are the parts.
 - ``stop``, ``block``, ``slow``, ``drift`` and ``step_clock`` are faults of a host; ``partition``
   and ``heal`` and the methods of ``network`` are faults of the network.
-- ``befell`` and ``network.changed`` announce faults, ``trace`` takes one line for each thing that
+- ``happened`` and ``network.changed`` announce faults, ``trace`` takes one line for each thing that
   happens.
 - Everything depends on the seed, nothing on the hash seed: the same calls give the same trace.
 """
@@ -23,7 +23,7 @@ from simulations.kernel.happenings import Blocked, Happening, Slowed, Stopped
 from simulations.kernel.host import H, Machines
 from simulations.kernel.links import Link
 from simulations.kernel.network import Network
-from simulations.kernel.processes import Processes
+from simulations.kernel.processes import MakeProcesses, Processes
 from simulations.kernel.time import Action, VirtualTime
 
 
@@ -39,24 +39,31 @@ class World(ABC, Generic[H]):
       link: between any two hosts.
       icmp: whether a machine without an agent refuses datagrams.
       starts_at: virtual time at which the world begins, in seconds.
+      processes: makes the part that delivers inputs; ``simulations.fidelity`` has its own.
 
     Attributes:
       dropped: datagrams that no process got, by reason.
-      befell: callbacks; each is called with every fault of a host, before its effect.
+      happened: callbacks; each is called with every fault of a host, before its effect.
       trace: called with one line for each thing that happens, if set.
     """
 
     def __init__(
-        self, seed: int, *, link: Link, icmp: bool = False, starts_at: float = 0.0
+        self,
+        seed: int,
+        *,
+        link: Link,
+        icmp: bool = False,
+        starts_at: float = 0.0,
+        processes: MakeProcesses[H] = Processes,
     ) -> None:
         self.seed: Final = seed
         self.time: Final = VirtualTime(starts_at)
         self.network: Final = Network(link)
         self.machines: Final[Machines[H]] = Machines()
         self.dropped: Final[Counter[str]] = Counter()
-        self.befell: Final[list[Callable[[H, Happening], None]]] = []
+        self.happened: Final[list[Callable[[H, Happening], None]]] = []
         self.trace: Callable[[str], None] | None = None
-        self.processes: Final = self._open_processes()
+        self.processes: Final = processes(self.time, self, self.dropped)
         self.datagrams: Final = Datagrams(
             self.time,
             self.network,
@@ -66,10 +73,6 @@ class World(ABC, Generic[H]):
             self.dropped,
             icmp=icmp,
         )
-
-    def _open_processes(self) -> Processes[H]:
-        """Make the part that delivers inputs; ``simulations.fidelity`` has another one."""
-        return Processes(self.time, self, self.dropped)
 
     # --- a workload implements these --------------------------------------------------------
 
@@ -205,9 +208,9 @@ class World(ABC, Generic[H]):
     # --- the trace --------------------------------------------------------------------------
 
     def announce(self, host: H, happening: Happening) -> None:
-        """Trace a fault of a host and call ``befell``, before the fault has its effect."""
+        """Trace a fault of a host and call ``happened``, before the fault has its effect."""
         self.note(host, str(happening))
-        for callback in self.befell:
+        for callback in self.happened:
             callback(host, happening)
 
     def note(self, host: H, text: str) -> None:

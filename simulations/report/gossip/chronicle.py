@@ -93,7 +93,7 @@ class Chronicle:
         self._truth = _Spans()
         self._seen = _Spans()
         world.found.append(self._found)
-        world.befell.append(self._befell)
+        world.happened.append(self._happened)
         world.network.changed.append(self._network_changed)
         world.every(sample_s, self._sample)
 
@@ -135,10 +135,10 @@ class Chronicle:
         if owner == host.id:
             self._begin_news(host, effect.version)
             return
-        told = self._versions.get(owner)
-        if told is None:
+        announced = self._versions.get(owner)
+        if announced is None:
             return
-        versions, places = told
+        versions, places = announced
         before = self._known.get((host.number, owner), 0)
         self._known[host.number, owner] = effect.version
         started = self._started.get(host.number, 0.0)
@@ -205,7 +205,7 @@ class Chronicle:
 
     # --- faults -----------------------------------------------------------------------------
 
-    def _befell(self, host: Host, happening: Happening) -> None:
+    def _happened(self, host: Host, happening: Happening) -> None:
         now = self._world.now
         first = not any(mark.host == host.number for mark in self._marks)
         if not (first and isinstance(happening, Started)):  # that is how the cluster begins

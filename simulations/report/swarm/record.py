@@ -143,8 +143,8 @@ class CrowdChronicle:
 
     def _puller(self, crowd: Crowd, number: int, host: Host) -> Puller:
         pull = self._pull
-        befell = (at.do for at in crowd.operations if isinstance(at.do, OnHost))
-        roles = [one.role for one in befell if one.role and one.host == number]
+        operations = (at.do for at in crowd.operations if isinstance(at.do, OnHost))
+        roles = [one.role for one in operations if one.role and one.host == number]
         came_at = pull.came_at.get(host)
         took_s = None
         if came_at is not None and host in pull.wanted and pull.has(host):

@@ -32,13 +32,13 @@ def test_thirty_hosts_on_two_cores_wait_for_each_other() -> None:
 def test_a_killed_process_does_none_of_its_pending_jobs() -> None:
     world = SharedMachine(3, HostModel())
     hosts = world.cluster(3)
-    told: list[int] = []
-    world.told.append(lambda host, effect: told.append(host.number))
+    reported: list[int] = []
+    world.reported.append(lambda host, effect: reported.append(host.number))
     world.hold(hosts[0], "nginx")
     world.kill(hosts[0])
     world.run(5.0)
-    assert 0 not in told
-    assert told
+    assert 0 not in reported
+    assert reported
 
 
 def test_the_labs_run_is_read_as_it_was_written(tmp_path: Path) -> None:
