@@ -23,8 +23,7 @@ from simulations.gossip.world import World
 from simulations.kernel.chance import stream
 from simulations.kernel.checkers import Violation
 from simulations.kernel.links import Link
-from simulations.kernel.notation import read_text, scenario_text
-from simulations.kernel.operations import operations_in
+from simulations.kernel.operations import operations_in, read_text, scenario_text
 
 START_WITHIN_S: Final = 2.0
 REST_S: Final = 20.0

@@ -41,12 +41,12 @@ from simulations.gossip.requests import Requests
 from simulations.gossip.watches import Watches
 from simulations.kernel import world as kernel
 from simulations.kernel.chance import stream
-from simulations.kernel.clock import HostClock
 from simulations.kernel.happenings import Killed, Leaving, Moved, PoweredOff, Restarted, Started
 from simulations.kernel.host import LAN, address_of
 from simulations.kernel.links import Link
 from simulations.kernel.processes import MakeProcesses, Processes
 from simulations.kernel.streams import Streams
+from simulations.kernel.time import HostClock
 from simulations.kernel.traffic import TAG_AT, TAG_BITS
 
 LEAVE_POLL_S: Final = 0.01  # how often ``leave`` looks whether the leave broadcast was acknowledged

@@ -13,8 +13,8 @@ from random import Random
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from beiran.gossip.membership.member import Address
-from simulations.kernel.clock import HostClock
 from simulations.kernel.links import Queue
+from simulations.kernel.time import HostClock
 from simulations.kernel.traffic import Traffic
 
 AGENT_PORT: Final = 8888

@@ -14,8 +14,7 @@ from typing import Final
 from beiran.swarm.config import SwarmConfig
 from beiran.swarm.pieces import cut
 from simulations.kernel.checkers import Violation
-from simulations.kernel.notation import read_text, scenario_text
-from simulations.kernel.operations import operations_in
+from simulations.kernel.operations import operations_in, read_text, scenario_text
 from simulations.swarm import operations as operations_module
 from simulations.swarm.blobs import image
 from simulations.swarm.bound import fluid_bound_s, whole_pieces_bound_s
