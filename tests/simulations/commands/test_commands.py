@@ -37,7 +37,8 @@ class TestClusters:
         code, out, err = run("run", "crash", "--nodes", "5", "--profile")
         assert (code, err) == (0, "")
         assert "packets_per_node_s" in out
-        assert "receive_datagram" in out
+        assert "function calls" in out
+        assert "beiran/gossip" in out
 
     def test_run_plays_what_explore_prints(self, tmp_path: Path) -> None:
         file = tmp_path / "found.py"
