@@ -23,7 +23,7 @@ from beiran.swarm.upload_slots import UploadSlots
 
 HASHES_RETRY_S: Final = 0.1
 """Between two requests for hashes: many round trips of a LAN, less than a piece takes."""
-UPLOADS_TOLD_MAX: Final = 65535  # as the message's field allows
+UPLOADS_FIELD_MAX: Final = 65535  # as the message's field allows
 
 
 class CompleteBlob(Struct, frozen=True):
@@ -99,13 +99,13 @@ class Announcements:
         context.set_timer(RepeatDue(digest), context.config.repeat_have_s)
 
     def retract(self, download: Download) -> None:
-        """Tell the neighbours that this node has fewer pieces than before, and ask them anew."""
+        """Announce fewer pieces than before to the neighbours, and ask for theirs anew."""
         for neighbour in list(download.neighbours.values()):
             if neighbour.heard_from:
                 self._send(download, neighbour, reply_wanted=True)
 
     def withdraw(self, download: Download) -> None:
-        """Tell the neighbours that this node has no piece any more."""
+        """Announce to the neighbours that this node has no piece any more."""
         nothing = self._have(download.digest, download.pieces, 0, interested=False, hashes=())
         for node in download.neighbours:
             self._context.send(node, nothing)
@@ -272,7 +272,7 @@ class Announcements:
             pack_bits(held),
             reply_wanted,
             interested,
-            min(len(self._uploads), UPLOADS_TOLD_MAX),
+            min(len(self._uploads), UPLOADS_FIELD_MAX),
             hashes,
             hashes_unknown,
         )

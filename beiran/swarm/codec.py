@@ -1,7 +1,7 @@
 """Swarm messages to datagrams and back. Reading any bytes raises only ``BadPacket``.
 
 A datagram is gossip's header with a magic of its own, and one message in msgpack
-(``beiran.sansio.wire``). Gossip and the swarm share a UDP port: the magic tells them apart.
+(``beiran.sansio.wire``). Gossip and the swarm share a UDP port: the magic separates them.
 """
 
 from typing import Final

@@ -1,9 +1,10 @@
 """The swarm's limits and parameters, each with its reason.
 
-"Table" below stands for ``python -m tests.swarm.table``: cold pulls of 200 MB by 4 to 32 hosts with
-links of 50 Mbit/s, in virtual time. Its figures are the time divided by the bound of Kumar and Ross
-(2006), and how many copies of the image the origin sent. ``docs/simulations.md`` has the results. A
-value without a source was chosen for the reason given, and not measured against others.
+"Sweep" stands for cold pulls of 80 MB by 16 hosts with links of 50 Mbit/s in the simulator (three
+seeds, ``python -m tests.swarm.table 16 --set NAME=VALUE``), where the defaults take 1.126 times the
+bound of Kumar and Ross (2006) and the origin sends 1.00 copies. ``docs/`` has further results under
+simulations and benchmarks. A value without a source was chosen for the reason given, and not
+measured against others.
 """
 
 from typing import Final
@@ -14,9 +15,9 @@ DATAGRAM_BYTES_MAX: Final = 1400  # as in gossip: below the MTU of Ethernet and 
 PIECE_BYTES: Final = 512 * 1024
 """Smaller pieces spread sooner, larger ones cost fewer requests (libtorrent: 16 KiB to 16 MiB)."""
 PIECE_BYTES_SMALL: Final = 256 * 1024
-"""Of small blobs. 20 MB reach 1,000 hosts in 5.3 s instead of 6.6 s (docs/simulations.md)."""
+"""Of small blobs. 20 MB reach 1,000 hosts in 5.3 s instead of 6.6 s (docs: simulations)."""
 SMALL_BLOB_BYTES: Final = 16 * 1024 * 1024
-"""The largest small blob. Larger blobs have so many pieces that the last one weighs little."""
+"""The largest small blob. Larger ones have more than 32 pieces: the last one weighs little."""
 PIECES_MAX: Final = 1024  # a piece set is 128 bytes at most, a tenth of a datagram
 HASH_BYTES: Final = 16
 """Of a piece's BLAKE3, as announced. Finding a second preimage of 128 bits is out of reach, and the
@@ -41,11 +42,11 @@ class SwarmConfig(Struct, frozen=True, kw_only=True):
 
     # Announcing pieces.
     neighbours: int = 14
-    """Peers that a node asks the rendezvous node for, in all. A Have to each costs 17 kB/s a node
-    in a crowd of 1,000; more neighbours gained nothing there (docs/simulations.md)."""
+    """Peers that a node asks the rendezvous node for, in all. Sweep: 8 cost 2.4 % of the time;
+    more than 14 gained nothing in a crowd of 1,000 (docs: simulations)."""
     announce_gap_s: float = 0.05
-    """Pieces accepted within this time share one datagram. Longer gaps delay the next copy of a
-    piece, which takes 0.08 s on a link of 50 Mbit/s."""
+    """Pieces accepted within this time share one datagram. Sweep: 0 s gained nothing, 0.2 s cost
+    1.5 % of the time."""
     repeat_have_s: float = 2.0
     """How often the whole piece set is sent again. It repairs what the loss of datagrams hid."""
     query_retry_s: float = 0.25
@@ -66,10 +67,12 @@ class SwarmConfig(Struct, frozen=True, kw_only=True):
 
     # Leasing the origin's pieces, as a rendezvous node.
     leases_start: int = 5
-    """Leases of one blob at a time, at first. Table: fewer left the origin's link idle between two
-    requests. The number grows while that helps (``rendezvous/leases.py``)."""
+    """Leases of one blob at a time, at first. Sweep: 3 cost 12 % of the time and 2 cost 27 %, as
+    the origin's link idles between two requests; 8 and 12 gained nothing. The number grows while
+    that helps (``rendezvous/leases.py``)."""
     leases_first: int = 2
-    """... until the first lease is done: pieces come sooner when fewer share the origin's link."""
+    """... until the first lease is done: pieces come sooner when fewer share the origin's link.
+    Sweep: 1 and 5 differ from it by less than 1 %, which is within what seeds differ."""
     leases_max: int = 64  # a bound on connections to the origin
     lease_stalled_s: float = 0.8
     """Without a report or a byte for this time (four reports), a lease is granted to another."""
@@ -92,8 +95,8 @@ class SwarmConfig(Struct, frozen=True, kw_only=True):
     slower_s: float = 1.0
     """So is one that needs this much longer than two typical fetches (``fetch_scheduler.py``)."""
     busy_s: float = 0.07
-    """Pause after BUSY, times 0.5 to 1.5: about the time of a piece at 50 Mbit/s. Three times
-    fewer refusals took the same time (docs/benchmarks.md)."""
+    """Pause after BUSY, times 0.5 to 1.5: about the time of a piece at 50 Mbit/s. Longer pauses,
+    with a third of the refusals, took the same time (docs: benchmarks)."""
     slow_s: float = 5.0
     """How long a peer is asked last after a cancelled fetch, doubled with each, up to 8 times."""
 

@@ -177,7 +177,7 @@ class Neighbour(Struct):
 
 
 class Registration(Struct):
-    """What this node and the blob's rendezvous node last told each other.
+    """What this node and the blob's rendezvous node last sent each other.
 
     Attributes:
       number: of the last ``Register``. ``unanswered``: how many in a row had no answer.

@@ -41,7 +41,7 @@ STALLED_LAST_RESORT: Final = 8
 cancelling it gains nothing then. Chosen: 8 s are below the driver's own limit of 10 s."""
 FEW_PEERS: Final = 5
 """Up to this many neighbours are each kept busy with two fetches. One that waits for the next
-request leaves its uplink idle, which weighs most where few give."""
+request leaves its uplink idle, which weighs most where few peers serve."""
 TYPICAL_NEW: Final = 0.2
 """Weight of a fetch that ends in the typical time: an average over the last five or so."""
 
@@ -334,7 +334,7 @@ class FetchScheduler:
             self._cancel(fetch, keep=False)
 
     def cancel_piece(self, download: Download, piece: int, *, but: Fetch | None = None) -> None:
-        """Cancel the fetches of this piece alone from peers, but for ``but``, which brought it."""
+        """Cancel the peers' fetches of just this piece, except ``but``, which brought it."""
         if piece not in download.fetches:
             return
         bit = 1 << piece

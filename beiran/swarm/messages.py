@@ -49,7 +49,7 @@ class Register(Struct, frozen=True, array_like=True, tag=1):
       lacking: pieces that it lacks and can ask no peer for.
       can_lease: it can fetch from the origin now. ``origin_possible``: it may be able to later.
       neighbours_wanted: how many participants the answer should name.
-      seeds: nodes that told the sender that they have the whole blob.
+      seeds: nodes that announced the whole blob to the sender.
     """
 
     sender: WireNodeId

@@ -13,6 +13,7 @@ Downloads go one after another, as an engine unpacks layers in order. Within a d
 nothing; ``fetch_scheduler`` calls it.
 """
 
+from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -57,14 +58,11 @@ class Peers:
     def __init__(self, config: SwarmConfig, random: "Random") -> None:
         self._config = config
         self._random = random
-        self._peers: dict[NodeId, Peer] = {}
+        self._peers: defaultdict[NodeId, Peer] = defaultdict(Peer)
 
     def get(self, node: NodeId) -> Peer:
         """The record of a peer. To be read only."""
-        peer = self._peers.get(node)
-        if peer is None:
-            peer = self._peers[node] = Peer()
-        return peer
+        return self._peers[node]
 
     def forget(self, node: NodeId) -> None:
         """A peer is offline. It begins anew when it is back."""

@@ -5,7 +5,7 @@ under way to many is whole nowhere for long. ``uploads_waiting`` further request
 link never idles between two uploads. When an upload ends, the next slot goes to the requester that
 receives least now, and among equals to the piece that this node has sent least often: so a fresh
 piece leaves once, and its receivers pass it on. Further requests get BUSY. (BitTorrent's choking
-solves another problem: it rewards peers that give in return, and here all belong to one operator.)
+solves another problem: it rewards peers that upload in return; here all belong to one operator.)
 """
 
 from collections import Counter

@@ -35,7 +35,7 @@ def test_a_node_with_a_verified_blob_attests_every_hash(node: SwarmNode) -> None
 
 def test_hashes_provided_with_a_blob_are_attested(node: SwarmNode) -> None:
     node.provide(BLOB, SIZE, now=0.0, hashes=HASHES)
-    node.provide(BLOB, SIZE, now=0.0)  # who knows them no more does not make us forget them
+    node.provide(BLOB, SIZE, now=0.0)  # without hashes: those known before stay
     (answer,) = answers(tell(node, wanted(b"\x02")), PEERS[1])
     assert isinstance(answer, Have)
     assert answer.hashes == (PieceHash(1, b"1" * 16, True),)

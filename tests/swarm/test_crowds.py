@@ -1,4 +1,4 @@
-"""Many nodes and one image: who has it in the end, what the origin sent, what faults cost."""
+"""Many nodes and one image: which have it in the end, what the origin sent, what faults cost."""
 
 from simulations.swarm.world import World
 from tests.swarm.pulling import ALONE_S, IMAGE, crowd, from_origin
@@ -53,10 +53,10 @@ def test_sources_that_lack_the_blob_cost_a_moment() -> None:
 def test_a_seed_that_is_no_member_is_not_waited_for() -> None:
     world = World()
     world.publish(IMAGE)
-    alone = world.add()
+    single = world.add()
     stranger = world.add()
-    world.pull(alone, IMAGE, sources=[stranger])
-    took_s = world.run_until(world.pulled([alone], IMAGE), within_s=60)
+    world.pull(single, IMAGE, sources=[stranger])
+    took_s = world.run_until(world.pulled([single], IMAGE), within_s=60)
     assert took_s < 1.1 * ALONE_S
 
 

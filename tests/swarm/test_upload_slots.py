@@ -1,4 +1,4 @@
-"""How many may fetch from us at once, who waits, and who is next."""
+"""How many uploads run at once, which requests wait, and which is next."""
 
 from beiran.ids import Digest, NodeId
 from beiran.swarm.config import SwarmConfig

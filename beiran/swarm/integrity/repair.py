@@ -20,7 +20,7 @@ from beiran.swarm.rendezvous.registration import Registrar
 
 
 class Repairer:
-    """Revokes pieces and fetches them again: from the origin if it can give them.
+    """Revokes pieces and fetches them again: from the origin where that is possible.
 
     The origin's bytes are beyond suspicion. Without an origin other peers than before are asked.
     """
@@ -44,8 +44,8 @@ class Repairer:
         suspect = self._checker.suspect_pieces(download)
         if not suspect or download.times_damaged > DAMAGED_MAX:
             download.give_up()
-            who = "peers give" if suspect else "the origin gives"
-            reason = f"the bytes that {who} have another SHA-256 than the digest"
+            source = "peers give" if suspect else "the origin gives"
+            reason = f"the bytes that {source} have another SHA-256 than the digest"
             self._context.emit(BlobStuck(download.digest, reason))
             return
         download.resume()
@@ -64,7 +64,7 @@ class Repairer:
         self._context.set_timer_no_later(WatchDue(), WATCH_S)
 
     def refetch(self, download: Download) -> None:
-        """Fetch revoked pieces from the origin, without a lease. From peers if it does not give.
+        """Fetch revoked pieces from the origin, without a lease. From peers if it cannot.
 
         Without a lease, as another participant's copy of the same piece proves nothing here.
         """
@@ -72,7 +72,7 @@ class Repairer:
             download.evidence.set_refetch(0)
             return
         if self._context.now < download.origin.retry_at:
-            return  # wait: peers would give the bytes that they gave before
+            return  # wait for it: peers would send the same bytes again
         left = download.evidence.refetch & ~download.in_flight
         while left:
             run = lowest_run(left)

@@ -41,8 +41,8 @@ SILENT_INTERVALS: Final = 4
 """A participant that misses this many registrations is gone: 2 s, less than gossip takes."""
 GRANT_RETRY_S: Final = 0.15  # as ``register_retry_s``: the same round trip
 REGISTER_SLOWER_FROM: Final = 400
-"""With more participants each registers less often: at most 800 registrations a second, which take
-the rendezvous node about a tenth of a core."""
+"""With more participants each registers less often: at most 800 registrations a second.
+Chosen, as the rendezvous node has one core for them."""
 LACKING_NAMED: Final = 2  # holders of pieces that a participant lacks, of those that it is named
 
 
@@ -54,7 +54,7 @@ class _Swarm(Struct):
 
 
 def register_interval_s(config: SwarmConfig, participants: int) -> float:
-    """How often each of so many participants registers, in seconds."""
+    """The seconds between two registrations of each of ``participants`` nodes."""
     return config.register_interval_s * max(1.0, participants / REGISTER_SLOWER_FROM)
 
 

@@ -29,7 +29,7 @@ class HeldLease(Struct):
     Attributes:
       left: pieces still to be fetched. ``fetch``: the number of the fetch that runs.
       bytes_done: of the fetches that are over. ``end_reports``: how often its end was reported.
-      throttled_at: a rate limit of this node stopped it after it had brought so many bytes.
+      throttled_at: the bytes that it had brought when a rate limit of this node stopped it.
     """
 
     key: LeaseKey
@@ -119,7 +119,7 @@ class Leaseholder:
             lease.throttled_at = self._bytes_done(lease) if throttled else None
 
     def dropped(self, digest: Digest) -> None:
-        """A blob is not wanted any more, and its fetches are cancelled: give its leases back."""
+        """A blob is not wanted any more, and its fetches are cancelled: end its leases."""
         for lease in list(self._held.values()):
             if lease.key[1] == digest and lease.state == LeaseState.RUNNING:
                 lease.state, lease.fetch = LeaseState.FAILED, None

@@ -51,8 +51,8 @@ TRIAL_S: Final = 1.0
 """A trial of more leases, and the time before it: two windows of the rate that is compared."""
 TRIAL_PAUSE_S: Final = 3.0  # after a trial without success
 TRIAL_WORTH: Final = 0.2
-"""Half as many leases again must give this much more. A full link gives nothing more, an idle one
-half as much again; the rate of a second varies by some 10 %. TRIAL_SWEEP"""
+"""Half as many leases again must bring this much more. A full link brings nothing more, an idle one
+half as much again; 20 % lies between, above what the rate of a second varies by. Chosen."""
 THROTTLED_S: Final = 10.0
 """A participant that reported a rate limit of its own is not counted on for this time: bursts of a
 token bucket come and go within seconds."""
@@ -73,7 +73,7 @@ class Participant(Struct):
     Attributes:
       lacking_long: pieces that it lacked in ``lacking_times`` registrations in a row.
       leases: that it holds now. ``granted``: in all.
-      unproductive: others did not get from it what it had.
+      unproductive: others could not fetch from it what it had.
       number: of its last registration.
       brought: pieces of its leases that ended at ``brought_at``; a registration that was on the
         way then does not have them yet.
@@ -125,7 +125,7 @@ class Lease(Struct):
     paused_s: float = 0.0
 
     def age_s(self, now: float) -> float:
-        """How long it has run, without pauses that nobody can be blamed for."""
+        """How long it has run, without the pauses that rate limits caused."""
         return now - self.granted_at - self.paused_s
 
     @property
@@ -140,7 +140,7 @@ class Leases:
     Attributes:
       running: the leases that run, by number.
       seeds: nodes that have the whole blob by participants' word, and when that was last said.
-      announced_leasable: what participants were last told of ``leasable``.
+      announced_leasable: what participants last learned of ``leasable``.
     """
 
     def __init__(self, pieces: Pieces, config: SwarmConfig, random: "Random", now: float) -> None:

@@ -37,7 +37,7 @@ NUMBERS: Final = 2**32
 
 
 class Ranking:
-    """Which node is the rendezvous node of which blob."""
+    """The rendezvous node of each blob."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -140,7 +140,7 @@ class Registrar:
                 self.register(download)
 
     def leave(self, download: Download) -> None:
-        """Tell the rendezvous node that this node takes part no longer."""
+        """Take part no longer."""
         leave = Leave(self._context.own, download.digest)
         self._context.send(download.registration.rendezvous, leave)
         self._context.cancel_timer(RegisterDue(download.digest))

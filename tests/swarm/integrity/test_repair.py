@@ -1,4 +1,4 @@
-"""Damaged blobs, audits and bans: what wrong bytes and wrong hashes cost, and who is banned."""
+"""Damaged blobs, audits, forged hashes: what they cost, and which peers are banned."""
 
 from functools import cache
 
@@ -27,15 +27,15 @@ def test_peers_that_corrupt_bytes_are_banned_and_no_wrong_piece_accepted() -> No
     world = World(4)
     world.publish(IMAGE)
     hosts = world.add_many(8)
-    liars = hosts[:3]
-    for liar in liars:
-        liar.spoils = True
+    corrupt = hosts[:3]
+    for host in corrupt:
+        host.spoils = True
     for host in hosts:
         world.pull(host, IMAGE)
     world.run_until(world.pulled(hosts, IMAGE), within_s=120)
     assert world.wrong_accepted == 0
     named = {node for host in hosts for node in host.distrusted}
-    assert named == {liar.id for liar in liars}
+    assert named == {host.id for host in corrupt}
 
 
 def test_seeds_that_corrupt_bytes_are_banned_and_replaced() -> None:
@@ -45,12 +45,12 @@ def test_seeds_that_corrupt_bytes_are_banned_and_replaced() -> None:
     world.update_members()
     for seed in seeds:
         world.seed_blobs(seed, BIG)
-    for liar in seeds[:3]:
-        liar.spoils = True
+    for seed in seeds[:3]:
+        seed.spoils = True
     world.pull(one, BIG, sources=seeds, from_origin=False)
     world.run_until(world.pulled([one], BIG), within_s=60)
     assert world.wrong_accepted == 0
-    assert set(one.distrusted) == {liar.id for liar in seeds[:3]}
+    assert set(one.distrusted) == {seed.id for seed in seeds[:3]}
 
 
 def test_corrupt_seeds_without_hashes_are_noticed_once_the_blob_is_whole() -> None:
@@ -134,12 +134,12 @@ class ForgersWorld(World):
                 data = CODEC.encode(msgspec.structs.replace(message, hashes=hashes))
         super().send(host, to, data)
 
-    def _forged(self, host: Host, digest: Digest, told: PieceHash) -> PieceHash:
-        if self.only_own and not told.first_hand:
-            return told
-        marks = (host.name, *host.file.get((digest, told.piece), ()))
-        forged = self._transfers.hash_of(host, digest, told.piece, marks)
-        return PieceHash(told.piece, forged[:HASH_BYTES], told.first_hand)
+    def _forged(self, host: Host, digest: Digest, claim: PieceHash) -> PieceHash:
+        if self.only_own and not claim.first_hand:
+            return claim
+        marks = (host.name, *host.file.get((digest, claim.piece), ()))
+        forged = self._transfers.hash_of(host, digest, claim.piece, marks)
+        return PieceHash(claim.piece, forged[:HASH_BYTES], claim.first_hand)
 
 
 @cache
@@ -237,9 +237,9 @@ def test_honest_nodes_get_every_blob_and_ban_no_honest_one(
         world.schedule(world.now + 2.0, lambda: setattr(world.origin, "up", True))
     honest = hosts[len(world.forgers) :]
     world.run_until(world.pulled(honest, blobs), within_s=120)
-    liars = {forger.id for forger in world.forgers}
+    forgers = {forger.id for forger in world.forgers}
     for host in honest:
-        assert set(host.distrusted) <= liars
+        assert set(host.distrusted) <= forgers
 
 
 def test_revoked_pieces_wait_for_an_origin_that_is_away() -> None:

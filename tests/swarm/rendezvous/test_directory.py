@@ -1,4 +1,4 @@
-"""A rendezvous node: who takes part in which swarm."""
+"""A rendezvous node: which participants are in which swarm."""
 
 from random import Random
 

@@ -64,9 +64,9 @@ def test_throttling_of_an_unknown_or_lost_fetch_has_no_effect() -> None:
 class OneAtOnce(World):
     """Hosts whose own limit lets them fetch but one range from the origin at once."""
 
-    def __init__(self, seed: int, *, tells: bool = True) -> None:
+    def __init__(self, seed: int, *, reports_it: bool = True) -> None:
         super().__init__(seed)
-        self.tells = tells
+        self.reports_it = reports_it
         ask = self._transfers._ask_origin
 
         def ask_when_free(host: Host, transfer: Transfer) -> None:
@@ -74,7 +74,7 @@ class OneAtOnce(World):
             if not others:
                 ask(host, transfer)
                 return
-            if self.tells:
+            if self.reports_it:
                 self.do(host, host.node.fetch_throttled(transfer.fetch, now=self.now))
             self._transfers._later(0.05, host, transfer, ask_when_free)
 
@@ -83,8 +83,8 @@ class OneAtOnce(World):
 
 def test_leases_are_kept_when_all_participants_are_throttled() -> None:
     given_on = []
-    for tells in (False, True):
-        world = OneAtOnce(1, tells=tells)
+    for reports_it in (False, True):
+        world = OneAtOnce(1, reports_it=reports_it)
         blobs = [Blob("slow", 8 * 1024 * 1024)]
         world.origin.pipe.bytes_per_s = 400_000.0
         world.publish(blobs)
