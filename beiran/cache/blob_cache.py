@@ -125,11 +125,6 @@ class BlobCache:
         return cache
 
     @property
-    def bytes_max(self) -> int:
-        """The bound on ``used_bytes``."""
-        return self._bytes_max
-
-    @property
     def used_bytes(self) -> int:
         """Bytes of all blobs. A blob in flight counts as if it were whole."""
         return self._used_bytes

@@ -54,11 +54,6 @@ class ResolvedImage(Struct, frozen=True, kw_only=True):
     locations: ImageLocations | None = None
     warning: str = ""
 
-    @property
-    def digest(self) -> Digest:
-        """Of the manifest or index."""
-        return digest_of(self.data)
-
 
 class PullPlan(Struct, frozen=True, kw_only=True):
     """What a pull takes.

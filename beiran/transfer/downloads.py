@@ -60,11 +60,6 @@ class Downloads:
         self._nursery: Final = nursery
         self._beginning: dict[Digest, trio.Lock] = {}
 
-    @property
-    def in_flight(self) -> list[BlobDownload]:
-        """The downloads that have not ended."""
-        return list(self._driver.downloads.values())
-
     def is_under_way(self, digest: Digest) -> bool:
         """Whether a blob is being fetched now."""
         return digest in self._driver.downloads

@@ -239,7 +239,7 @@ async def test_a_cancelled_pull_leaves_nothing_half_done_and_others_go_on(
                 await trio.testing.wait_all_tasks_blocked()
                 assert files_of(images) == before
                 pulls.start_soon(pull_other, site)
-            await eventually(lambda: not site.downloads.in_flight)
+            await eventually(lambda: not site.driver.downloads)
             assert site.cache.in_flight(digest_of(LAYER)) is None
             assert done[0].image == digest_text(digest_of(OTHER_CONFIG))
             assert NAME.repository + ":2" in (images / "index.json").read_text()
