@@ -31,8 +31,8 @@ test: $(VENV)/.installed ## every test that this machine can run (10 minutes on 
 	@echo "Every test that this machine can run: about 10 minutes on 2 cores as root with the lab's packages, 4 without; make test-fast takes 3."
 	$(BIN)/python -m pytest $(COVERAGE) $(or $(PYTEST_ARGS),$(PARALLEL))
 
-test-fast: $(VENV)/.installed ## the tests that need no lab (3 minutes on 2 cores)
-	$(BIN)/python -m pytest $(COVERAGE) $(PARALLEL) -m 'not lab' $(PYTEST_ARGS)
+test-fast: $(VENV)/.installed ## the tests that need neither the lab nor simulations (3 minutes on 2 cores)
+	$(BIN)/python -m pytest $(COVERAGE) $(PARALLEL) -m 'not lab and not slow' $(PYTEST_ARGS)
 
 test-all: $(VENV)/.installed ## as root: install the lab's Debian packages, then run every test; a skipped one fails
 	@.ci/install-packages $$($(PYTHON) tests/requirements.py)

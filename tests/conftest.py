@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Generator
+from pathlib import Path
 from typing import Final
 
 import pytest
 
 from tests.requirements import missing, summary
 
+SIMULATIONS: Final = Path(__file__).parent / "simulations"
 LAB_REQUIRED: Final = "BEIRAN_LAB_REQUIRED"
 """Set (to 1, by ``.ci/run``): a test that would be skipped fails, and says why it was."""
 
@@ -15,9 +17,12 @@ LAB_REQUIRED: Final = "BEIRAN_LAB_REQUIRED"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The lab comes last and stays in one process: it has the machine to itself.
 
-    ``make test`` runs the other tests in one process a core (``--dist loadgroup``).
+    ``make test`` runs the other tests in one process a core (``--dist loadgroup``). Those of the
+    simulations take about half of its time, so ``make test-fast`` leaves them out as slow.
     """
     for item in items:
+        if SIMULATIONS in item.path.parents:
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("lab"):
             item.add_marker(pytest.mark.xdist_group("lab"))
     items.sort(key=lambda item: item.get_closest_marker("lab") is not None)
