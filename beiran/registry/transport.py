@@ -6,8 +6,8 @@ connection pools, TLS, timeouts and proxies (``HTTPS_PROXY``, ``HTTP_PROXY``, ``
 would carry what one host said to another. Blob bytes come this way too. Measured, 1 GiB over
 loopback, three runs: httpcore2 alone 1.3 CPU-s, httpx2's ``aiter_raw`` 1.4, which is noise.
 
-The import takes 60 ms and 6 MB, and the system's certificates as long again: agents that never
-pull are spared them until ``PRELOAD_AFTER_S`` after their start.
+The import takes 0.15 s of CPU and 3 MB (httpcore2 alone: 0.09 s, 0.8 MB), and the system's
+certificates 0.06 s. Starting an agent does not wait for them.
 
 A host that could not be reached is *down*: requests to it fail at once, while a task probes it. So
 a registry that swallows packets costs one connection timeout, and not one with every pull.
@@ -18,7 +18,6 @@ import ipaddress
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -347,6 +346,8 @@ class OriginHttp:
 
     def _make(self, key: _ClientKey, context: ssl.SSLContext) -> "httpx2.AsyncClient":
         """Raises: OriginUnavailable when the environment names a proxy that is none."""
+        from http.cookiejar import DefaultCookiePolicy
+
         import httpx2
 
         try:
