@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from threading import Lock
 from typing import IO, Final, TypeVar
 
 import trio
@@ -41,11 +42,19 @@ async def saved_image(
     with tempfile.TemporaryDirectory(prefix="beiran-save-") as folder:
         blobs = BlobFolder(Path(folder))
         blobs.blobs.mkdir(parents=True)
-        async with client.image_archive(image_id) as pieces:
-            # Where it is cancelled, the client hangs up, and the thread ends with an error.
-            await trio.to_thread.run_sync(
-                _keep_files, _Pieces(pieces), blobs, wanted, abandon_on_cancel=True
-            )
+        writing = Lock()
+
+        def keep_files(pieces: Iterator[bytes]) -> None:
+            with writing:
+                _keep_files(_Pieces(pieces), blobs, wanted)
+
+        try:
+            async with client.image_archive(image_id) as pieces:
+                await trio.to_thread.run_sync(keep_files, pieces, abandon_on_cancel=True)
+        finally:
+            # A cancelled thread ends now that the client has hung up; the folder goes after that.
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(writing.acquire)
         yield blobs
 
 
