@@ -318,10 +318,3 @@ class Engine(Protocol):
         Raises: EngineRefused; EngineUnavailable.
         """
         ...
-
-    async def find_image(self, name: str) -> Digest | None:
-        """The image, by its config's digest, that has this name now.
-
-        Raises: EngineUnavailable.
-        """
-        ...

@@ -90,10 +90,6 @@ class NoEngine(Engine):
     async def untag(self, name: str) -> None:
         """Change nothing: no image has a name here."""
 
-    @override
-    async def find_image(self, name: str) -> Digest | None:
-        return None
-
 
 def _refuse() -> Never:
     raise EngineRefused("this node has no engine: start its agent with one (--engine)")

@@ -214,7 +214,6 @@ async def test_no_engine_has_nothing() -> None:
     assert await engine.knows_compressed({digests(ONE)[0]: digests(ONE)[0]}) == set()
     assert await engine.manifest(UNKNOWN) is None
     assert await engine.image_manifest(UNKNOWN) is None
-    assert await engine.find_image("a:1") is None
     with pytest.raises(NotFound):
         await read_blob(engine, UNKNOWN)
 

@@ -89,11 +89,6 @@ class ImageInspect(Struct, rename="pascal"):
     os: str = ""
     root_fs: RootFs = field(name="RootFS", default_factory=RootFs)
 
-    @property
-    def platform(self) -> tuple[str, str]:
-        """Operating system and architecture."""
-        return self.os, self.architecture
-
 
 class HistoryEntry(Struct, rename="pascal"):
     """A row of ``GET /images/NAME/history``, which has the newest first."""

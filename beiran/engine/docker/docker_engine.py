@@ -14,7 +14,6 @@ from msgspec.structs import replace
 from typing_extensions import override
 
 from beiran.api.models import EngineInfo
-from beiran.engine.content_store import PlatformImage
 from beiran.engine.docker.docker_client import first_error
 from beiran.engine.docker.load import archive
 from beiran.engine.docker.session import RELIST_S, DockerSession, open_session
@@ -212,17 +211,3 @@ class DockerEngine(Engine):
     @override
     async def untag(self, name: str) -> None:
         await self._up().client.untag(name)
-
-    @override
-    async def find_image(self, name: str) -> Digest | None:
-        session = self._up()
-        try:
-            inspect = await session.client.inspect_image(name)
-            images = await session.store.read(inspect.id)
-        except NotFound:
-            return None
-        # Behind an index there may be several; the engine speaks of the one for its platform.
-        fit = [one for one in images if (one.os, one.architecture) == inspect.platform]
-        for image in fit or images:
-            return image.config if isinstance(image, PlatformImage) else Digest(image.image)
-        return None

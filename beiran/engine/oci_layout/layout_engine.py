@@ -421,20 +421,3 @@ class OciLayoutEngine(Engine):
         """An image with no name left is no longer listed."""
         await trio.to_thread.run_sync(self._writer.remove_name, name)
         self._note_change()
-
-    @override
-    async def find_image(self, name: str) -> Digest | None:
-        """Of several platforms, the first."""
-        return await trio.to_thread.run_sync(self._find_image, name)
-
-    def _find_image(self, name: str) -> Digest | None:
-        try:
-            rows = read_index(self._folder).manifests
-        except (MissingContent, BadContent) as problem:
-            raise EngineUnavailable(str(problem)) from None
-        for descriptor in rows:
-            if is_named(descriptor, name):
-                images = self._blobs.find_images(descriptor).images
-                if images:
-                    return images[0].config
-        return None
