@@ -1,4 +1,7 @@
-"""What the core wants done, and what it has found out. The core never acts: it returns these."""
+"""What the core wants done, and what it has found out. The core never acts: it returns these.
+
+The driver carries out the first six kinds; the store and the event stream take the others.
+"""
 
 from msgspec import Struct
 
@@ -13,19 +16,19 @@ class SendDatagram(Struct, frozen=True):
     to: Address
     data: bytes
     confirmed: bool = False
-    """It answered lately: the kernel need not ask ARP again (``MSG_CONFIRM``, send(2))."""
+    """The address answered lately: the kernel need not ask ARP again (``MSG_CONFIRM``, send(2))."""
 
 
 class Broadcast(Struct, frozen=True):
-    """Send a beacon to the beacon port of every LAN we are on."""
+    """Send a beacon to the beacon port of each LAN of this host."""
 
     data: bytes
 
 
 class SendRequest(Struct, frozen=True):
-    """POST ``data`` to the agent's TCP port; hand what comes to ``receive_reply(token, …)``.
+    """POST ``data`` to the agent's TCP port, and hand the reply to ``receive_reply(token, …)``.
 
-    Where no reply comes within ``timeout_s``, call ``request_failed(token, …)``.
+    If none comes within ``timeout_s``, call ``request_failed(token, …)``.
     """
 
     to: Address
@@ -35,7 +38,7 @@ class SendRequest(Struct, frozen=True):
 
 
 class Watch(Struct, frozen=True):
-    """Keep an idle TCP connection to this member; tell ``watch_broken`` when it ends."""
+    """Keep an idle TCP connection to this member, and call ``watch_broken`` when it ends."""
 
     node: NodeId
     address: Address
@@ -48,7 +51,7 @@ class Unwatch(Struct, frozen=True):
 
 
 class MemberChanged(Struct, frozen=True):
-    """What we know of a member is new. ``previous`` is None when we see it for the first time."""
+    """A newer fact about a member was taken over. ``previous``: None for a new member."""
 
     member: Member
     previous: Status | None
@@ -56,19 +59,19 @@ class MemberChanged(Struct, frozen=True):
 
 
 class MemberForgotten(Struct, frozen=True):
-    """A member gone for long is reaped: nothing is kept of it."""
+    """A member that was offline for ``forget_s`` is reaped: nothing is kept of it."""
 
     node: NodeId
 
 
 class HoldingsChanged(Struct, frozen=True):
-    """What ``owner`` holds is new; ourselves included.
+    """The holdings of an owner have changed; this node is one of the owners.
 
     Attributes:
       version: of the owner's holdings after this change; grows with each.
-      held: added, or held already and now under other names.
+      held: added, or held before and now under other names.
       released: no longer held.
-      reset: ``held`` is all there is; whatever else was known of the owner is void.
+      reset: ``held`` is all that the owner holds; nothing known before counts.
     """
 
     owner: NodeId
@@ -79,19 +82,19 @@ class HoldingsChanged(Struct, frozen=True):
 
 
 class ImageDescribed(Struct, frozen=True):
-    """An image that somebody holds was described to us."""
+    """The description of a held image has come."""
 
     description: ImageDescription
 
 
 class ImageForgotten(Struct, frozen=True):
-    """Nobody known to us holds this image any more: its description is dropped."""
+    """No known owner holds this image any more: its description is dropped."""
 
     image: Digest
 
 
 class IdentityConflict(Struct, frozen=True):
-    """Another agent, at this address, uses our UUID. An operator must give one of us another."""
+    """Another agent, at this address, uses this node's UUID. An operator must give one another."""
 
     address: Address
 

@@ -15,7 +15,7 @@ from beiran.gossip.messages import NewsItem
 from beiran.gossip.timers import LeaveRepeatDue
 from beiran.ids import NodeId
 
-LEAVE_REPEAT_S: Final = 0.1  # ten round trips of a LAN; with the tries, below the driver's second
+LEAVE_REPEAT_S: Final = 0.1  # above a LAN's round trip; all tries end within the driver's second
 LEAVE_TRIES: Final = 4  # at a loss of 20 % one member in 600 misses all of them
 
 
