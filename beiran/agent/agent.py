@@ -112,6 +112,7 @@ async def open_agent(settings: Settings) -> AsyncIterator["Agent"]:
         writer = StoreWriter(store, bus)
         driver = GossipDriver(
             node,
+            tasks,
             udp=udp,
             beacon=beacon,
             peers=peers,

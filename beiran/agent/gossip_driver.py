@@ -1,12 +1,12 @@
 """The loop around the gossip core: packets and time in, effects out.
 
-The core decides, this acts. Everything runs in one task at a time (trio), so the core sees its
-inputs one after the other. What the core has found out goes to the observers, in order.
+The core decides, the driver acts. trio runs one task at a time, so that the core gets its inputs
+one after the other. Facts that the core reports go to the observers, in order.
 """
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, assert_never
 
 import trio
 
@@ -15,7 +15,12 @@ from beiran.gossip.config import STREAM_BYTES_MAX
 from beiran.gossip.effects import (
     Broadcast,
     Effect,
+    HoldingsChanged,
     IdentityConflict,
+    ImageDescribed,
+    ImageForgotten,
+    MemberChanged,
+    MemberForgotten,
     SendDatagram,
     SendRequest,
     Unwatch,
@@ -36,13 +41,15 @@ from beiran.swarm.codec import is_swarm
 GOSSIP_PATH: Final = "/gossip"
 WATCH_PATH: Final = "/gossip/watch"
 REQUEST_BODY_BYTES_MAX: Final = 8 * 1024 * 1024  # 10,000 nodes with 211 layers each take 2 MB
-FAREWELL_S: Final = 1.0
+LEAVE_S: Final = (
+    1.0  # how long a stopping agent waits for acknowledgements; the core tries for 0.4 s
+)
 
 _log: Final = logging.getLogger(__name__)
 
 
 class EffectObserver(Protocol):
-    """Part of the agent that acts on what the core found out."""
+    """Part of the agent that acts on the facts that the core reports."""
 
     def on_effects(self, effects: Sequence[Effect]) -> None:
         """Take effects, in the order in which the core emitted them. Must not wait."""
@@ -53,13 +60,18 @@ class GossipDriver:
     """Drives one core.
 
     Args:
+      tasks: runs requests and connection watches. It ends no later than what is handed in here.
       observers: take the effects that are not the driver's own, one after the other.
       swarm: takes datagrams of the swarm, which come to the same port.
+
+    Attributes:
+      identity_conflict: one line, once another agent has used this node's UUID.
     """
 
     def __init__(
         self,
         node: GossipNode,
+        tasks: trio.Nursery,
         *,
         udp: UdpSocket,
         beacon: Beacon | None,
@@ -69,21 +81,20 @@ class GossipDriver:
     ) -> None:
         self.node: Final = node
         self.identity_conflict: str | None = None
+        self._tasks: Final = tasks
         self._udp: Final = udp
         self._beacon: Final = beacon
         self._peers: Final = peers
         self._observers: Final = observers
         self._swarm: Final = swarm
-        self._nursery: trio.Nursery | None = None
         self._watches: dict[NodeId, trio.CancelScope] = {}
         self._leaving = False
         self._alarm: Final = Alarm(node.next_deadline)
-        self._farewell_heard = trio.Event()
+        self._leave_acknowledged = trio.Event()
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Gossip until cancelled."""
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
             nursery.start_soon(self._receive_datagrams)
             if self._beacon is not None:
                 nursery.start_soon(self._receive_beacons, self._beacon)
@@ -92,14 +103,14 @@ class GossipDriver:
             task_status.started()
 
     async def leave(self) -> None:
-        """Say goodbye, and wait a moment for others to have heard it."""
+        """Leave the cluster, and wait up to ``LEAVE_S`` for members to acknowledge it."""
         self._leaving = True
         self.do(self.node.leave(now=trio.current_time()))
-        with trio.move_on_after(FAREWELL_S):
-            await self._farewell_heard.wait()
+        with trio.move_on_after(LEAVE_S):
+            await self._leave_acknowledged.wait()
 
     def routes(self) -> list[Route]:
-        """What other agents ask of this one over TCP."""
+        """The routes by which other agents reach this one over TCP."""
         return [
             Route(
                 method="POST",
@@ -118,7 +129,7 @@ class GossipDriver:
         ]
 
     def do(self, effects: list[Effect]) -> None:
-        """Do what the core wants, and pass on what it has found out."""
+        """Carry out what the core wants, and pass on the facts that it reports."""
         found: list[Effect] = []
         for effect in effects:
             match effect:
@@ -128,10 +139,10 @@ class GossipDriver:
                     if self._beacon is not None:
                         self._beacon.send(data)
                 case SendRequest():
-                    self._start(self._request, effect)
+                    self._tasks.start_soon(self._request, effect)
                 case Watch():
                     scope = self._watches[effect.node] = trio.CancelScope()
-                    self._start(self._watch, effect, scope)
+                    self._tasks.start_soon(self._watch, effect, scope)
                 case Unwatch(node=node):
                     if node in self._watches:
                         self._watches.pop(node).cancel()
@@ -140,13 +151,21 @@ class GossipDriver:
                     _log.error(
                         "%s; remove node.uuid on one of the two hosts", self.identity_conflict
                     )
-                case _:
+                case (
+                    MemberChanged()
+                    | MemberForgotten()
+                    | HoldingsChanged()
+                    | ImageDescribed()
+                    | ImageForgotten()
+                ):
                     found.append(effect)
+                case _:
+                    assert_never(effect)
         if found:
             for observer in self._observers:
                 observer.on_effects(found)
         if self._leaving and self.node.leave_acknowledged:
-            self._farewell_heard.set()
+            self._leave_acknowledged.set()
         self._alarm.look()
 
     # --- the loops --------------------------------------------------------------------------
@@ -154,15 +173,15 @@ class GossipDriver:
     async def _keep_time(self) -> None:
         while True:
             now = await self._alarm.ring()
-            # What has come in the meantime is heard before silence is held against anybody.
-            for _ in range(2):  # one to ask the kernel what has come, one to take it
+            # The core gets the packets that have come meanwhile before it counts silence.
+            for _ in range(2):  # one to ask the kernel for them, one to take them
                 await trio.lowlevel.checkpoint()
             self.do(self.node.advance(now=now))
 
     async def _receive_datagrams(self) -> None:
         while True:
             datagrams, refusals = await self._udp.receive()
-            # Who was gone when we asked may have started again and said so since.
+            # Refusals first: an agent that refused may have started again, and said so since.
             for address in refusals:
                 self.do(self.node.refused(address, now=trio.current_time()))
             self._take(datagrams)
@@ -214,7 +233,3 @@ class GossipDriver:
 
         with scope:
             await watch(self._peers, effect.address, WATCH_PATH, broken)
-
-    def _start(self, task: Callable[..., object], *args: object) -> None:
-        if self._nursery is not None:
-            self._nursery.start_soon(task, *args)  # type: ignore[arg-type]
