@@ -130,7 +130,7 @@ def sent(effects: list[Effect], *, to: Address) -> list[object]:
     ]
 
 
-def told_by_gossip(bench: Listener, effects: list[Effect]) -> list[tuple[int, Gossip]]:
+def gossiped(bench: Listener, effects: list[Effect]) -> list[tuple[int, Gossip]]:
     return [(n, m) for n, m in bench.said(effects, Gossip) if isinstance(m, Gossip)]
 
 

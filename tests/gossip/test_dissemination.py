@@ -20,10 +20,10 @@ from tests.gossip.bench import (
     OWN,
     Listener,
     at,
+    gossiped,
     news_of,
     peer,
     sent,
-    told_by_gossip,
 )
 from tests.gossip.world import description, digest, holding
 
@@ -32,7 +32,7 @@ def a_delta(owner: int, version: int) -> Delta:
     return Delta(peer(owner), version - 1, version, (Held(digest(f"image-{version}"), ()),))
 
 
-def test_news_rides_only_to_those_whose_picture_is_another() -> None:
+def test_news_rides_only_to_members_whose_state_hash_differs() -> None:
     bench = Listener(peers=9)
     bench.live(1)
     bench.told(3, a_delta(3, 7))  # leaves a gap: it is not taken over, and nothing is to be told
@@ -54,7 +54,7 @@ def test_news_is_no_news_after_a_while() -> None:
     assert not [item for item in news_of(ack) if isinstance(item, Delta)]
 
 
-def test_an_ack_with_another_picture_is_answered_by_what_is_new() -> None:
+def test_an_ack_with_another_state_hash_is_answered_by_what_is_new() -> None:
     bench = Listener(peers=9)
     bench.live(1)
     bench.told(3, Delta(peer(3), 0, 7, (Held(digest("image-7"), ()),)))
@@ -69,16 +69,16 @@ def test_news_of_others_is_pushed_once() -> None:
     bench = Listener(peers=9)
     bench.live(1)
     effects = bench.told(3, Delta(peer(3), 0, 7, (Held(digest("image-7"), ()),)))
-    assert len(told_by_gossip(bench, effects)) >= 2
-    assert told_by_gossip(bench, bench.live(0.5)) == []
+    assert len(gossiped(bench, effects)) >= 2
+    assert gossiped(bench, bench.live(0.5)) == []
 
 
-def test_our_own_news_that_nobody_has_repeated_is_pushed_again() -> None:
+def test_own_news_without_an_echo_is_pushed_again() -> None:
     bench = Listener(peers=9)
     bench.live(1)
     effects = bench.did(bench.node.hold([holding("a")], [description("a")], now=bench.now))
-    assert len(told_by_gossip(bench, effects)) == 3
-    assert len(told_by_gossip(bench, bench.live(0.5))) == 3
+    assert len(gossiped(bench, effects)) == 3
+    assert len(gossiped(bench, bench.live(0.5))) == 3
 
 
 def test_where_packets_get_lost_there_is_a_second_round() -> None:
@@ -87,9 +87,9 @@ def test_where_packets_get_lost_there_is_a_second_round() -> None:
     while bench.now - bench.node._context.lost_at > 1:  # a ping of ours is not answered in time
         bench.live(0.1, silent=(1,))
     bench.told(3, Delta(peer(3), 0, 7, (Held(digest("image-7"), ()),)))
-    before = len(told_by_gossip(bench, bench.effects))
-    again = told_by_gossip(bench, bench.live(0.3))
-    assert len(told_by_gossip(bench, bench.effects)) > before
+    before = len(gossiped(bench, bench.effects))
+    again = gossiped(bench, bench.live(0.3))
+    assert len(gossiped(bench, bench.effects)) > before
     assert all(number != 3 for number, _ in again)  # it was the one who told us
 
 
@@ -97,8 +97,8 @@ def test_with_ticks_nothing_is_pushed_at_once() -> None:
     bench = Listener(peers=9, push_tick_s=0.2, by_state_hash=False)
     bench.live(5)
     effects = bench.told(3, Delta(peer(3), 0, 7, (Held(digest("image-7"), ()),)))
-    assert told_by_gossip(bench, effects) == []
-    told = told_by_gossip(bench, bench.live(0.25))
+    assert gossiped(bench, effects) == []
+    told = gossiped(bench, bench.live(0.25))
     assert len(told) == 3
 
 

@@ -241,7 +241,7 @@ def false_verdicts(scenario: Scenario) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", range(150))
-def test_whatever_befalls_a_cluster_it_comes_to_one_right_picture(seed: int) -> None:
+def test_after_any_mishaps_a_cluster_comes_to_one_right_state(seed: int) -> None:
     run_scenario(seed)
 
 

@@ -311,7 +311,8 @@ class SuspicionProtocol:
         self._changes.change(replace(known, status=Status.DOWN), reason=_reason(refused=refused))
         self._dissemination.spread(down)
         for other in self._suspicions:  # one witness less: others may have enough refusals now
-            if self._refused_by_enough(other):
+            running = self._suspicions.get(other.node) is other  # not ended by one before it
+            if running and self._refused_by_enough(other):
                 self._declare_down(other, refused=True)
 
 

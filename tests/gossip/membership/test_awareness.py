@@ -7,7 +7,7 @@ from beiran.gossip.messages import (
 from tests.gossip.bench import CODEC, OWN, OWN_ADDRESS, Bench, at, requests
 
 
-def test_who_hears_only_itself_deaf() -> None:
+def test_a_node_that_hears_only_itself_is_deaf() -> None:
     bench = Bench(peers=3)
     joined = bench.did(bench.node.join([at(200)], now=bench.now))
     joined += bench.run(0.1)

@@ -18,7 +18,7 @@ from tests.gossip.bench import (
 )
 
 
-def test_a_seed_that_calls_itself_by_another_address_is_not_asked_for_ever() -> None:
+def test_a_seed_that_announces_another_address_is_not_asked_for_ever() -> None:
     bench = Bench()
     elsewhere = at(200)
     bench.did(bench.node.join([elsewhere], now=bench.now))

@@ -25,7 +25,7 @@ def test_every_other_probe_goes_to_the_next_on_the_ring() -> None:
     assert set(probed) == set(bench.peers)
 
 
-def test_whoever_is_suspected_is_not_probed_as_the_next_on_the_ring() -> None:
+def test_a_suspect_is_not_probed_as_the_successor() -> None:
     bench = Listener(peers=9, confirm_at_once=False)
     after_us = bench.node.members.neighbours(OWN, 2, step=1)
     first, second = (next(n for n in bench.peers if peer(n) == node) for node in after_us)
@@ -50,7 +50,7 @@ def nack(bench: Listener, by: int, request: PingReq) -> None:
     bench.did(bench.node.receive_datagram(data, at(by), now=bench.now))
 
 
-def test_when_all_who_were_asked_hear_nothing_either_the_target_is_suspected_at_once() -> None:
+def test_nacks_of_all_that_were_asked_make_the_target_suspect_at_once() -> None:
     bench = Listener(peers=9, confirm_at_once=False)
     asked = asked_others(bench, silent=1)
     for by, request in asked[:-1]:
@@ -60,7 +60,7 @@ def test_when_all_who_were_asked_hear_nothing_either_the_target_is_suspected_at_
     assert bench.status(1) == Status.SUSPECT
 
 
-def test_who_doubts_itself_waits_for_the_end_of_its_probe() -> None:
+def test_a_node_in_bad_health_waits_for_the_end_of_its_probe() -> None:
     bench = Listener(peers=9, confirm_at_once=False)
     asked = asked_others(bench, silent=1)
     bench.told(2, Suspect(OWN, 5, 0, peer(2)))  # it refutes, and thinks less of its own health
@@ -77,7 +77,7 @@ def test_acks_of_strangers_leave_nothing_behind() -> None:
     assert len(bench.node._detector._answered_at) == before
 
 
-def test_an_ack_that_another_passes_on_says_nothing_of_our_own_way() -> None:
+def test_a_relayed_ack_does_not_confirm_the_address() -> None:
     bench = Bench(peers=2)
     ack = CODEC.encode_datagram(Ack(7, peer(1), bench.node.members.state_hash))
     bench.did(bench.node.receive_datagram(ack, at(2), now=bench.now))
@@ -86,7 +86,7 @@ def test_an_ack_that_another_passes_on_says_nothing_of_our_own_way() -> None:
     assert bench.node._detector._answered_lately(peer(1))
 
 
-def test_strangers_are_sent_no_news_whoever_they_say_they_are() -> None:
+def test_strangers_are_sent_no_news_under_any_name() -> None:
     bench = Bench(peers=2)
     bench.did(bench.node.hold([holding("a")], [description("a")], now=bench.now))
     heard = bench.hears(77, Ping(1, peer(77), 1))

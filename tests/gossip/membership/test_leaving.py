@@ -10,7 +10,7 @@ from tests.gossip.bench import CODEC, Bench, at, peer, sent
 from tests.gossip.world import World
 
 
-def test_who_is_leaving_does_not_come_back_with_a_new_address() -> None:
+def test_a_leaving_node_does_not_come_back_with_a_new_address() -> None:
     bench = Bench(peers=3)
     bench.did(bench.node.leave(now=bench.now))
     moved = bench.did(bench.node.move_to(at(99), now=bench.now))
@@ -18,7 +18,7 @@ def test_who_is_leaving_does_not_come_back_with_a_new_address() -> None:
     assert bench.node.own.status == Status.LEFT
 
 
-def test_who_comes_and_goes_within_milliseconds_says_goodbye_to_whoever_heard_it_come() -> None:
+def test_a_leave_milliseconds_after_a_beacon_reaches_all_that_heard_the_beacon() -> None:
     world = World(seed=3)
     first = world.add()
     world.run(5)
@@ -33,7 +33,7 @@ def test_who_comes_and_goes_within_milliseconds_says_goodbye_to_whoever_heard_it
     assert world.false_offline([second]) == []
 
 
-def test_whoever_is_pinged_while_it_leaves_says_so() -> None:
+def test_the_acks_of_a_leaving_node_say_that_it_leaves() -> None:
     bench = Bench(peers=2)
     bench.did(bench.node.leave(now=bench.now))
     (ack,) = [m for m in sent(bench.hears(7, Ping(1, peer(7), 1)), to=at(7)) if isinstance(m, Ack)]

@@ -16,7 +16,7 @@ from tests.gossip.bench import (
 from tests.gossip.world import holding
 
 
-def test_of_a_remembered_member_that_is_forgotten_nothing_is_left() -> None:
+def test_nothing_is_left_of_a_remembered_member_that_is_forgotten() -> None:
     old = Member(peer(1), "h1", at(1), 4, 0, Status.DOWN)
     own = Member(OWN, "own", OWN_ADDRESS, 5, 0, Status.ALIVE)
     node = GossipNode(

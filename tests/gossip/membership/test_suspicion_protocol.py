@@ -16,7 +16,7 @@ from tests.gossip.bench import CODEC, OWN, Bench, at, peer, requests, sent
 from tests.gossip.world import World
 
 
-def test_a_verdict_on_somebody_nobody_suspects_is_doubted() -> None:
+def test_a_down_about_a_member_that_is_not_suspected_only_begins_a_suspicion() -> None:
     bench = Bench(peers=9)
     bench.run(2.1)  # nobody was heard for a while
     number = next(n for n in range(1, 10) if bench.status(n) == Status.ALIVE)
@@ -29,7 +29,7 @@ def test_a_verdict_on_somebody_nobody_suspects_is_doubted() -> None:
     assert bench.status(number) == Status.DOWN
 
 
-def test_who_comes_out_of_a_small_part_of_a_split_net_brings_nobody_down() -> None:
+def test_a_node_out_of_a_small_part_of_a_split_network_brings_no_member_down() -> None:
     for seed in range(6):
         world = World(seed=seed)
         hosts = world.cluster(7)
@@ -54,7 +54,7 @@ def test_a_suspicion_after_all_have_left_raises_nothing() -> None:
     bench.run(60.0)
 
 
-def test_a_suspect_that_was_heard_is_asked_once_more_before_the_next_verdict() -> None:
+def test_a_suspect_that_was_heard_is_pinged_once_more_before_it_is_declared_down() -> None:
     bench = Bench(peers=9, confirm_at_once=False)
     bench.told(2, Suspect(peer(1), 5, 0, peer(2)))
     asked_at = heard_until = bench.now + 20.0
@@ -70,7 +70,7 @@ def test_a_suspect_that_was_heard_is_asked_once_more_before_the_next_verdict() -
     assert bench.now - asked_at < 2 * bench.node._context.config.last_call_s
 
 
-def test_a_suspect_that_speaks_to_us_is_told_at_once_and_once() -> None:
+def test_a_suspect_that_is_heard_is_informed_at_once_and_once() -> None:
     bench = Bench(peers=9, confirm_at_once=False)
     bench.told(2, Suspect(peer(1), 5, 0, peer(2)))
     bench.now += 0.01
@@ -86,7 +86,7 @@ def test_a_suspect_that_speaks_to_us_is_told_at_once_and_once() -> None:
     assert told[1] == []
 
 
-def test_a_clock_that_begins_at_zero_does_not_keep_a_verdict_from_falling() -> None:
+def test_a_clock_that_begins_at_zero_does_not_keep_a_suspicion_from_ending() -> None:
     suspected_at, heard_at = 1.3, 3.4  # their difference is rounded
     assert suspected_at + (heard_at - suspected_at) < heard_at
     bench = Bench(peers=9, now=1.0)
@@ -104,7 +104,7 @@ def test_a_clock_that_begins_at_zero_does_not_keep_a_verdict_from_falling() -> N
     assert bench.now > heard_at
 
 
-def test_a_refutation_that_a_suspect_tells_us_itself_needs_no_ping() -> None:
+def test_a_suspect_that_refutes_itself_is_not_pinged() -> None:
     bench = Bench(peers=9, confirm_at_once=False)
     bench.told(2, Suspect(peer(1), 5, 0, peer(2)))
     bench.now += 0.01
@@ -114,7 +114,7 @@ def test_a_refutation_that_a_suspect_tells_us_itself_needs_no_ping() -> None:
     assert sent(bench.did(bench.node.advance(now=bench.now)), to=at(1)) == []
 
 
-def test_a_watcher_whose_check_is_refused_says_so() -> None:
+def test_a_watcher_whose_check_is_refused_accuses_the_member() -> None:
     bench = Bench(peers=4)
     bench.run(1.0)  # by then it watches its neighbours
     watched = next(
@@ -138,3 +138,13 @@ def test_accusers_that_do_not_exist_do_not_pile_up() -> None:
     suspicion = bench.node._suspicions.get(peer(1))
     assert suspicion is not None
     assert len(suspicion.accusers) == ACCUSERS_MAX
+
+
+def test_members_whose_last_witness_goes_are_each_declared_down_once() -> None:
+    bench = Bench(peers=4, confirm_at_once=False)
+    for number in (1, 2, 3, 4):
+        bench.hears(number, Gossip(peer(number), ()))
+    for number in (1, 2, 3, 4):
+        bench.did(bench.node.refused(at(number), now=bench.now))
+    assert [bench.status(number) for number in (1, 2, 3, 4)] == [Status.DOWN] * 4
+    assert bench.node.counters["verdicts"] == 4

@@ -4,7 +4,7 @@ from beiran.oci.images import Holding
 from tests.gossip.world import World, description, digest, holding
 
 
-def test_an_image_with_thousands_of_names_does_not_keep_others_from_being_told() -> None:
+def test_an_image_with_thousands_of_names_does_not_hold_up_others() -> None:
     world = World(seed=1)
     hosts = world.cluster(3)
     tags = tuple(f"app:build-{i}" for i in range(3000))

@@ -27,7 +27,7 @@ from tests.gossip.bench import (
 from tests.gossip.world import World, description, digest
 
 
-def test_what_an_earlier_life_had_no_time_to_ask_is_asked_after_the_restart() -> None:
+def test_descriptions_wanted_before_a_restart_are_asked_for_after_it() -> None:
     world = World(seed=2)
     first, second = world.cluster(2)
     world.hold(second, "a")
@@ -38,7 +38,7 @@ def test_what_an_earlier_life_had_no_time_to_ask_is_asked_after_the_restart() ->
     world.run_until(world.converged, within_s=10)
 
 
-def test_descriptions_of_what_nobody_holds_any_more_are_not_kept_over_a_restart() -> None:
+def test_descriptions_of_images_without_a_holder_are_not_kept_over_a_restart() -> None:
     own = Member(OWN, "own", OWN_ADDRESS, 5, 0, Status.ALIVE)
     node = GossipNode(
         own,
@@ -51,7 +51,7 @@ def test_descriptions_of_what_nobody_holds_any_more_are_not_kept_over_a_restart(
     assert node.descriptions.get(digest("a")) is None
 
 
-def test_an_image_that_nobody_can_describe_does_not_hold_up_others() -> None:
+def test_an_image_that_no_member_can_describe_does_not_hold_up_others() -> None:
     bench = Bench(peers=2)
     bench.told(1, Delta(peer(1), 0, 7, (Held(digest("never")),)))
     for _ in range(60):
@@ -63,7 +63,7 @@ def test_an_image_that_nobody_can_describe_does_not_hold_up_others() -> None:
     assert [m.images for m in again if isinstance(m, Want)] == [(digest("other"),)]
 
 
-def test_an_offline_holder_is_not_asked_what_its_image_is() -> None:
+def test_an_offline_holder_is_not_asked_for_a_description() -> None:
     bench = Bench(peers=2)
     bench.told(1, Delta(peer(1), 0, 7, (Held(digest("a")),)))
     bench.told(2, Left(peer(1), 5, 1))
@@ -72,7 +72,7 @@ def test_an_offline_holder_is_not_asked_what_its_image_is() -> None:
     assert [r for r in requests(later) if r.to == at(1)] == []
 
 
-def test_who_asks_twice_before_we_know_is_answered_once() -> None:
+def test_an_asker_that_repeats_itself_is_answered_once() -> None:
     bench = Bench(peers=2)
     bench.told(1, Delta(peer(1), 0, 7, (Held(digest("a")),)))
     for _ in range(5):

@@ -147,7 +147,7 @@ def test_an_image_is_held_until_its_last_holder_lets_go() -> None:
     assert not possession.is_held(IMAGES[0])
 
 
-def test_a_release_of_what_we_never_had_is_passed_on_to_who_has_it() -> None:
+def test_a_release_of_an_image_that_was_never_known_is_passed_on() -> None:
     owner = peer(1)
     source, between, behind = (Possession({}, {}, tombstones_max=64) for _ in range(3))
     source.begin(owner, 100)

@@ -35,7 +35,7 @@ def test_a_reply_of_another_kind_does_not_end_all_push_pulls(
     assert bench.node.counters["bad_packets"] >= 2
 
 
-def test_a_want_that_is_told_many_times_is_answered_once() -> None:
+def test_a_want_that_is_listed_many_times_is_answered_once() -> None:
     bench = Bench(peers=1)
     bench.told(1, Delta(peer(1), 0, 7, (Held(digest("a")),)))
     wants = (SyncWant(peer(1), 0),) * 1000
@@ -47,7 +47,7 @@ def test_a_want_that_is_told_many_times_is_answered_once() -> None:
     assert len(answer.members) == len(answer.deltas) == 1
 
 
-def test_who_says_goodbye_is_not_asked_for_its_picture() -> None:
+def test_a_member_that_leaves_is_not_asked_for_its_state() -> None:
     bench = Bench(peers=3)
     left = CODEC.encode_news(Left(peer(1), 5, 1))
     bench.hears(1, Ping(1, peer(1), 12345, (left,)))
