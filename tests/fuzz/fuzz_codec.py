@@ -7,7 +7,7 @@ import zlib
 
 from tests.fuzz.harness import instrumented, run_fuzzer
 
-with instrumented("beiran.gossip"):
+with instrumented("beiran.gossip", "beiran.sansio"):
     from beiran.errors import BadPacket
     from beiran.gossip.codec import MAGIC_DEFLATED, Codec
     from beiran.gossip.messages import Datagram, Gossip, News, NewsItem, Stream
