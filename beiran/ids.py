@@ -44,11 +44,6 @@ def node_id_text(node: NodeId) -> str:
     return str(uuid.UUID(bytes=node))
 
 
-def node_uri(node: NodeId) -> str:
-    """``beiran+uuid://UUID``, as ``available_at`` lists nodes."""
-    return NODE_URI_SCHEME + node_id_text(node)
-
-
 def parse_digest(text: str) -> Digest:
     """Read ``sha256:`` and 64 hexadecimal digits in lower case.
 

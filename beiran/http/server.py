@@ -131,7 +131,6 @@ class _Server:
     def __init__(self, routes: RouteTable, connections_max: int, counters: HttpCounters) -> None:
         self.routes: Final = routes
         self.counters: Final = counters
-        self.watchers = 0
         self._connections_max: Final = connections_max
         self._connections = 0
         self._refusals = 0

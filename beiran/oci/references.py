@@ -59,13 +59,6 @@ class Reference(Struct, frozen=True):
         return Reference(self.registry, self.repository, DEFAULT_TAG)
 
     @property
-    def asked_as(self) -> str:
-        """What stands behind ``manifests/`` in a registry's path: digest, tag, or ``latest``."""
-        if self.digest is not None:
-            return digest_text(self.digest)
-        return self.tag or DEFAULT_TAG
-
-    @property
     def _rest(self) -> str:
         tag = f":{self.tag}" if self.tag else ""
         return tag + (f"@{digest_text(self.digest)}" if self.digest else "")

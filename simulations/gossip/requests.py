@@ -59,7 +59,7 @@ class Requests:
         if not streams.both_ways(host, target):
             return
         if reply is None:  # HTTP 400
-            wait_s = streams.leg_s(target, host, DATA_AGAIN_S)
+            wait_s = streams.leg_s(target, DATA_AGAIN_S)
             world.schedule(world.now + wait_s, self._failed, host, life, token, False)
             return
         streams.count_body(target, host, len(reply), kind_of(reply))

@@ -82,7 +82,7 @@ class Watches:
         if not self._wanted(connection) or connection.peer is not peer:
             return
         if peer.up and world.network.passes(peer.number, connection.watcher.number):
-            leg_s = self._streams.leg_s(peer, connection.watcher, DATA_AGAIN_S)
+            leg_s = self._streams.leg_s(peer, DATA_AGAIN_S)
             world.schedule(world.now + leg_s, self._closed, connection, peer)
         elif again_s < FIN_LAST_S:
             world.schedule(world.now + again_s, self._send_fin, connection, peer, 2 * again_s)

@@ -65,11 +65,9 @@ class Datagrams(Generic[H]):
             at += wait_s
         network = self._network
         link = network.link
-        if not network.intact:
-            if not network.passes(host.number, target.number):
-                self._dropped["cut"] += 1
-                return
-            link = network.between(host.number, target.number)
+        if not network.intact and not network.passes(host.number, target.number):
+            self._dropped["cut"] += 1
+            return
         if not host.up:
             return
         if size + IP_UDP_BYTES > link.mtu:
@@ -93,10 +91,9 @@ class Datagrams(Generic[H]):
         network, random = self._network, host.path_random
         for target in self._machines.on_lan(host.lan):
             link = network.link
-            if target is not host and not network.intact:
-                if not network.passes(host.number, target.number):
-                    continue
-                link = network.between(host.number, target.number)
+            whole = target is host or network.intact
+            if not whole and not network.passes(host.number, target.number):
+                continue
             if not (link.loss and random.random() < link.loss):
                 self._processes.hear(target, source, data)
 

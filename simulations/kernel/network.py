@@ -1,7 +1,8 @@
-"""The rules of the network: which host reaches which, and by which link.
+"""The faults of the network: partitions, one-way cuts, and losses.
 
-``datagrams`` and ``streams`` consult the rules for each packet; operations change them. Hosts are
-named by their numbers.
+``datagrams`` and ``streams`` ask here for each packet whether it passes, and by which link. The
+operations of scenarios (``simulations.gossip.operations``, ``simulations.swarm.operations``) call
+``partition``, ``cut``, ``change`` and ``heal``. Hosts are named by their numbers.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,38 +13,25 @@ from simulations.kernel.links import Link
 
 
 class Network:
-    """Partitions, cuts, and links.
+    """Partitions, one-way cuts, and the link that all hosts share.
 
     Attributes:
-      link: between any two hosts that have no link of their own (``set_link``).
+      link: between any two hosts.
       changed: callbacks; each is called with a description of every change.
-      intact: True if every host reaches every other by the same link, the quick case.
+      intact: True if every host reaches every other, the quick case.
     """
 
     def __init__(self, link: Link) -> None:
         self.link = link
         self.changed: Final[list[Callable[[str], None]]] = []
         self.intact = True
-        self._links: dict[tuple[int, int], Link] = {}
         self._sides: dict[int, int] = {}
         self._cut: dict[tuple[int, int], None] = {}
 
     def change(self, **changes: object) -> None:
-        """Change fields of the default link: ``change(loss=0.1)``."""
+        """Change fields of the link: ``change(loss=0.1)``."""
         self.link = replace(self.link, **changes)  # type: ignore[arg-type]
         self._announce(" ".join(f"{name} {value}" for name, value in changes.items()))
-
-    def set_link(self, source: int, target: int, link: Link | None) -> None:
-        """Give one direction between two hosts a link of its own; None removes it."""
-        if link is None:
-            self._links.pop((source, target), None)
-        else:
-            self._links[source, target] = link
-        self._update()
-
-    def between(self, source: int, target: int) -> Link:
-        """Return the link from one host to another."""
-        return self._links.get((source, target), self.link)
 
     def partition(self, *groups: Sequence[int]) -> None:
         """Split the network into ``groups``; a host in no group is with the first."""
@@ -83,4 +71,4 @@ class Network:
             callback(description)
 
     def _update(self) -> None:
-        self.intact = not (self._links or self._sides or self._cut)
+        self.intact = not (self._sides or self._cut)

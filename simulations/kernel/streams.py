@@ -35,13 +35,13 @@ class Streams:
         network = self._network
         return network.passes(a.number, b.number) and network.passes(b.number, a.number)
 
-    def leg_s(self, source: Host, target: Host, again_s: float) -> float:
-        """Return how long one packet takes, retransmissions included.
+    def leg_s(self, source: Host, again_s: float) -> float:
+        """Return how long one packet of ``source`` takes, retransmissions included.
 
         Args:
           again_s: the first retransmission timeout; it doubles.
         """
-        link = self._network.between(source.number, target.number)
+        link = self._network.link
         random = source.path_random
         wait_s = link.latency.draw(random)
         tries = 0
@@ -52,14 +52,14 @@ class Streams:
 
     def round_trip_s(self, source: Host, target: Host) -> float:
         """Return how long a SYN and its answer take."""
-        there_s = self.leg_s(source, target, SYN_AGAIN_S)
-        return there_s + self.leg_s(target, source, SYN_AGAIN_S)
+        there_s = self.leg_s(source, SYN_AGAIN_S)
+        return there_s + self.leg_s(target, SYN_AGAIN_S)
 
     def transfer_s(self, source: Host, target: Host, size_bytes: int) -> float:
         """Return how long a body takes over an open connection."""
         rates = [q.port.bits_per_s for q in (source.uplink, target.downlink) if q.port.bits_per_s]
         sending_s = 8 * size_bytes / min(rates) if rates else 0.0
-        return self.leg_s(source, target, DATA_AGAIN_S) + sending_s
+        return self.leg_s(source, DATA_AGAIN_S) + sending_s
 
     @staticmethod
     def count_control(host: Host, packets: int, payload_bytes: int = 0) -> None:

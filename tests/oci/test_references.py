@@ -54,9 +54,6 @@ def test_a_name_reads_as_docker_reads_it(text: str, expected: Reference, familia
 def test_what_goes_without_saying() -> None:
     assert str(parse_reference("a").tagged) == "docker.io/library/a:latest"
     assert parse_reference(f"a@{DIGEST_TEXT}").tagged.tag is None
-    assert parse_reference("a").asked_as == "latest"
-    assert parse_reference("a:1").asked_as == "1"
-    assert parse_reference(f"a:1@{DIGEST_TEXT}").asked_as == DIGEST_TEXT
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Any effects in any order: the rows are those of a plain dictionary."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +19,7 @@ from beiran.gossip.effects import (
     MemberForgotten,
 )
 from beiran.gossip.membership.member import Member, Status
-from beiran.ids import Digest, NodeId, digest_text, node_id_text, node_uri
+from beiran.ids import NODE_URI_SCHEME, Digest, NodeId, digest_text, node_id_text
 from beiran.oci.images import Holding, ImageDescription
 from beiran.store.reads import HeldBy, OnlineNodes
 from beiran.store.store import Store
@@ -158,13 +159,17 @@ def check_names(store: Store, model: Model) -> None:
             }
 
 
+def node_uris(nodes: Iterable[NodeId]) -> tuple[str, ...]:
+    return tuple(sorted(NODE_URI_SCHEME + node_id_text(node) for node in nodes))
+
+
 def check_listings(store: Store, model: Model) -> None:
     online = model.online()
     with store.reading() as queries:
         assert {n.uuid for n in queries.nodes(online_only=True)} == set(map(node_id_text, online))
         for image in queries.images(OnlineNodes()):
             holders = [n for n in online if image.id in map(digest_text, model.held.get(n, {}))]
-            assert image.available_at == tuple(sorted(map(node_uri, holders)))
+            assert image.available_at == node_uris(holders)
             assert set(image.tags) == {
                 tag
                 for n in holders
@@ -175,7 +180,7 @@ def check_listings(store: Store, model: Model) -> None:
         for layer in queries.layers(OnlineNodes()):
             holders = [n for n in online if layer.digest in model.layers_of(n)]
             assert holders
-            assert layer.available_at == tuple(sorted(map(node_uri, holders)))
+            assert layer.available_at == node_uris(holders)
         for n in (node("me"), *model.members):
             assert {i.id for i in queries.images(HeldBy(n))} == set(
                 map(digest_text, model.held.get(n, {}))

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Final
 from urllib.parse import urlencode
@@ -28,7 +27,7 @@ from beiran.http.description import (
 )
 from beiran.http.messages import Request, Response, Route, SendMessage, json_response
 from beiran.ids import NodeId, node_id_text
-from beiran.oci.references import Reference
+from beiran.oci.references import Reference, matches_any
 from beiran.peers.peer_client import PeerClient, PeerDeclined, PeerRefused, PeerUnreachable
 from beiran.pull.jobs import PullJobs, read_key
 from beiran.transfer.transfer_rows import TransferRows
@@ -249,8 +248,7 @@ class PullRoutes:
         return json_response({"state": "started"})
 
     def _allows(self, reference: Reference) -> bool:
-        name = f"{reference.registry}/{reference.repository}"
-        return any(fnmatchcase(name, pattern) for pattern in self._allowed)
+        return matches_any(self._allowed, reference.registry, reference.repository)
 
     def _begin(self, reference: str, platform: str | None) -> None:
         self._prefetching += 1
