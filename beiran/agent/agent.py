@@ -20,9 +20,10 @@ from beiran.agent.engine_watcher import EngineWatcher
 from beiran.agent.event_bus import EventBus
 from beiran.agent.gossip_driver import GossipDriver
 from beiran.agent.identity import node_uuid
+from beiran.agent.metrics import Metrics
 from beiran.agent.peer_info import PeerInfo
 from beiran.agent.pull_stack import MIRROR_HOST, open_pull_stack
-from beiran.agent.status import Metrics, Status
+from beiran.agent.status import AgentStatus
 from beiran.agent.store_writer import StoreWriter
 from beiran.clock import now_text, seconds_ago_text
 from beiran.engine.open import open_engine
@@ -31,8 +32,7 @@ from beiran.gossip.codec import Codec
 from beiran.gossip.config import GossipConfig
 from beiran.gossip.counters import COUNTERS as GOSSIP_COUNTERS
 from beiran.gossip.effects import MemberChanged
-from beiran.gossip.membership.member import Address, Member
-from beiran.gossip.membership.member import Status as MemberStatus
+from beiran.gossip.membership.member import Address, Member, Status
 from beiran.gossip.node import GossipNode
 from beiran.gossip.tables import Remembered, Tables
 from beiran.http.listeners import open_tcp_listeners, open_unix_listener
@@ -136,7 +136,7 @@ async def open_agent(settings: Settings) -> AsyncIterator["Agent"]:
                 counters_of(http_counters),
             ]
         )
-        status = Status(
+        status = AgentStatus(
             cluster=settings.cluster,
             reads=Reads(store),
             driver=driver,
@@ -189,7 +189,7 @@ class Agent:
     driver: GossipDriver
     engine_watcher: EngineWatcher
     store_writer: StoreWriter
-    status: Status
+    status: AgentStatus
 
     async def leave(self) -> None:
         """Send the leave broadcast, and wait until the store has everything."""
@@ -273,7 +273,7 @@ def _make_node(settings: Settings, store: Store, uuid: NodeId) -> GossipNode:
         address=Address(settings.advertise or best_address(settings.bind), settings.port),
         generation=generation,
         incarnation=0,
-        status=MemberStatus.ALIVE,
+        status=Status.ALIVE,
     )
     # The first request must find this node in the listing.
     store.apply([MemberChanged(own, None)], now_text())

@@ -1,7 +1,9 @@
 """Everything that the agent counts: values for ``/info``, and values with help for ``/metrics``.
 
 The help of a counter stands beside its definition, in the package that counts it: a table of names
-(``gossip/counters.py``), or a Struct whose fields are annotated with a description.
+(``gossip/counters.py``, ``swarm/counters.py``), or a Struct whose fields are annotated with a
+description (``http/server.py``). ``agent.py`` lists the groups; ``status.py`` and ``metrics.py``
+read them.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -31,7 +31,7 @@ from beiran.gossip.node import GossipNode
 from beiran.http.messages import Request, Response, Route, upgrade_required
 from beiran.ids import NodeId
 from beiran.net.alarm import Alarm
-from beiran.net.beacon import Beacon
+from beiran.net.beacon import BeaconSocket
 from beiran.net.udp import Datagram, UdpSocket
 from beiran.peers.connection_watch import watch
 from beiran.peers.peer_client import PeerClient, PeerRefused, PeerUnreachable
@@ -74,7 +74,7 @@ class GossipDriver:
         tasks: trio.Nursery,
         *,
         udp: UdpSocket,
-        beacon: Beacon | None,
+        beacon: BeaconSocket | None,
         peers: PeerClient,
         observers: Sequence[EffectObserver],
         swarm: Callable[[bytes, Address], None],
@@ -186,7 +186,7 @@ class GossipDriver:
                 self.do(self.node.refused(address, now=trio.current_time()))
             self._take(datagrams)
 
-    async def _receive_beacons(self, beacon: Beacon) -> None:
+    async def _receive_beacons(self, beacon: BeaconSocket) -> None:
         while True:
             self._take(await beacon.receive())
 

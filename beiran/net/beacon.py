@@ -67,7 +67,7 @@ class BeaconCounters(Struct):
     ] = 0
 
 
-class Beacon:
+class BeaconSocket:
     """A bound beacon socket. Made by `open_beacon`; ``with`` closes it.
 
     Attributes:
@@ -178,7 +178,7 @@ class Beacon:
             self.lans = tuple(_lans(self._bind))
 
 
-def open_beacon(port: int, bind: str) -> Beacon:
+def open_beacon(port: int, bind: str) -> BeaconSocket:
     """Open the socket on the beacon port that all agents of this host share. Use with ``with``.
 
     Args:
@@ -197,7 +197,7 @@ def open_beacon(port: int, bind: str) -> Beacon:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         sock.setsockopt(_SOL_IP, _IP_PKTINFO, 1)
         sock.bind(("0.0.0.0", port))
-        return Beacon(sock, bind)
+        return BeaconSocket(sock, bind)
     except OSError as exc:
         sock.close()
         raise LocalError(bind_problem(exc, "0.0.0.0", port, "--beacon-port")) from None

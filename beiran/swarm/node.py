@@ -11,7 +11,7 @@
 This module hands each input to the part whose idea it is. What follows from an input follows in one
 order, at one place (``_follow_up``, ``_end``): bans are enforced, suspects audited, complete blobs
 verified, fetches begun, registrations renewed, and messages to this node itself handled. A part
-returns, or its input implies, which of these can be necessary (``Follow``).
+returns, or its input implies, which of these can be necessary (``FollowUp``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -74,7 +74,7 @@ if TYPE_CHECKING:
 __all__ = ["BlobWanted", "SwarmNode"]
 
 
-class Follow(Struct, frozen=True):
+class FollowUp(Struct, frozen=True):
     """What can be necessary after an input, in the order in which it is done.
 
     Attributes:
@@ -95,9 +95,9 @@ class Follow(Struct, frozen=True):
     register: bool = False
 
 
-NOTHING: Final = Follow()
-FILL: Final = Follow(fill=True)
-REGISTER: Final = Follow(register=True)
+NOTHING: Final = FollowUp()
+FILL: Final = FollowUp(fill=True)
+REGISTER: Final = FollowUp(register=True)
 
 
 class SwarmNode:
@@ -236,7 +236,7 @@ class SwarmNode:
         """
         self._begin(now)
         download = self._lifecycle.want(blob, pieces_held or {})
-        return self._end(Follow(download=download, complete=True, register=True))
+        return self._end(FollowUp(download=download, complete=True, register=True))
 
     def drop(self, digest: Digest, *, now: float) -> list[Effect]:
         """A blob is not wanted any more."""
@@ -341,7 +341,7 @@ class SwarmNode:
         if running is None or not running.pieces >> piece & 1:
             return False, self._end()
         accepted = self._lifecycle.piece_arrived(running, piece, blake3)
-        follow = Follow(download=running.download, audit=True, complete=True, brought_by=running)
+        follow = FollowUp(download=running.download, audit=True, complete=True, brought_by=running)
         return accepted, self._end(follow)
 
     def fetch_done(self, fetch: int, *, now: float) -> list[Effect]:
@@ -354,7 +354,7 @@ class SwarmNode:
             return self._end(self._fail(running, FetchFailure.BROKEN))
         self._scheduler.done(running)
         self._leaseholder.fetch_ended(running)
-        return self._end(Follow(download=running.download, complete=True, fill=True))
+        return self._end(FollowUp(download=running.download, complete=True, fill=True))
 
     def fetch_failed(self, fetch: int, failure: FetchFailure, *, now: float) -> list[Effect]:
         """A fetch ended early. What it brought of a piece is in the partial file."""
@@ -364,7 +364,7 @@ class SwarmNode:
             return self._end()
         return self._end(self._fail(running, failure))
 
-    def _fail(self, running: Fetch, failure: FetchFailure) -> Follow:
+    def _fail(self, running: Fetch, failure: FetchFailure) -> FollowUp:
         self._scheduler.failed(running, failure)
         if running.node is not None:
             return FILL
@@ -374,7 +374,7 @@ class SwarmNode:
         )
         if running.lease is None and running.download.evidence.refetch:
             self._repairer.refetch(running.download)
-        return Follow(fill=True, register=True)
+        return FollowUp(fill=True, register=True)
 
     # --- inputs: uploads --------------------------------------------------------------------
 
@@ -413,7 +413,7 @@ class SwarmNode:
             register |= self._follow_up(self._handle(timer))
         return self._end(REGISTER if register else NOTHING)
 
-    def _handle(self, timer: Timer) -> Follow:
+    def _handle(self, timer: Timer) -> FollowUp:
         match timer:
             case AnnounceDue(digest=digest):
                 self._announcements.announce(digest)
@@ -456,14 +456,14 @@ class SwarmNode:
 
     # --- one message ------------------------------------------------------------------------
 
-    def _receive(self, message: Message) -> Follow:
+    def _receive(self, message: Message) -> FollowUp:
         """Handle a member's message. Raises: BadPacket, and then nothing has changed."""
         match message:
             case Have():
                 download = self._announcements.on_have(message)
                 self._peers.note_load(message.sender, message.uploads)
                 if download is not None and not download.complete:
-                    return Follow(download=download, sources=True, audit=True, fill=True)
+                    return FollowUp(download=download, sources=True, audit=True, fill=True)
             case HashesWanted():
                 self._announcements.on_hashes_wanted(message)
             case Register():
@@ -489,7 +489,7 @@ class SwarmNode:
     def _begin(self, now: float) -> None:
         self._context.now = max(now, self._context.now)
 
-    def _follow_up(self, follow: Follow) -> bool:
+    def _follow_up(self, follow: FollowUp) -> bool:
         """Do what follows from an input. Returns whether registrations may be out of date."""
         register = self._enforcement.apply() or follow.register
         download = follow.download
@@ -506,7 +506,7 @@ class SwarmNode:
             self._scheduler.fill()
         return register
 
-    def _end(self, follow: Follow = NOTHING) -> list[Effect]:
+    def _end(self, follow: FollowUp = NOTHING) -> list[Effect]:
         context = self._context
         register = self._follow_up(follow)
         while True:

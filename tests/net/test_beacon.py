@@ -9,7 +9,7 @@ import trio
 
 from beiran.errors import LocalError
 from beiran.gossip.membership.member import Address
-from beiran.net.beacon import Beacon, Lan, open_beacon
+from beiran.net.beacon import BeaconSocket, Lan, open_beacon
 from beiran.net.udp import DATAGRAMS_PER_WAKEUP
 from tests.lab.network import Host
 from tests.lab.network import Lan as LabLan
@@ -19,7 +19,7 @@ from tests.net.test_interfaces import DOCKER, TWO_LANS
 BEACON_PORT = 8887
 
 
-async def heard(beacon: Beacon) -> list[bytes]:
+async def heard(beacon: BeaconSocket) -> list[bytes]:
     """What one beacon socket heard last; waits for something."""
     with trio.fail_after(10):
         return [datagram.data for datagram in await beacon.receive()]

@@ -17,8 +17,8 @@ from beiran.agent.api.listings import (
     node_listing,
     nodes_listing,
 )
-from beiran.agent.api.metrics import METRICS_CONTENT_TYPE, Metric, metrics_text
 from beiran.agent.api.parameters import Parameters, read_digest, read_node_id, read_parameters
+from beiran.agent.api.prometheus_text import METRICS_CONTENT_TYPE, Metric, metrics_text
 from beiran.agent.api.streams import follow_rows, listing_response, send_rows
 from beiran.agent.event_bus import EventBus
 from beiran.api.events import Event
@@ -77,7 +77,7 @@ LAYER_ANSWERS: Final = (
 
 
 class StatusSource(Protocol):
-    """How the agent is doing (``agent/status.py``)."""
+    """The state of this node, as ``agent/status.py`` reads it."""
 
     async def info(self) -> Info:
         """This node now."""

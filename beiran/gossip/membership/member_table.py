@@ -1,9 +1,8 @@
 """The table of members: which of them are online, and which stand next to each other.
 
-Of two facts about one member the one with the larger ``precedence`` is right: a later generation
-before a later incarnation before the graver status (``merge_rule`` says more). So merging facts is
-commutative, associative and idempotent, and nodes that have heard the same facts have the same
-table.
+``merge_rule`` decides which of two facts about a member wins; ``put`` checks once more that none
+replaces a fact of larger ``precedence``. ``member_changes`` is the only caller that puts members of
+other nodes into the table.
 
 Members stand on a ring by their IDs (which are random). Ring neighbours are the deterministic part
 of dissemination and of connection watches; the order of probing is shuffled (SWIM §4.3).

@@ -15,8 +15,8 @@ import msgspec
 import trio
 from msgspec import Struct
 
-from beiran.agent.api.metrics import Metric, Sample
 from beiran.agent.api.openapi import openapi_route
+from beiran.agent.api.prometheus_text import Metric, Sample
 from beiran.agent.api.routes import api_routes
 from beiran.agent.event_bus import EventBus
 from beiran.api.models import EngineInfo, Info

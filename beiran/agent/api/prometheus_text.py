@@ -1,4 +1,4 @@
-"""Metrics in the text format of Prometheus.
+"""Write metrics in the text format of Prometheus. ``agent/metrics.py`` has the metrics.
 
 Source: "Exposition formats", text format 0.0.4, in the Prometheus documentation.
 """
