@@ -1,4 +1,8 @@
-"""The composition root: one agent, opened from top to bottom and closed in reverse."""
+"""The composition root: one agent, opened from top to bottom and closed in reverse.
+
+``main`` runs it. ``serve_agent`` is also the shutdown: on SIGTERM the agent leaves the cluster, and
+then all parts close in reverse, within ``STOP_S``.
+"""
 
 import logging
 import signal

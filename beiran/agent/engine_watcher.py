@@ -1,7 +1,9 @@
 """Watch the engine, and report its images to the gossip core as this node's holdings.
 
-The engine reports its images in full or change by change; the core works out the difference. While
-the engine is down its images are still on the disk, so the holdings stay as they were.
+The news of the engine (``engine/interface.py``, ``EngineNews``) arrives here: a Docker event enters
+at ``engine/docker/session.py`` and is an ``ImageChanged`` or ``ImageGone`` here.
+``GossipNode.hold`` and ``release`` make it a change of holdings. While the engine is down its
+images are still on the disk, so the holdings stay.
 """
 
 import logging

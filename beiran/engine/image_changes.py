@@ -1,4 +1,8 @@
-"""One image per config digest, and the difference between two states of an engine."""
+"""Merge the rows of an engine into one image per config digest, and compare two such states.
+
+``engine/docker/image_list.py`` and ``engine/oci_layout/layout_engine.py`` call it to make their
+news.
+"""
 
 from collections.abc import Iterable, Iterator
 

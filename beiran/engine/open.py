@@ -1,4 +1,9 @@
-"""Open the engine that the settings name. The agent calls it once, at its start."""
+"""Open the engine that the settings name. The agent calls it once, at its start.
+
+To add an engine: implement ``interface.Engine``, add its form to ``settings/values.py``
+(``_engine``, ``EngineSpec``) and a case here, and run the contract suite of ``tests/engine``
+against it.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,8 @@
-"""Every message that agents exchange, and nothing else. ``docs/reference/protocol.md`` has each.
+"""The messages of gossip, and nothing else. ``docs/reference/protocol.md`` has each.
+
+To add a message: a class with a free tag in one of the unions ``Datagram``, ``Stream`` or ``News``,
+its case in ``GossipNode`` (mypy names the place), and its row in ``protocol.md`` (a test compares).
+``swarm/messages.py`` has the messages of the swarm.
 
 All are msgpack arrays with the tag first. New fields go last and have a default, so that older
 agents skip them and newer agents do without; a message is never changed otherwise. A message that

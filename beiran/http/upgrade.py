@@ -1,6 +1,7 @@
-"""Upgrade a connection from HTTP: to a WebSocket, or to a watch connection.
+"""Read which upgrade a request wants, and serve WebSockets.
 
-``server.py`` calls it after it has read the head of the request and found its route.
+``server.py`` calls it after it has read the head of the request and found its route. It serves
+watch connections itself: they carry no bytes.
 """
 
 import base64

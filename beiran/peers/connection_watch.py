@@ -1,9 +1,10 @@
 """Keep an idle TCP connection to a neighbour, to learn within milliseconds that its agent died.
 
-The kernel of a killed process closes its connections. An ended connection is no proof of death
-(the agent may close it, or restart). A refused new one after it is: the host is up and no program
+The kernel of a killed process closes its connections. An ended connection is no proof of death (the
+agent may close it, or restart). A refused new one after it is: the host is up and no program
 listens. A refusal alone proves nothing, as a firewall may send it. The gossip driver runs one
-``watch`` for each neighbour that the core names, and gives the core its evidence.
+``watch`` for each neighbour that the core names (``gossip/membership/ring_watch.py``), and gives
+the core its evidence. The watched agent's end of the connection is in ``http/server.py``.
 """
 
 from typing import Final, Protocol

@@ -1,11 +1,13 @@
-"""Resolve tags: to what the origin says, or, while it does not answer, to what nodes last knew.
+"""Resolve a tag to a digest: by the origin, or while the origin is down by what nodes remember.
 
-1. The origin answers: the tag names what it says, and the store remembers that with the time.
-2. The origin answers that it has no such tag, or denies it: the tag may name an image that was only
-   built in the cluster. It does if a node holds an image under this tag without having it from
-   that repository.
-3. The origin does not answer: the tag names what this node or a peer last learnt from it, the
-   newest first; if none has asked it, the newest image that a node holds under this tag.
+``resolver`` calls ``Tags.resolve``. Three cases:
+
+1. The origin answers with a digest. The tag names it, and the store keeps both with the time.
+2. The origin has no such tag, or denies access. The tag may name an image that was only built in
+   the cluster: one that a node holds under this tag and does not have from that repository.
+3. The origin does not answer. The tag names the digest that this node or a peer learned from the
+   origin last. If no node has asked the origin, it names the newest image that a node holds under
+   this tag.
 """
 
 import logging

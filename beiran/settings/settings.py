@@ -2,7 +2,10 @@
 
 An option has one name, spelled ``--data-dir`` on the command line, ``BEIRAN_DATA_DIR`` in the
 environment and ``data_dir`` in the file. The command line wins over the environment, and the
-environment over the file. An error is one line that names the value, its place and the mend.
+environment over the file. An error is one line that names the value, its place and the remedy.
+
+To add a setting: a field of ``Settings``, its parser in ``values.PARSERS``, its option in
+``cli/beiran_cli/agent.py``, and its row in ``docs/reference/settings.md`` (a test compares).
 
 The layering is our own. Tried instead: cyclopts 5.4 with ``config=[Env, Toml]``. It names a file's
 key without its file where a converter refuses the value, suggests nothing for an unknown key, turns

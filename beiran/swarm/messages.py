@@ -1,4 +1,4 @@
-"""Every datagram of the swarm, and nothing else.
+"""The messages of the swarm, all of them datagrams, and nothing else.
 
 Each is a msgpack array: the tag, the sender, the blob's digest, the other fields. A new field goes
 last and has a default; a message is never changed otherwise. Every length has a bound.

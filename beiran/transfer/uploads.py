@@ -1,8 +1,8 @@
 """Serve blobs to other agents: from the cache, from a blob in flight, from the engine.
 
-An answer is a whole blob or a range of whole pieces. The swarm core decides how many peers are
-served at once, so that a few are quick instead of many slow; a peer that is answered BUSY asks
-another node.
+``agent/api/peer_routes.py`` calls ``Uploads.answer``. An answer is a whole blob or a range of whole
+pieces. The swarm core (``swarm/upload_slots.py``) decides how many peers this node serves at once:
+a few receive at full speed, and the others get BUSY and ask another node.
 """
 
 import os

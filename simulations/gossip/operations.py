@@ -1,6 +1,8 @@
 """The operations of gossip scenarios: faults of hosts and of the network, and changes of engines.
 
-See ``simulations.kernel.operations``. Hosts are named by their numbers.
+``Cut`` drops all packets of one direction, ``Lose`` a share of all. The world carries each fault
+out (``simulations.kernel.world``, ``simulations.kernel.network``). The base of all operations is
+``simulations.kernel.operations``. Hosts are named by their numbers.
 """
 
 from dataclasses import dataclass

@@ -1,10 +1,10 @@
-"""Operations: what is done to a world at one moment, as values that print as Python.
+"""The base of all operations: changes of a world at one moment, as values that print as Python.
 
     At(3.0, Crash(2))
 
 An operation that makes no sense when its time comes (killing a process that does not run) does
-nothing, so a list of operations stays valid when any of them is left out. Each workload has its
-own operations; a fault that is new to the kernel becomes one there.
+nothing, so a list of operations stays valid when any of them is left out. The operations themselves
+are in ``simulations.gossip.operations`` and ``simulations.swarm.operations``.
 """
 
 import ast

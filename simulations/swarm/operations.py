@@ -1,6 +1,6 @@
 """The operations of crowds: faults of hosts and of the origin, and hosts that come late.
 
-See ``simulations.kernel.operations``. Hosts are named by their numbers.
+The base of all operations is ``simulations.kernel.operations``. Hosts are named by their numbers.
 """
 
 from dataclasses import dataclass

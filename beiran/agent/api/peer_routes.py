@@ -1,5 +1,8 @@
 """The routes for other agents: blobs, manifests, and tag resolutions.
 
+``transfer/uploads.py`` answers the requests for blobs. ``peers`` and ``pull/peer_lookup.py`` are
+the clients of these routes. Gossip has its own routes in ``agent/gossip_driver.py``.
+
 Over TCP only members of the cluster may use them, and any other client gets 403. The cache also has
 blobs of private repositories, and these routes do not ask for credentials.
 """

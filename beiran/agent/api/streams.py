@@ -1,7 +1,7 @@
 """Send a listing: whole over HTTP; by WebSocket row by row, and then every change of a row.
 
-This is the end of the way of an update through the agent: gossip effect, store transaction, event
-bus, and here the message to a follower.
+This is the last step of an update's way through the agent: gossip effect, store transaction, event
+bus, and here the message to a follower. ``event_bus`` cuts off a follower that reads too slowly.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence

@@ -1,4 +1,9 @@
-"""Taking over a newer fact about a member, with all that follows from it."""
+"""Put a newer fact about a member into the member table, and do what follows from it.
+
+``member_updates``, ``suspicion_protocol`` and ``own_member`` decide which fact is taken over and
+call ``MemberChanges.change``. It ends the suspicions, probes and watches that the fact makes
+pointless, plans when to forget the member, and emits ``MemberChanged``.
+"""
 
 from beiran.gossip.context import Context
 from beiran.gossip.dissemination import Dissemination

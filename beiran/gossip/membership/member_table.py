@@ -1,8 +1,8 @@
 """The table of members: which of them are online, and which stand next to each other.
 
-``merge_rule`` decides which of two facts about a member wins; ``put`` checks once more that none
-replaces a fact of larger ``precedence``. ``member_changes`` is the only caller that puts members of
-other nodes into the table.
+``merge_rule`` decides which of two facts about a member wins. ``put`` only guards the table: it
+refuses a fact that has no larger ``precedence`` than the known one. ``member_changes`` is its only
+caller.
 
 Members stand on a ring by their IDs (which are random). Ring neighbours are the deterministic part
 of dissemination and of connection watches; the order of probing is shuffled (SWIM §4.3).

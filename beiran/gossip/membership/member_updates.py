@@ -1,6 +1,7 @@
-"""Facts about members that others tell: by gossip, in a beacon, or in a push-pull.
+"""Apply the facts about members that arrive: by gossip, in a beacon, or in a push-pull.
 
-``merge_rule`` says what becomes of each; this module carries it out, and passes on what is new.
+``merge_rule`` gives the ruling on each fact. This module carries it out and spreads new facts.
+``GossipNode`` and ``push_pull`` call it.
 """
 
 from msgspec.structs import replace

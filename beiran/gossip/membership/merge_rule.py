@@ -1,4 +1,6 @@
-"""The merge rule of membership: what a node does with a fact about a member, as one table.
+"""The merge rule of membership: which of two facts about a member wins, as one table.
+
+``member_updates`` looks up each fact that arrives, and carries the ruling out.
 
 SWIM §4.2 gives the order of messages about a member M, i and j being incarnations:
 

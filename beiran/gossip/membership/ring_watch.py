@@ -1,8 +1,9 @@
 """Connection watches: an idle TCP connection to each of the next members on the ring.
 
 A kernel closes the connections of a process that dies, and refuses new ones. So the members that
-watch it learn of a crash at once, where probing needs a second. ``watchers`` members watch each
-one; the driver keeps the connections (``beiran.peers.connection_watch``).
+watch it learn of a crash at once, where probing needs a second. ``GossipConfig.watchers`` members
+watch each one. The driver opens the connections (``beiran.peers.connection_watch``); the watched
+agent accepts up to ``WATCHERS_MAX`` of them (``beiran.http.server``).
 """
 
 from typing import Final

@@ -1,4 +1,7 @@
-"""A suspicion: how long a suspect may refute before it is declared down. And all that run.
+"""The timeout of a suspicion, and the table of all suspicions that run.
+
+``suspicion_protocol`` begins and confirms suspicions, and declares members down. This module keeps
+the accusers of each suspect and computes how long the suspect may still refute.
 
 Lifeguard §IV-B (LHA-Suspicion): the timeout starts at ``beta`` times its minimum and shrinks with
 each independent accuser. So one node that alone receives badly is slow to declare others down,

@@ -1,4 +1,6 @@
-"""The ban list: which peers misbehaved, why, and for how long they are asked for nothing.
+"""The ban list: which peers misbehaved, why, and for how long this node asks them for nothing.
+
+``piece_check`` bans a peer that sent wrong bytes or announced wrong hashes.
 
 A broken disk makes an honest host send wrong bytes, and a disk can be replaced. So a ban ends: when
 the peer's agent was restarted, as operators do after a repair; or after ``ban_s``, doubled with
