@@ -26,7 +26,7 @@ _SIZE_MAX: Final = 2**48  # 256 TiB: larger than any file system's file
 
 
 class BlobName(NamedTuple):
-    """A file's name, ``HEX.SIZE``. The size tells a file that was cut off from a whole one."""
+    """A file's name, ``HEX.SIZE``. A file shorter than ``SIZE`` was cut off."""
 
     digest: Digest
     size_bytes: int

@@ -7,9 +7,9 @@ member where nothing is lost; the random links make it fast. What was lost is re
 ways: a second push of updates that came back from too few members, by acks and ``Gossip`` to
 members whose state hash differs, and by anti-entropy (``push_pull``).
 
-The feedback that ends it is the state hash: a member with this node's hash knows all that it could
-be told. Suspicions are in no state hash. They ride on pings and acks up to a limit of copies, and
-an *echo*, which is the same news from another member, ends them early.
+The feedback that ends it is the state hash: a member with this node's hash lacks no update.
+Suspicions are in no state hash. They ride on pings and acks up to a limit of copies, and an *echo*,
+which is the same news from another member, ends them early.
 """
 
 from collections.abc import Hashable, Sequence
@@ -126,7 +126,7 @@ class Dissemination:
             self._fresh.append(update)
 
     def on_echo(self, news: News, heard_from: NodeId | None) -> None:
-        """A member sent what this node knew: one less that must be told."""
+        """A member sent news that this node has: that member needs no copy."""
         update = self._updates.get(_key_and_subject(news)[0])
         if heard_from is None or update is None or heard_from in update.heard_from:
             return

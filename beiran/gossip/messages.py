@@ -70,7 +70,7 @@ class Alive(Struct, frozen=True, array_like=True, tag=1):
 
 
 class Suspect(Struct, frozen=True, array_like=True, tag=2):
-    """``by`` could not reach a member. SWIM §4.2; ``refused``: its host says nobody is there."""
+    """``by`` could not reach a member. SWIM §4.2; ``refused``: its host refused a connection."""
 
     node: WireNodeId
     generation: Count
@@ -185,7 +185,7 @@ class Gossip(Struct, frozen=True, array_like=True, tag=14):
 
 
 class Beacon(Struct, frozen=True, array_like=True, tag=15):
-    """Broadcast on a LAN: I am here, and this is my picture."""
+    """Broadcast on a LAN: the sender's address and its state hash."""
 
     alive: Alive
     state_hash: StateHash

@@ -280,8 +280,8 @@ class GossipNode:
         if message.sender == self.own.node and not isinstance(message, Beacon):
             return self._end()  # our own, or of another that uses our UUID
         self._suspicion.hear(message.sender)
-        for told, item in news:
-            self._on_news(told, item, message.sender)
+        for update, item in news:
+            self._on_news(update, item, message.sender)
         self._on_datagram(message, source)
         return self._end()
 

@@ -5,7 +5,7 @@ from collections.abc import Hashable
 from typing import Final, Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
-STALE_MIN: Final = 64  # so many moved or cancelled entries are not worth the cleaning
+STALE_MIN: Final = 64  # rebuilding the heap for fewer moved or cancelled entries is not worth it
 
 
 class Timers(Generic[Key]):

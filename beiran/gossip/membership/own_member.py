@@ -1,8 +1,8 @@
-"""This node as a member: it alone speaks for itself.
+"""This node as a member: it alone decides its own status.
 
-Of itself a node believes no other. When another says that it is suspect, down or gone, it refutes
-by a larger incarnation, which only it can make (SWIM §4.2). When another agent announces itself
-under this node's UUID at another address, an operator must be told: a machine was cloned.
+When another member announces this node as suspect, down or left, this node refutes with a larger
+incarnation, which only it can make (SWIM §4.2). When another agent announces this node's UUID at
+another address, this node reports a cloned machine to the operator.
 """
 
 from typing import Final

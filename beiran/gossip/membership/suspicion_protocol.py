@@ -225,8 +225,8 @@ class SuspicionProtocol:
         if len(suspicion.accusers) == 1 and (
             own in suspicion.accusers or suspicion.node in self._watches
         ):
-            told = item or self._context.codec.encode_news(suspect)
-            self._dissemination.push_to([suspicion.node], [told])
+            news = item or self._context.codec.encode_news(suspect)
+            self._dissemination.push_to([suspicion.node], [news])
 
     def _confirm(self, suspicion: Suspicion, *, refused: bool) -> None:
         """The ring neighbours of a suspect probe it at once, to confirm or clear the suspicion."""

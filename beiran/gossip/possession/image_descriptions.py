@@ -1,8 +1,8 @@
-"""What images are: each node asks once, and asks the member that told it of the image.
+"""Descriptions of images: each node requests one once, from the member that sent the holding.
 
-A node that is asked for a description that it wants itself remembers the asker, and answers when it
-knows. So descriptions run down the same paths as the news of their images, and a thousand nodes do
-not all ask the one that built the image.
+A node that lacks a requested description remembers the asker, and answers when it has it. So
+descriptions take the same paths as the news of their images, and a thousand nodes do not all ask
+the one that built the image.
 """
 
 import math
@@ -97,7 +97,7 @@ class Descriptions:
             self._answer(asker, [image])
 
     def want(self, image: Digest, source: NodeId) -> None:
-        """A member told of an image: ask it what that is, unless it is known."""
+        """Request an image's description from ``source``, which sent its holding, if unknown."""
         if image not in self._known and image not in self._wanted:
             self._wanted[image] = Wanted(source)
 

@@ -166,7 +166,7 @@ class Possession:
         for held in delta.held:
             holding = Holding(held.image, held.tags, held.digests)
             before = log.held.get(held.image)
-            if reset or before is None or before[1] != holding:  # a reset tells all there is
+            if reset or before is None or before[1] != holding:  # a reset lists all
                 changed.append(holding)
             self._put(log, holding, delta.version)
         for image in tombstones:  # also of what was never known here: a later copy may have it

@@ -35,7 +35,7 @@ BUCKET_BITS_MAX: Final = 12  # 4,096 hashes are 32 KiB, deflated hardly less
 
 
 def bucket_bits(online: int) -> int:
-    """Two to this power is the number of buckets for so many members."""
+    """Choose the base-2 logarithm of the number of buckets for ``online`` members."""
     if online <= SYNC_WHOLE_MAX:
         return 0
     return min(BUCKET_BITS_MAX, (online // BUCKET_MEMBERS).bit_length())
