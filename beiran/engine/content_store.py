@@ -1,7 +1,8 @@
-"""Content-addressed folders of blobs, as an OCI image layout and containerd's content store are.
+"""Reads content-addressed folders of blobs: OCI image layouts and containerd's content store.
 
-Reads what an index or a manifest leads to. Everything in such a folder may be broken, half
-written or hostile: what cannot be read is left out, and named in ``Contents.problems``.
+``BlobFolder.find_images`` follows an index or a manifest to its images. The folder is untrusted:
+files may be broken, half written or hostile. The reader skips an image that it cannot read, and
+lists the reason in ``Contents.problems``. The engines for layouts and for Docker call it.
 """
 
 import hashlib
@@ -22,17 +23,19 @@ from beiran.oci.images import LAYERS_MAX
 from beiran.oci.manifests import BadManifest, digest_of, media_type_of
 
 DOCUMENT_BYTES_MAX: Final = 8 * 2**20  # containerd MaxManifestSize (remotes/handlers.go)
-INDEX_DEPTH_MAX: Final = 8  # chosen: registries nest indexes once
+INDEX_DEPTH_MAX: Final = 8
+"""Indexes inside one another. Registries nest them once; chosen, not measured."""
 DESCRIPTORS_MAX: Final = 10_000
-"""Descriptors that one scan follows. An index with more is taken for an attack."""
+"""Descriptors that one scan follows. It bounds the work that a hostile index can cause. An image
+index lists some tens of descriptors; chosen, not measured."""
 NOT_AN_IMAGE: Final = "vnd.docker.reference.type"
-"""Annotation by which BuildKit marks attestation manifests."""
+"""The annotation with which BuildKit marks attestation manifests."""
 
 T = TypeVar("T")
 
 
 class Platform(Struct):
-    """Where an image runs."""
+    """The operating system and architecture of an image."""
 
     os: str = ""
     architecture: str = ""
@@ -69,27 +72,27 @@ class _Config(Struct):
 
 
 class BadContent(Exception):
-    """A blob is not what its descriptor says, or cannot be read. One line."""
+    """A blob does not match its descriptor, or is unreadable. The message is one line."""
 
 
 class MissingContent(Exception):
-    """A blob is not there."""
+    """The folder lacks a blob."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerBlob:
-    """A layer as it lies in the folder: usually compressed."""
+    """A layer's blob in the folder, usually compressed."""
 
     diff_id: Digest
     digest: Digest
     media_type: str
     size_bytes: int = -1
-    """Of the blob, as its manifest says."""
+    """Size of the blob according to its manifest; -1 if the manifest gives none."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlatformImage:
-    """An image whose manifest, config and layers are all there."""
+    """An image for one platform whose manifest, config and layers the folder has."""
 
     config: Digest
     os: str
@@ -101,32 +104,32 @@ class PlatformImage:
 
 @dataclass(slots=True)
 class Contents:
-    """The images behind a descriptor, and the problems on the way."""
+    """The images that a descriptor leads to, and the problems met on the way."""
 
     images: list[PlatformImage] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
 class BlobFolder:
-    """A folder with ``blobs/sha256/…``, or for containerd the one above ``blobs``."""
+    """The folder above ``blobs/sha256/``, in a layout and in containerd's content store."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.blobs = folder / "blobs" / "sha256"
 
     def path(self, digest: Digest) -> Path:
-        """The path of the blob with this digest, whether it exists or not."""
+        """The path of the blob with this digest. The file may be missing."""
         return self.blobs / digest.hex()
 
     def has(self, digest: Digest) -> bool:
-        """Whether it exists and may be read."""
+        """Whether the folder has the blob with this digest."""
         try:
             return self.path(digest).is_file()
         except OSError:
             return False
 
     def size_bytes(self, digest: Digest) -> int | None:
-        """How large the blob with this digest is; None when it is not there."""
+        """The size of the blob with this digest; None if the folder lacks it."""
         try:
             status = self.path(digest).stat()
         except OSError:
@@ -134,14 +137,14 @@ class BlobFolder:
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def read_bytes(self, digest: Digest) -> bytes:
-        """A small blob, verified. Raises: MissingContent; BadContent."""
+        """Read a small blob, and verify its digest. Raises: MissingContent; BadContent."""
         data = read_small_file(self.path(digest))
         if hashlib.sha256(data).digest() != digest:
             raise BadContent(f"{digest_text(digest)} has another digest")
         return data
 
     def read(self, descriptor: Descriptor, document: type[T]) -> T:
-        """The JSON that ``descriptor`` points to, verified.
+        """Read the JSON document that ``descriptor`` points to, and verify its digest.
 
         Raises: MissingContent; BadContent.
         """
@@ -158,7 +161,7 @@ class BlobFolder:
             raise BadContent(f"{text}: {error}") from None
 
     def find_images(self, root: Descriptor) -> Contents:
-        """All images behind ``root``, which may be a manifest, an index, or one of indexes."""
+        """Find all images behind ``root``: a manifest, an index, or an index of indexes."""
         contents = Contents()
         seen: set[str] = set()
         self._find(root, 0, seen, contents)
@@ -182,8 +185,7 @@ class BlobFolder:
                 if image is not None:
                     into.images.append(image)
         except MissingContent:
-            # An index often lists more platforms than were fetched.
-            return
+            return  # usual: engines fetch one platform of an index that lists several
         except BadContent as problem:
             into.problems.append(str(problem))
 
@@ -194,7 +196,7 @@ class BlobFolder:
             raise BadContent(f"{config.digest[:80]}: {len(layers)} layers, {LAYERS_MAX} at most")
         blobs = [_digest(layer) for layer in layers]
         if "config" not in config.media_type and "container.image" not in config.media_type:
-            return None  # an artifact: signatures, charts and the like
+            return None  # an artifact such as a signature or a Helm chart
         parsed = self.read(config, _Config)
         if len(parsed.rootfs.diff_ids) != len(layers):
             raise BadContent(f"{config.digest}: its layers are not those of its manifest")
@@ -218,7 +220,7 @@ class BlobFolder:
 
 
 def as_manifest(data: bytes, digest: Digest) -> Manifest | None:
-    """The manifest or index that ``data`` is; None when it is neither, or not what it should be."""
+    """Read a manifest or index; None if it is neither, or if its digest is not ``digest``."""
     if digest_of(data) != digest:
         return None
     try:
@@ -228,12 +230,12 @@ def as_manifest(data: bytes, digest: Digest) -> Manifest | None:
 
 
 def read_small_file(path: Path) -> bytes:
-    """The bytes of a regular file of at most ``DOCUMENT_BYTES_MAX``.
+    """Read a regular file of at most ``DOCUMENT_BYTES_MAX``.
 
-    Raises: MissingContent when there is none; BadContent.
+    Raises: MissingContent if there is no such file; BadContent if it is unreadable or larger.
     """
     try:
-        # A FIFO would make open() wait for ever.
+        # Without O_NONBLOCK, opening a FIFO waits for a writer for ever.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise MissingContent(str(path)) from None
@@ -259,7 +261,7 @@ def _digest(descriptor: Descriptor) -> Digest:
 
 
 def _is_no_image(descriptor: Descriptor) -> bool:
-    """Whether it is an attestation, which runs nowhere."""
+    """Whether a descriptor is BuildKit's attestation: it has no platform to run on."""
     platform = descriptor.platform
     unknown = platform is not None and platform.os == platform.architecture == "unknown"
     return unknown or NOT_AN_IMAGE in (descriptor.annotations or {})
@@ -271,9 +273,12 @@ _RFC_3339: Final = re.compile(
 
 
 def utc_time(text: str | None) -> str:
-    """A time of RFC 3339 in UTC with no zeros at the end of its fraction, or empty.
+    """Convert an RFC 3339 time to UTC, without zeros at the end of its fraction.
 
-    Engines write the same time in several ways; Go's zero time (year 1) means that there is none.
+    Engines write the same time in several ways, and nodes compare descriptions byte for byte.
+
+    Returns: the time; empty for an unreadable one and for Go's zero time (year 1), which stands
+    for "none".
     """
     parts = _RFC_3339.fullmatch(text or "")
     if parts is None or parts[1].startswith("0001-"):

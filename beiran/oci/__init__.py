@@ -1,1 +1,1 @@
-"""The words of images: manifests, references, media types. Pure data, no I/O."""
+"""The data types of container images: manifests, references, media types. No I/O."""

@@ -1,4 +1,4 @@
-"""Names of images, as Docker shows them."""
+"""Image names in the short form that Docker shows. The engines convert names with it."""
 
 from typing import Final
 
@@ -6,13 +6,15 @@ from beiran.ids import parse_digest
 from beiran.oci.images import RepoDigest
 
 NAME_CHARACTERS_MAX: Final = 512
-"""Longer than any reference (255 for a name, 128 for a tag, and a host)."""
+"""No valid reference is longer: 255 characters of registry and repository, 128 of a tag, 71 of a
+digest, and the separators."""
 
 
 def familiar_name(reference: str) -> str:
-    """``reference`` without what goes without saying: ``docker.io/library/a:1`` is ``a:1``.
+    """Shorten a reference as Docker does: ``docker.io/library/a:1`` becomes ``a:1``.
 
-    Empty when it cannot be a name at all. Source: distribution/reference, ``FamiliarString``.
+    Returns: the short name; empty if ``reference`` is too long or has unprintable characters.
+    Source: distribution/reference, ``FamiliarString``.
     """
     if not 0 < len(reference) <= NAME_CHARACTERS_MAX or not reference.isprintable():
         return ""
@@ -23,16 +25,16 @@ def familiar_name(reference: str) -> str:
 
 
 def tags_of(names: list[str] | None) -> tuple[str, ...]:
-    """The tags among ``RepoTags``, sorted.
+    """The tags in Docker's ``RepoTags``, sorted.
 
-    ``<none>:<none>`` is none, nor is ``NAME@sha256:…``, which Docker 26.1 lists there.
+    Leaves out ``<none>:<none>``, and ``NAME@sha256:…``, which Docker 26.1 lists among the tags.
     """
     found = {familiar_name(name) for name in names or () if not {"<", "@"} & set(name)}
     return tuple(sorted(found - {""}))
 
 
 def digests_of(names: list[str] | None) -> tuple[RepoDigest, ...]:
-    """``RepoDigests`` as they are held, sorted. What has no SHA-256 is left out."""
+    """The digests in Docker's ``RepoDigests``, sorted. Leaves out entries without a SHA-256."""
     found = set()
     for name in names or ():
         repository, _, digest = name.partition("@")

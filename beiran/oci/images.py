@@ -1,4 +1,7 @@
-"""Images as the OCI specifications and Docker describe them."""
+"""Images, their layers and their holdings, as the OCI specifications and Docker describe them.
+
+The agent gossips these types, stores them and serves them over its API.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,27 +11,27 @@ from msgspec import Meta, Struct
 
 from beiran.ids import Digest, WireDigest
 
-LAYERS_MAX: Final = 512  # Docker stops at 127; headroom for other builders
+LAYERS_MAX: Final = 512  # Docker's limit is 127; other builders may have a higher one
 
 
 SizeBytes = Annotated[int, Meta(ge=0, le=2**48)]
-"""Of one layer: up to 256 TiB, so that the sum over ``LAYERS_MAX`` fits SQLite's 64 bits."""
+"""Bytes of one layer, at most 256 TiB: the sum over ``LAYERS_MAX`` fits SQLite's 64 bits."""
 
 
 class LayerDescription(Struct, frozen=True, array_like=True):
-    """A layer by its diff ID, and the bytes of the files in it."""
+    """A layer: its diff ID, and the total size of its files."""
 
     digest: WireDigest
     size_bytes: SizeBytes
 
 
 class ImageDescription(Struct, frozen=True, array_like=True):
-    """What an image *is*: immutable and the same wherever it is held.
+    """The immutable properties of an image, equal on all nodes.
 
     Attributes:
-      image: SHA-256 of its config.
-      created_at: as its config says (RFC 3339), or empty.
-      layers: the base first; the empty steps of an image's history have none.
+      image: SHA-256 of the image's config.
+      created_at: time in the config (RFC 3339), or empty.
+      layers: from the base up. A build step that changes no file has no layer.
     """
 
     image: WireDigest
@@ -44,7 +47,7 @@ class ImageDescription(Struct, frozen=True, array_like=True):
 
 
 class RepoDigest(Struct, frozen=True, array_like=True, order=True):
-    """``NAME@sha256:…``: a manifest or index that an image is known by in a repository."""
+    """``NAME@sha256:…``: the digest of an image's manifest or index in a repository."""
 
     name: str
     digest: WireDigest
@@ -54,9 +57,9 @@ class RepoDigest(Struct, frozen=True, array_like=True, order=True):
 
 
 class Holding(Struct, frozen=True, array_like=True):
-    """That a node holds an image, and under which names. Names are sorted.
+    """An image that a node holds, and its names there, sorted.
 
-    ``tags`` are as ``docker images`` shows them (``busybox:latest``, ``host:5000/a/b:1``); an
+    ``tags`` have the form that ``docker images`` shows: ``busybox:latest``, ``host:5000/a/b:1``. An
     untagged image has none.
     """
 
@@ -66,7 +69,7 @@ class Holding(Struct, frozen=True, array_like=True):
 
 
 def chain_ids(diff_ids: Sequence[Digest]) -> list[Digest]:
-    """The chain ID of each layer, given all diff IDs from the base up.
+    """Compute the chain ID of each layer from all diff IDs, from the base up.
 
     Source: OCI image specification, config.md, "Layer ChainID".
     """

@@ -1,7 +1,9 @@
-"""Manifests, indexes and configs as they come over the network: read, checked, bounded.
+"""Decodes manifests, indexes and configs from the network, checks them and limits their size.
+
+The pull, the mirror and the engines call it. It rejects schema 1, as Docker does since 2023.
 
 Source: OCI image specification (manifest.md, image-index.md, config.md, descriptor.md); Docker
-image manifest version 2, schema 2. Schema 1 is refused, as Docker does since 2023.
+image manifest version 2, schema 2.
 """
 
 import hashlib
@@ -16,9 +18,11 @@ from beiran.oci.images import LAYERS_MAX
 
 MANIFEST_BYTES_MAX: Final = 4 * 2**20  # OCI distribution specification, "Pushing Manifests"
 CONFIG_BYTES_MAX: Final = 8 * 2**20
+"""A config takes some KiB. The limit bounds memory, at twice that of a manifest; chosen, not
+measured."""
 MANIFESTS_MAX: Final = 1024
-"""Of one index."""
-BLOB_BYTES_MAX: Final = 2**44
+"""Manifests in one index, which lists some tens of platforms. Chosen, not measured."""
+BLOB_BYTES_MAX: Final = 2**44  # 16 TiB: larger than any layer, and exact in a float; chosen
 
 DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_INDEX: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
@@ -36,11 +40,11 @@ T = TypeVar("T")
 
 
 class BadManifest(ValueError):
-    """A manifest, index or config cannot be used. One line."""
+    """A manifest, index or config is invalid. The message is one line."""
 
 
 class Platform(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an image runs on. ``variant`` tells ARM's versions apart."""
+    """The platform of an image. ``variant`` is the version of an ARM architecture."""
 
     os: str = ""
     architecture: str = ""
@@ -51,7 +55,7 @@ class Platform(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Descriptor(Struct, frozen=True, rename="camel", kw_only=True):
-    """A pointer to a blob or manifest."""
+    """A reference to a blob or manifest by digest. OCI image specification, descriptor.md."""
 
     digest: DigestText
     size: SizeBytes
@@ -66,7 +70,7 @@ class Descriptor(Struct, frozen=True, rename="camel", kw_only=True):
 
 
 class ImageManifest(Struct, frozen=True, rename="camel", kw_only=True):
-    """One image: its config and its layers, the base first."""
+    """The manifest of one image: its config, and its layers from the base up."""
 
     config: Descriptor
     layers: Annotated[tuple[Descriptor, ...], Meta(max_length=LAYERS_MAX)]
@@ -74,20 +78,20 @@ class ImageManifest(Struct, frozen=True, rename="camel", kw_only=True):
 
 
 class Index(Struct, frozen=True, rename="camel", kw_only=True):
-    """Images for several platforms."""
+    """A list of manifests, usually one for each platform."""
 
     manifests: Annotated[tuple[Descriptor, ...], Meta(max_length=MANIFESTS_MAX)]
     media_type: str = ""
 
 
 class RootFs(Struct, frozen=True):
-    """The diff IDs of an image's layers, the base first."""
+    """The diff IDs of an image's layers, from the base up."""
 
     diff_ids: Annotated[tuple[DigestText, ...], Meta(max_length=LAYERS_MAX)]
 
 
 class ImageConfig(Struct, frozen=True, kw_only=True):
-    """What of an image's config matters here."""
+    """The fields of an image's config that the agent uses."""
 
     rootfs: RootFs
     os: str = ""
@@ -97,14 +101,14 @@ class ImageConfig(Struct, frozen=True, kw_only=True):
 
     @property
     def diff_ids(self) -> list[Digest]:
-        """The layers by their uncompressed tars, the base first."""
+        """The digests of the layers' uncompressed tars, from the base up."""
         return [parse_digest(text) for text in self.rootfs.diff_ids]
 
 
 class _Kind(Struct, rename="camel"):
     schema_version: int = 2
     media_type: str = ""
-    manifests: msgspec.Raw = msgspec.Raw(b"")  # empty where there is none
+    manifests: msgspec.Raw = msgspec.Raw(b"")  # empty if the document has no such field
 
 
 def digest_of(data: bytes) -> Digest:
@@ -113,9 +117,9 @@ def digest_of(data: bytes) -> Digest:
 
 
 def read_manifest(data: bytes) -> ImageManifest | Index:
-    """Read a manifest or an index.
+    """Decode a manifest or an index.
 
-    Raises: BadManifest when it is neither, too large, of schema 1, or breaks a limit.
+    Raises: BadManifest if it is neither, too large, of schema 1, or exceeds another limit.
     """
     if len(data) > MANIFEST_BYTES_MAX:
         raise BadManifest(f"a manifest of {len(data)} bytes; at most {MANIFEST_BYTES_MAX} are read")
@@ -130,13 +134,13 @@ def read_manifest(data: bytes) -> ImageManifest | Index:
 
 
 def schema_2_manifest(config: Descriptor, layers: Iterable[Descriptor]) -> bytes:
-    """A manifest of these: the same bytes whoever makes it.
+    """Encode a manifest. Each node makes the same bytes, and so the same digest.
 
-    They are those that Docker itself writes on containerd's store when it loads an image (26.1:
-    the same fields in the same order), so that there too the digest is the same.
+    The fields and their order are those that Docker 26.1 writes to containerd's store when it loads
+    an image, so the digest is the same there. The config keeps its digest, so the image keeps its
+    ID on a graph driver.
 
-    Source: Docker image manifest version 2, schema 2. The config keeps its digest, so that the
-    image keeps its ID on a graph driver.
+    Source: Docker image manifest version 2, schema 2.
     """
     return msgspec.json.encode(
         {
@@ -149,12 +153,12 @@ def schema_2_manifest(config: Descriptor, layers: Iterable[Descriptor]) -> bytes
 
 
 def unpacked_layer(diff_id: Digest, tar_bytes: int) -> Descriptor:
-    """A layer as its uncompressed tar."""
+    """The descriptor of a layer that is sent as an uncompressed tar."""
     return Descriptor(media_type=UNPACKED_LAYER, size=tar_bytes, digest=digest_text(diff_id))
 
 
 def media_type_of(data: bytes) -> str:
-    """The media type that a manifest or index gives itself, or that its form has.
+    """The media type in a manifest or index; without one, OCI's type for its fields.
 
     Raises: BadManifest.
     """
@@ -165,16 +169,17 @@ def media_type_of(data: bytes) -> str:
 
 
 def read_config(data: bytes) -> ImageConfig:
-    """Read an image's config. Raises: BadManifest."""
+    """Decode an image's config. Raises: BadManifest."""
     if len(data) > CONFIG_BYTES_MAX:
         raise BadManifest(f"a config of {len(data)} bytes; at most {CONFIG_BYTES_MAX} are read")
     return _decode(data, ImageConfig, "config")
 
 
 def choose_platform(index: Index, wanted: Sequence[Platform]) -> Descriptor | None:
-    """The first manifest of an index that fits one of ``wanted``, tried in their order.
+    """Choose the first manifest of an index for the first of ``wanted`` that it has.
 
-    A wanted platform without a variant fits any; attestations fit none.
+    A wanted platform without a variant matches each variant. Attestations match no platform.
+    Returns: None if nothing matches.
     """
     for platform in wanted:
         for descriptor in index.manifests:
@@ -190,7 +195,7 @@ def choose_platform(index: Index, wanted: Sequence[Platform]) -> Descriptor | No
 
 
 def parse_platform(text: str) -> Platform:
-    """Read ``linux/amd64`` or ``linux/arm/v7``. Raises: ValueError."""
+    """Parse ``linux/amd64`` or ``linux/arm/v7``. Raises: ValueError."""
     parts = text.split("/")
     if not 2 <= len(parts) <= 3 or not all(part.isalnum() and part.isascii() for part in parts):
         raise ValueError(f"{text!r} is not a platform such as linux/amd64 or linux/arm/v7")

@@ -1,4 +1,7 @@
-"""Media types that an ``Accept`` header takes. Source: RFC 9110 §12.4.2, §12.5.1."""
+"""Parses ``Accept`` headers, and chooses a media type by them. The mirror calls it.
+
+Source: RFC 9110 §12.4.2, §12.5.1.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -7,29 +10,30 @@ from typing import Final
 from msgspec import Struct, field
 
 ACCEPT_RANGES_MAX: Final = 128
-"""Of one request; what comes after them is not looked at."""
+"""Media ranges read of one request; the rest is ignored. It bounds the work for a hostile header.
+Docker sends about ten; chosen, not measured."""
 
 _ANYTHING: Final = "*/*"
 _QUALITY: Final = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 
 
 class Accept(Struct, frozen=True):
-    """Which media types a client takes, and how gladly.
+    """The media types that a client accepts, with their quality values.
 
     Attributes:
-      ranges: ``type/subtype``, ``type/*`` or ``*/*``, in lower case and in the client's order,
-        each with its quality, 0 to 1; 0 refuses it. None at all stands for ``*/*``.
+      ranges: ``type/subtype``, ``type/*`` or ``*/*`` in lower case and in the client's order, each
+        with its quality, 0 to 1. Quality 0 rejects a range. An empty mapping accepts ``*/*``.
     """
 
     ranges: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def anything(self) -> bool:
-        """Whether the client named no type at all."""
+        """Whether the client sent no media range."""
         return not self.ranges
 
     def quality(self, media_type: str) -> float:
-        """How gladly ``media_type`` is taken, 0 to 1. The narrowest range that fits decides."""
+        """The quality of ``media_type``, 0 to 1. The most specific range that matches decides."""
         if self.anything:
             return 1.0
         name = media_type.lower()
@@ -39,15 +43,15 @@ class Accept(Struct, frozen=True):
         return 0.0
 
     def takes(self, media_type: str) -> bool:
-        """Whether an answer may have this type."""
+        """Whether the client accepts an answer of this type."""
         return self.quality(media_type) > 0
 
     def names(self, media_type: str) -> bool:
-        """Whether this very type is among what the client takes: it knows what it is asking for."""
+        """Whether the client accepts this type by its name, not only by a wildcard."""
         return self.ranges.get(media_type.lower(), 0.0) > 0
 
     def best(self, media_types: Iterable[str]) -> str | None:
-        """Which of ``media_types`` is taken most gladly, the first of equals; None for none."""
+        """The type with the highest quality, the first of equals; None if none is accepted."""
         best, best_quality = None, 0.0
         for media_type in media_types:
             quality = self.quality(media_type)
@@ -56,7 +60,7 @@ class Accept(Struct, frozen=True):
         return best
 
     def header(self) -> str:
-        """The value of a header that says the same."""
+        """Format the value of an ``Accept`` header."""
         parts = []
         for name, quality in self.ranges.items():
             parts.append(name if quality == 1 else f"{name};q={quality:.3g}")
@@ -67,10 +71,10 @@ ACCEPTS_ANYTHING: Final = Accept()
 
 
 def parse_accept(values: Iterable[str]) -> Accept:
-    """Read all ``Accept`` lines of a request together. What cannot be read is left out.
+    """Parse all ``Accept`` lines of a request together. Skips invalid ranges.
 
-    A range with a quality that is no number counts as refused; of one that comes twice the
-    highest quality counts. Parameters other than ``q`` are not looked at.
+    A range with an invalid quality has quality 0. A range that occurs twice has the higher quality.
+    Parameters other than ``q`` are ignored.
     """
     ranges: dict[str, float] = {}
     for part in ",".join(values).split(",", ACCEPT_RANGES_MAX)[:ACCEPT_RANGES_MAX]:

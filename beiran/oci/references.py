@@ -1,7 +1,7 @@
-"""References: how images are named, in full, as people write them, and in the mirror's paths.
+"""Parses and formats image references: full, short, and in the mirror's paths.
 
-Source: distribution's ``reference`` package (grammar, normalisation, familiar form); what it leaves
-open about hosts is Docker's ``splitDockerDomain``.
+Source: distribution's ``reference`` package (grammar, normalisation, familiar form), and its
+``splitDockerDomain`` for the choice between a registry's name and a repository's first component.
 """
 
 import re
@@ -29,13 +29,13 @@ _HUB_NAMES: Final = (DOCKER_HUB, "index.docker.io", "registry-1.docker.io")
 
 
 class Reference(Struct, frozen=True):
-    """What somebody calls an image.
+    """The name of an image: registry, repository, and optionally a tag and a digest.
 
     Attributes:
       registry: ``docker.io``, ``quay.io``, ``host:5000``; in lower case.
-      repository: in that registry, ``library/busybox``.
-      tag: None when there is none; whether that means ``latest`` is for the reader to say.
-      digest: of a manifest or index; it counts for more than the tag.
+      repository: its name in the registry, such as ``library/busybox``.
+      tag: None if the name has none. ``tagged`` adds the default.
+      digest: of a manifest or index. It takes precedence over the tag.
     """
 
     registry: str
@@ -48,12 +48,15 @@ class Reference(Struct, frozen=True):
 
     @property
     def familiar(self) -> str:
-        """As Docker shows it: without ``docker.io`` and ``library/``. Reads back as the same."""
+        """The short form that Docker shows, without ``docker.io`` and ``library/``.
+
+        ``parse_reference`` turns it back into an equal reference.
+        """
         return familiar_repository(self.registry, self.repository) + self._rest
 
     @property
     def tagged(self) -> "Reference":
-        """The same; ``latest`` where there is neither a tag nor a digest."""
+        """This reference, with the tag ``latest`` if it has neither a tag nor a digest."""
         if self.tag or self.digest:
             return self
         return Reference(self.registry, self.repository, DEFAULT_TAG)
@@ -65,16 +68,16 @@ class Reference(Struct, frozen=True):
 
 
 class Repository(NamedTuple):
-    """A repository of a registry, in full."""
+    """A registry and the full name of a repository in it."""
 
     registry: str
     repository: str
 
 
 def parse_reference(text: str) -> Reference:
-    """Read ``busybox``, ``user/app:1``, ``host:5000/a/b@sha256:…``.
+    """Parse ``busybox``, ``user/app:1``, ``host:5000/a/b@sha256:…``.
 
-    Raises: ValueError, one line, for what is not the name of an image.
+    Raises: ValueError, one line, if ``text`` is not the name of an image.
     """
     if _IMAGE_ID.fullmatch(text):
         raise ValueError(f"{text} is an image's ID, not a name")
@@ -94,7 +97,7 @@ def parse_reference(text: str) -> Reference:
 
 
 def full_repository(name: str) -> Repository:
-    """Read a name without tag and digest: ``busybox`` is ``docker.io`` and ``library/busybox``.
+    """Parse a name without tag and digest: ``busybox`` is ``library/busybox`` of ``docker.io``.
 
     Raises: ValueError, one line.
     """
@@ -115,9 +118,9 @@ def full_repository(name: str) -> Repository:
 
 
 def registry_name(text: str) -> str:
-    """A registry by its one name: in lower case, and ``docker.io`` by any of Docker Hub's.
+    """Normalise a registry's name: lower case, and ``docker.io`` for each name of Docker Hub.
 
-    Raises: ValueError for what is not ``HOST`` or ``HOST:PORT``.
+    Raises: ValueError if ``text`` is not ``HOST`` or ``HOST:PORT``.
     """
     port = text.rpartition(":")[2] if re.search(r":[0-9]+$", text) else ""
     if not _REGISTRY.fullmatch(text) or (port and not 1 <= int(port) <= 65535):
@@ -127,7 +130,7 @@ def registry_name(text: str) -> str:
 
 
 def familiar_repository(registry: str, repository: str) -> str:
-    """The name as Docker shows it: ``busybox`` for ``library/busybox`` of ``docker.io``.
+    """The short name that Docker shows: ``busybox`` for ``library/busybox`` of ``docker.io``.
 
     Source: distribution/reference, ``FamiliarName``.
     """
@@ -138,18 +141,18 @@ def familiar_repository(registry: str, repository: str) -> str:
 
 
 def matches_any(patterns: Iterable[str], registry: str, repository: str) -> bool:
-    """Whether a repository is among ``patterns``: names in full, ``*`` for any characters."""
+    """Whether a repository's full name matches one of ``patterns``; ``*`` matches anything."""
     return any(fnmatchcase(f"{registry}/{repository}", pattern) for pattern in patterns)
 
 
 def mirror_repository(registry: str, repository: str) -> str:
-    """The name by which a repository of any registry is asked of the mirror.
+    """The name of a repository in the mirror's paths.
 
-    Docker Hub's keep their own, as Docker asks a mirror for them. Others have the registry first,
-    ``quay.io/foo/bar``, with ``__`` for the colon before a port, which a path has no room for:
-    ``host__5000/foo``.
+    A repository of Docker Hub keeps its name, because Docker requests it from a mirror by that
+    name. Other names start with the registry: ``quay.io/foo/bar``. ``__`` replaces the colon before
+    a port, which a repository's name cannot contain: ``host__5000/foo``.
 
-    Raises: ValueError for a registry with an IPv6 address, which no path can name.
+    Raises: ValueError if the registry is an IPv6 address, or has neither a dot nor a port.
     """
     if "[" in registry:
         raise ValueError(f"{registry}: a registry by its IPv6 address has no name in the mirror")
@@ -167,7 +170,7 @@ def mirror_repository(registry: str, repository: str) -> str:
 
 
 def mirrored_repository(path: str) -> Repository:
-    """Which repository ``path``, as ``mirror_repository`` makes it, stands for.
+    """Parse a path that ``mirror_repository`` made.
 
     Raises: ValueError, one line.
     """
@@ -179,7 +182,7 @@ def mirrored_repository(path: str) -> Repository:
 
 
 def _registry_in_path(component: str) -> str | None:
-    """The registry that the first component of a path is; None when it is none."""
+    """Parse the first component of a path as a registry; None if it is not one."""
     with_port = _PORT_IN_PATH.fullmatch(component)
     text = f"{with_port[1]}:{with_port[2]}" if with_port else component
     if not (with_port or "." in component or component == "localhost"):

@@ -1,11 +1,11 @@
-"""Credentials for registries: the operator's, or those that ``docker login`` stored.
+"""Finds credentials for registries: in the settings, else where ``docker login`` stored them.
 
-Docker's ``config.json`` has them in ``auths``, which the Docker SDK reads, or names a program that
-has them: ``credHelpers`` for one registry, ``credsStore`` for all. Such a program runs as
-``docker-credential-NAME get`` with the registry on its standard input. The SDK would run it too,
-but without a limit of time, and drops what the program says when it fails.
+Docker's ``config.json`` has credentials in ``auths``, or names a credential helper that has them:
+``credHelpers`` for one registry, ``credsStore`` for all. The Docker SDK reads ``auths``. This
+module runs a helper itself, as ``docker-credential-NAME get`` with the registry on its standard
+input: the SDK sets no timeout for a helper, and drops the output of one that fails.
 
-The requests to a registry ask ``CredentialStore`` when it wants to know who asks.
+The registry client asks ``CredentialStore`` when a registry answers with a challenge.
 
 Source: docker CLI, ``cli/config`` (the file, ``ConvertToHostname``) and docker-credential-helpers.
 """
@@ -26,15 +26,19 @@ from beiran.oci.references import DOCKER_HUB
 from beiran.settings.settings import OriginSettings
 
 CONFIG_BYTES_MAX: Final = 1024 * 1024
+"""A login takes some hundred bytes. The limit bounds memory; chosen, not measured."""
 HELPER_TIMEOUT_S: Final = 5.0
-"""A keychain answers within 0.1 s. One that waits to be unlocked must not hold up a pull."""
+"""A keychain answers within 0.1 s. A locked one may wait for its user, and must not block a pull.
+Chosen, not measured."""
 HELPER_ANSWER_BYTES_MAX: Final = 256 * 1024
+"""A token takes a few KiB. The limit bounds what is parsed; chosen, not measured."""
 KEPT_S: Final = 60.0
-"""How long an answer counts. A helper takes 0.1 s; a new login is known within a minute."""
+"""How long an answer is cached. It saves the 0.1 s of a helper for each request, and delays the
+effect of a new login by at most a minute. Chosen, not measured."""
 
-HUB_KEY: Final = "https://index.docker.io/v1/"
+HUB_KEY: Final = "https://index.docker.io/v1/"  # the docker CLI's key for Docker Hub
 TOKEN_USER: Final = "<token>"
-"""The user name with which a helper says that the secret is an identity token."""
+"""The user name by which a helper marks its secret as an identity token."""
 
 _HELPER_NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}")
 _NOT_FOUND: Final = "credentials not found"
@@ -42,7 +46,7 @@ _log: Final = logging.getLogger(__name__)
 
 
 class Credentials(Struct, frozen=True):
-    """A user and a password, or an identity token to get registry tokens with."""
+    """A user and a password, or an identity token that is exchanged for registry tokens."""
 
     username: str = ""
     password: str = ""
@@ -63,7 +67,7 @@ class CredentialStore:
 
     Args:
       origins: the settings of registries, by name.
-      docker_config: Docker's ``config.json``, which need not exist; None for none.
+      docker_config: the path of Docker's ``config.json``; the file may be missing. None: unused.
     """
 
     def __init__(
@@ -80,9 +84,9 @@ class CredentialStore:
         self._logged: set[str] = set()
 
     async def find(self, registry: str) -> Credentials | None:
-        """The credentials for a registry; None sends requests without any.
+        """Find the credentials for a registry. With None, the caller sends requests without any.
 
-        A problem with the file or a helper is logged once, and counts as none.
+        A problem with the file or a helper is logged once, and the answer is None.
         """
         own = self._origins.get(registry)
         if own is not None and own.username:
@@ -104,11 +108,11 @@ class CredentialStore:
         return found
 
     def forget(self, registry: str) -> None:
-        """Look again the next time: the registry refused them."""
+        """Drop the cached answer, because the registry refused it. The next call looks again."""
         self._known.pop(self._docker_name(registry), None)
 
     def _docker_name(self, registry: str) -> str:
-        """The registry by which Docker keeps the credentials: the one behind ``url``, if set."""
+        """The registry under which Docker stores the credentials: the host of ``url`` if set."""
         own = self._origins.get(registry)
         if own is None or not own.url:
             return registry
@@ -135,7 +139,7 @@ class CredentialStore:
 
 
 class _Unusable(Exception):
-    """The file or a helper cannot be used. One line."""
+    """The file or a helper cannot be used. The message is one line."""
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -162,31 +166,31 @@ def _key_of(registry: str) -> str:
 
 
 def _host_of(key: str) -> str:
-    """The registry that a key of ``auths`` stands for; old ones are URLs."""
+    """The registry of a key of ``auths``. Old versions of Docker wrote URLs as keys."""
     host = key.removeprefix("https://").removeprefix("http://").partition("/")[0].lower()
     return DOCKER_HUB if host in ("index.docker.io", "registry-1.docker.io") else host
 
 
 def _from_entry(path: Path, key: str, entry: Mapping[str, Any]) -> Credentials | None:
-    """The credentials in an entry of ``auths``. Blocks. Raises: _Unusable."""
-    # Imported here: an agent without Docker pays for the SDK only if it has a config.json.
+    """Read the credentials of an entry of ``auths``. Blocks. Raises: _Unusable."""
+    # Imported here to save memory: an agent loads the SDK only if the host has a config.json.
     from docker import auth
 
     try:
         found = auth.parse_auth({key: {name: value for name, value in entry.items() if value}})[key]
-    except (ValueError, TypeError, AttributeError):  # it splits what it has decoded
+    except (ValueError, TypeError, AttributeError):  # the SDK does not check types before it splits
         raise _Unusable(f"{path}: auths: {key}: not USER:PASSWORD in base64") from None
     if token := found.get("IdentityToken"):
         return Credentials(identity_token=str(token))
-    # The docker CLI writes a name and a password apart where there is no "auth".
+    # Where "auth" is missing, the docker CLI reads "username" and "password".
     user, password = (found.get(name) or entry.get(name) for name in ("username", "password"))
     if isinstance(user, str) and user and isinstance(password, str):
         return Credentials(user, password.rstrip("\0"))
-    return None  # "{}": logged in, and the credentials are with a helper
+    return None  # "{}": docker login stored the credentials in a helper
 
 
 async def _ask_helper(name: str, registry: str) -> Credentials | None:
-    """Raises: _Unusable."""
+    """Run a credential helper. Returns None if it has no credentials. Raises: _Unusable."""
     if not _HELPER_NAME.fullmatch(name):
         raise _Unusable(f"{name!r} is not the name of a credential helper")
     program = f"docker-credential-{name}"
@@ -204,7 +208,7 @@ async def _ask_helper(name: str, registry: str) -> Credentials | None:
     except OSError as error:
         raise _Unusable(f"{program} cannot be run: {error.strerror}") from None
     if ended.returncode != 0:
-        # It says why on its standard output; that it has none is the usual reason.
+        # A helper prints the reason on its standard output. "Not found" is the usual one.
         if _NOT_FOUND in ended.stdout[:1024].decode(errors="replace"):
             return None
         raise _Unusable(f"{program} failed with exit code {ended.returncode}")

@@ -1,10 +1,10 @@
-"""A layer's tar, rebuilt bit for bit from its unpacked files and what tar-split noted of it.
+"""Rebuilds a layer's tar, bit for bit, from its unpacked files and Docker's tar-split file.
 
-``tar-split.json.gz`` has a line of JSON per piece of the tar: type 2 carries bytes of the archive
-itself (headers, padding), type 1 stands for the content of a file. Where each piece begins follows
-from their sizes, so that any range can be read without rebuilding what is before it.
+``tar-split.json.gz`` has a line of JSON for each piece of the tar. Type 2 carries bytes of the
+archive itself: headers and padding. Type 1 stands for the content of a file. The sizes give the
+offset of each piece, so a range is read without rebuilding the bytes before it.
 
-Source: vbatts/tar-split, tar/storage/entry.go.
+The readers of Docker's graph driver call it. Source: vbatts/tar-split, tar/storage/entry.go.
 """
 
 import gzip
@@ -23,12 +23,18 @@ from msgspec import Struct
 from beiran.errors import DataError
 
 CHUNK_BYTES: Final = 2**20
+"""Bytes per read of a file. Larger reads cost memory, smaller ones calls; chosen, not measured."""
 PIECES_MAX: Final = 20_000_000
+"""Two pieces a file: 10 million files in a layer. At 16 bytes a piece it bounds the offsets to
+320 MB. Chosen, not measured."""
 LINE_BYTES_MAX: Final = 16 * 2**20
-"""tar-split puts the padding at an archive's end into one line; docker's are 10 KiB, some more."""
+"""The padding at the end of an archive is one line: 10 KiB from Docker, more from some builders.
+The limit bounds the memory that a broken file can take; chosen, not measured."""
 _BLOCK_BYTES: Final = 256 * 1024
-_FILE: Final = 1
-_RAW: Final = 2
+"""Bytes compressed together. A range decompresses at least one block: larger blocks compress
+better, smaller ones are read faster. Chosen, not measured."""
+_FILE: Final = 1  # tar-split FileType
+_RAW: Final = 2  # tar-split SegmentType
 
 
 class _Entry(Struct):
@@ -42,7 +48,7 @@ class _Entry(Struct):
 
 
 class _Size(Struct):
-    """A line of tar-split.json, read only for the number of bytes that it stands for."""
+    """The fields of a line of tar-split.json that give its number of bytes."""
 
     type: int
     size: int = 0
@@ -50,7 +56,10 @@ class _Size(Struct):
 
 
 def tar_bytes(path: Path) -> int:
-    """How long the tar is that the notes at ``path`` are of. Raises: DataError."""
+    """Compute the size of the tar that the tar-split file at ``path`` describes.
+
+    Raises: DataError.
+    """
     decoder = msgspec.json.Decoder(_Size)
     total = 0
     try:
@@ -68,16 +77,16 @@ def tar_bytes(path: Path) -> int:
 
 
 class TarSplit:
-    """Where each piece of a layer's tar is.
+    """The offsets of the pieces of a layer's tar, and the archive's own bytes.
 
-    The archive's own bytes are kept compressed: a layer of 50,000 files has some 50 MB of headers,
-    and a range needs a few of them.
+    These bytes stay compressed in memory: a layer of 50,000 files has about 50 MB of headers, and a
+    range needs a few of them.
     """
 
     def __init__(self, path: Path) -> None:
-        """Read the notes at ``path``. Raises: DataError."""
+        """Read the tar-split file at ``path``. Raises: DataError."""
         self._starts = array("q")
-        self._raw_starts = array("q")  # into the raw bytes; for a file: minus its number, minus 1
+        self._raw_starts = array("q")  # offset in the archive's bytes; -1 - number for a file
         self._names: list[bytes] = []
         self._blocks: list[bytes] = []
         self.size_bytes = 0
@@ -89,7 +98,7 @@ class TarSplit:
 
     @property
     def memory_bytes(self) -> int:
-        """About what it takes in memory."""
+        """Estimated memory of this object, with 40 bytes of overhead for each name."""
         names = sum(map(len, self._names)) + 40 * len(self._names)
         return names + sum(map(len, self._blocks)) + 16 * len(self._starts) + _BLOCK_BYTES
 
@@ -128,8 +137,8 @@ class TarSplit:
     def pieces(self, start: int, end: int) -> Iterator[tuple[bytes | None, int, int, int]]:
         """The pieces of the range from ``start`` to ``end``, in order.
 
-        Yields: (name of the file, or None for bytes of the archive; where in it the piece
-        begins; where it ends; size of the whole file).
+        Yields: the name of a file, or None for bytes of the archive; the piece's first and last
+        offset in it; the size of the whole file, or 0 for the archive.
         """
         index = bisect_right(self._starts, start) - 1
         while start < end:
@@ -147,7 +156,7 @@ class TarSplit:
             index += 1
 
     def raw(self, start: int, end: int) -> Iterator[bytes]:
-        """Bytes of the archive itself, as ``pieces`` gives their places."""
+        """Decompress bytes of the archive itself, at offsets that ``pieces`` yields."""
         while start < end:
             number, first = divmod(start, _BLOCK_BYTES)
             cached, block = self._last_block
@@ -160,7 +169,7 @@ class TarSplit:
 
 
 class UnpackedTar:
-    """The tar of a layer whose files are in a folder, a ``verified_reader.TarSource``."""
+    """The tar of a layer whose files are in a folder. A ``verified_reader.TarSource``."""
 
     def __init__(self, notes: TarSplit, folder: Path, identity: Hashable) -> None:
         self._notes = notes
@@ -169,7 +178,7 @@ class UnpackedTar:
         self.identity = identity
 
     def read(self, start: int, end: int) -> Iterator[bytes]:
-        """The bytes of a range. Small files are joined to larger chunks."""
+        """Read a range. Joins small files into chunks of about half of ``CHUNK_BYTES``."""
         gathered: list[bytes] = []
         gathered_bytes = 0
         files = _Files(self._folder)
@@ -192,11 +201,11 @@ class UnpackedTar:
             yield b"".join(gathered)
 
     def close(self) -> None:
-        """Nothing to close: files are open only while they are read."""
+        """Do nothing: ``read`` closes the files that it opens."""
 
 
 class _Files:
-    """Files below a folder, opened without ever following a symlink."""
+    """Opens files below a folder. Never follows a symlink: it could lead out of the layer."""
 
     _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -206,7 +215,10 @@ class _Files:
         self._parent_fd = os.dup(self._folder)
 
     def read(self, name: bytes, start: int, end: int, size: int) -> Iterator[bytes]:
-        """The bytes from ``start`` to ``end`` of a file that must have ``size`` bytes."""
+        """Read from ``start`` to ``end`` of a file. Raises: DataError if its size is not ``size``.
+
+        A file of another size was changed after Docker unpacked it.
+        """
         *parent, last = _components(name)
         if tuple(parent) != self._parent:
             self._enter(tuple(parent))
@@ -214,18 +226,18 @@ class _Files:
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode) or status.st_size != size:
-                raise DataError(f"{os.fsdecode(name)} in a layer is not the file it was")
+                raise DataError(f"{os.fsdecode(name)} in a layer has changed since it was unpacked")
             while start < end:
                 data = os.pread(fd, min(CHUNK_BYTES, end - start), start)
                 if not data:
-                    raise DataError(f"{os.fsdecode(name)} in a layer got shorter")
+                    raise DataError(f"{os.fsdecode(name)} in a layer became shorter during a read")
                 yield data
                 start += len(data)
         finally:
             os.close(fd)
 
     def _enter(self, parent: tuple[bytes, ...]) -> None:
-        """Open the folder ``parent``, one component after the other."""
+        """Open the folder ``parent`` one component at a time, so that no symlink is followed."""
         fd = os.dup(self._folder)
         try:
             for component in parent:
@@ -239,13 +251,13 @@ class _Files:
         self._parent, self._parent_fd = parent, fd
 
     def close(self) -> None:
-        """Close the folders."""
+        """Close the open folders."""
         os.close(self._parent_fd)
         os.close(self._folder)
 
 
 def _components(name: bytes) -> list[bytes]:
-    """The components of a name in a tar, which must not lead out of it."""
+    """Split a name in a tar into components. Raises: DataError if it leads out of the layer."""
     found: list[bytes] = []
     for component in name.split(b"/"):
         if component == b"..":

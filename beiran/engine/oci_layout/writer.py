@@ -1,9 +1,9 @@
-"""Put images and names into an OCI layout folder, so that no reader sees half of a change.
+"""Writes images and names into an OCI layout folder. Called by the layout engine.
 
-Blobs come first, each under its name only when it is whole; then ``index.json`` is replaced at one
-stroke. Every change through here locks the folder (``flock`` of the folder itself, which leaves no
-file in it). Programs without a lock, such as skopeo, may still overwrite an entry, as they may
-without this agent.
+The order of writing ensures that a reader never sees half of a change. The writer stores the blobs
+first, and renames each to its digest when it is complete. Then it replaces ``index.json`` by an
+atomic rename. Each change holds a lock on the folder: ``flock`` of the folder itself, which adds no
+file to it. A program that takes no lock, such as skopeo, may still overwrite an entry of the index.
 
 Source: OCI image specification, image-layout.md.
 """
@@ -33,9 +33,11 @@ from beiran.ids import Digest, digest_text
 from beiran.oci.familiar_names import familiar_name
 from beiran.oci.manifests import OCI_INDEX
 
-PART_PREFIX: Final = ".beiran-"
+PART_PREFIX: Final = ".beiran-"  # hidden, and never the 64 hex digits of a blob's name
+_COPY_BYTES: Final = 2**20  # a read and a write per MiB; chosen, not measured
 _CANNOT_LINK: Final = frozenset(
-    # The last: of an open file that has no name left.
+    # Another file system, a file of another user, too many links, no links on this file system;
+    # ENOENT is the answer for an open file that was deleted.
     {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOENT}
 )
 
@@ -43,14 +45,14 @@ Row = dict[str, Any]
 
 
 class LayoutWriter:
-    """Changes one layout folder. All methods block, and raise EngineRefused where they cannot."""
+    """Changes one layout folder. All methods block, and raise EngineRefused on failure."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.blobs = folder / "blobs" / "sha256"
 
     def prepare(self) -> None:
-        """Make the folder a layout without images, where there is none or an empty one."""
+        """Create an empty layout if the folder is missing or empty. Leave a layout as it is."""
         with self.refusing():
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._locked():
@@ -62,10 +64,11 @@ class LayoutWriter:
                 self.blobs.mkdir(parents=True, exist_ok=True)
 
     def add_blob(self, digest: Digest, blob: Path | int | bytes) -> None:
-        """Add a verified blob: linked if possible, else copied.
+        """Add a verified blob: by a hard link if possible, else by a copy.
 
         Args:
-          blob: a file's path, or an open descriptor of one, which may be renamed meanwhile.
+          blob: its bytes, the path of a file, or the descriptor of an open file. A descriptor stays
+            valid when another program renames or deletes the file.
         """
         with self.refusing():
             path = self._path(digest)
@@ -82,16 +85,17 @@ class LayoutWriter:
                 part.unlink(missing_ok=True)
 
     def begin_blob(self, digest: Digest) -> "PartBlob":
-        """Begin to write a blob bit by bit."""
+        """Open a blob that the caller writes in chunks."""
         path = self._path(digest)
         with self.refusing():
             return PartBlob(self, digest, path, self._part(path))
 
     def name_manifest(self, manifest: Manifest, names: Sequence[str]) -> None:
-        """List a manifest, whose blobs are there, by these names, or without a name.
+        """List a manifest in the index under ``names``, or without a name if there are none.
 
-        A name moves from what had it. What has lost its last name so is no longer listed, and its
-        blobs stay, as other tools leave them.
+        The folder must have the manifest's blobs. A name that another manifest has moves to this
+        one. A manifest that loses its last name leaves the index, and its blobs stay: skopeo and
+        other tools leave them, too.
         """
         self.add_blob(manifest.digest, manifest.data)
         rows = named_descriptors(manifest, names)
@@ -99,14 +103,14 @@ class LayoutWriter:
             kept = _without(index["manifests"], names)
             same = [row for row in kept if row.get("digest") == rows[0]["digest"]]
             if names:
-                # It need not be listed without a name beside.
+                # A named entry makes the entry without a name superfluous.
                 kept = [row for row in kept if row not in same or _name(row)]
             elif same:
                 return
             index["manifests"] = kept + rows
 
     def name_entry(self, chosen: Callable[[Row], bool], name: str) -> bool:
-        """Give the first entry that is ``chosen`` another name; False where there is none."""
+        """Add a name to the first entry that ``chosen`` accepts. Returns False if none is."""
         with self._changing() as index:
             found = next((row for row in index["manifests"] if chosen(row)), None)
             if found is None:
@@ -120,13 +124,13 @@ class LayoutWriter:
             return True
 
     def remove_name(self, name: str) -> None:
-        """List no longer what has this name, by it."""
+        """Remove the index entry with this name. The blobs stay."""
         with self._changing() as index:
             index["manifests"] = _without(index["manifests"], [name])
 
     @contextmanager
     def _changing(self) -> Iterator[Row]:
-        """The index, to be changed; others that come here wait."""
+        """Lock the folder, and yield the index; write it afterwards if the caller changed it."""
         with self.refusing(), self._locked():
             try:
                 index = json.loads(read_small_file(self.folder / "index.json"))
@@ -151,7 +155,7 @@ class LayoutWriter:
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
-        """What goes wrong with the folder, as EngineRefused."""
+        """Turn errors of the folder into EngineRefused."""
         try:
             yield
         except (MissingContent, BadContent) as problem:
@@ -163,7 +167,7 @@ class LayoutWriter:
         self._replace(self.folder / "index.json", json.dumps(index, indent=1).encode())
 
     def _replace(self, path: Path, data: bytes) -> None:
-        """Write a file at one stroke."""
+        """Write a file under a temporary name, and rename it: atomic for readers."""
         part = self._part(path)
         try:
             with part.open("xb") as file:
@@ -184,7 +188,7 @@ class LayoutWriter:
             if error.errno not in _CANNOT_LINK:
                 raise
             with _reading(source) as read, part.open("xb") as write:
-                shutil.copyfileobj(read, write, 2**20)
+                shutil.copyfileobj(read, write, _COPY_BYTES)
                 write.flush()
                 _sync(write.fileno())
 
@@ -192,12 +196,15 @@ class LayoutWriter:
         return self.blobs / digest.hex()
 
     def _part(self, path: Path) -> Path:
-        """A temporary name in the same folder, random so that it is free."""
+        """Choose a temporary name in the same folder: rename(2) needs the same file system.
+
+        64 random bits: two writers never choose the same name.
+        """
         return path.parent / f"{PART_PREFIX}{secrets.token_hex(8)}"
 
 
 class PartBlob:
-    """A blob being written under a temporary name. All methods block, as ``LayoutWriter``'s do."""
+    """A blob that is written under a temporary name. All methods block."""
 
     def __init__(self, writer: LayoutWriter, digest: Digest, path: Path, part: Path) -> None:
         self._writer = writer
@@ -208,22 +215,22 @@ class PartBlob:
         self._file = part.open("xb")
 
     def write(self, data: bytes) -> None:
-        """Add some bytes."""
+        """Append bytes."""
         self._sha256.update(data)
         with self._writer.refusing():
             self._file.write(data)
 
     def finish(self) -> None:
-        """Verify it and give it its name. Raises: EngineRefused if its digest is wrong."""
+        """Verify the digest, and rename the blob to it. Raises: EngineRefused on a mismatch."""
         if self._sha256.digest() != self._digest:
-            raise EngineRefused(f"what should be {digest_text(self._digest)} has another digest")
+            raise EngineRefused(f"the bytes of {digest_text(self._digest)} have another digest")
         with self._writer.refusing():
             self._file.flush()
             _sync(self._file.fileno())
             self._part.rename(self._path)
 
     def close(self) -> None:
-        """Remove what was not finished."""
+        """Remove the temporary file if ``finish`` has not renamed it."""
         with suppress(OSError):
             self._file.close()
         self._part.unlink(missing_ok=True)
@@ -235,7 +242,7 @@ def _without(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    """The name by which an entry is shown; empty if it has none."""
+    """The name of an index entry, in its familiar form; empty if it has none."""
     annotations = row.get("annotations")
     if not isinstance(annotations, dict):
         return ""
@@ -244,7 +251,7 @@ def _name(row: Mapping[str, Any]) -> str:
 
 
 def _link_open_file(descriptor: int, path: Path) -> None:
-    """Another name for an open file. Source: linkat(2), AT_SYMLINK_FOLLOW."""
+    """Make a hard link to an open file. Source: linkat(2), AT_SYMLINK_FOLLOW."""
     folder = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.link(str(descriptor), path, src_dir_fd=folder, follow_symlinks=True)
@@ -253,11 +260,14 @@ def _link_open_file(descriptor: int, path: Path) -> None:
 
 
 def _reading(source: Path | int) -> BinaryIO:
-    """A file from its first byte, with a position of its own."""
+    """Open a file again: a new file position, which other readers do not move."""
     return open(source if isinstance(source, Path) else f"/proc/self/fd/{source}", "rb")
 
 
 def _sync(fd: int) -> None:
-    """Bytes that are named by their digest must be there after a power cut, or not at all."""
+    """Flush a file to disk. A blob must be complete after a power cut, or absent.
+
+    Errors are ignored: some file systems have no fsync, and readers verify each digest.
+    """
     with suppress(OSError):
         os.fsync(fd)
