@@ -149,7 +149,9 @@ class GossipDriver:
                 case IdentityConflict(address=address):
                     self.identity_conflict = f"another agent uses this node's UUID: {address}"
                     _log.error(
-                        "%s; remove node.uuid on one of the two hosts", self.identity_conflict
+                        "%s; on the host that is the copy, remove node.uuid from the configuration"
+                        " folder and restart the agent",
+                        self.identity_conflict,
                     )
                 case (
                     MemberChanged()

@@ -63,7 +63,7 @@ class AgentStatus:
         if self.engine_watcher.down_reason is not None:
             problems.append(f"the engine does not answer: {self.engine_watcher.down_reason}")
         if self.driver.node.deaf:
-            problems.append("this node has not heard any other node for a while; check its network")
+            problems.append("this node receives no packets of other nodes; check its network")
         if self.driver.identity_conflict is not None:
             problems.append(self.driver.identity_conflict)
         problems.extend(self.dns_join.problems)

@@ -77,8 +77,12 @@ class FolderWatch:
                     return
 
     def _warn(self, what: str, number: int) -> None:
-        every = f"looked at every {self._otherwise_s:g} s instead of watched"
-        _log.warning("%s: %s; %s", what, os.strerror(number), every)
+        _log.warning(
+            "%s cannot be watched (%s): the agent reads it every %g s instead",
+            what,
+            os.strerror(number),
+            self._otherwise_s,
+        )
 
 
 @contextmanager

@@ -371,7 +371,11 @@ class _Connection:
                 await self._send_body(data, response.body)
         except BodyFailed as error:
             self._counters.http_failures += 1
-            _log.error("an answer broke off: %s", error, exc_info=_unexpected(error.__cause__))
+            _log.error(
+                "an answer was cut off and its connection closed: %s",
+                error,
+                exc_info=_unexpected(error.__cause__),
+            )
         finally:
             await _dispose(response)
 

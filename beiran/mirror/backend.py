@@ -34,7 +34,7 @@ Reference = str | Digest
 """A tag, or the digest of a manifest or index."""
 
 Source = Literal["origin", "peers"]
-"""Who vouches for an answer: the origin, or other nodes where the origin does not."""
+"""Who stated that the reference names this digest: the origin, or other nodes in its place."""
 
 
 class ManifestAnswer(Struct, frozen=True, kw_only=True):
@@ -42,7 +42,7 @@ class ManifestAnswer(Struct, frozen=True, kw_only=True):
 
     Attributes:
       data: its bytes, exactly.
-      source: who says that the reference names it.
+      source: who stated that the reference names it.
       warning: a line for the user, such as that the tag named this an hour ago; may be empty.
     """
 

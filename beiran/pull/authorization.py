@@ -45,7 +45,7 @@ class Provenance(Enum):
 
     @property
     def source(self) -> Source:
-        """Who vouches for it, as the mirror's clients learn it."""
+        """Who stated that the name means this digest: a header of the mirror's answers."""
         return "origin" if self is Provenance.REGISTRY else "peers"
 
     @property

@@ -1,4 +1,4 @@
-"""Deliver an image to the local engine: the manifest it is best given, or the layers it lacks.
+"""Deliver an image to the local engine: by the cheapest manifest, or by loading missing layers.
 
 ``best_form`` answers an engine's request for a manifest (``mirror_backend``): where another form
 of the layers spares bytes (``layer_format``), it answers with a composed manifest, or loads the
@@ -120,7 +120,7 @@ class Delivery:
     # --- for an engine that asks for a manifest ---------------------------------------------
 
     async def best_form(self, found: ResolvedImage) -> bytes:
-        """The manifest or index that the engine is best given for ``found``.
+        """The manifest or index with which the engine fetches the fewest bytes of ``found``.
 
         That is ``found`` itself where nothing is better, or something goes wrong on the way.
         """
@@ -171,7 +171,7 @@ class Delivery:
         return (await self._compose(image, locations)).answer
 
     async def _for_store_of_blobs(self, image: _Image, locations: ImageLocations) -> bytes:
-        """As ``_for_graph_driver``, where an image is whole only with all blobs that it names.
+        """As ``_for_graph_driver``, for a store that needs every blob that its manifest names.
 
         A pull skips layers that the store has unpacked from other blobs. Those must be loaded, by
         the manifest that the engine pulls then, for another one names other blobs.
@@ -309,7 +309,7 @@ class Delivery:
     async def _open_all(
         self, stack: AsyncExitStack, requests: Sequence[BlobRequest]
     ) -> dict[Digest, BlobReader]:
-        """Open those that are here, which keeps them here, then fetch and open the others."""
+        """Open the blobs of this host first, so that none is evicted; then fetch the others."""
         here = await self._local.sizes(request.digest for request in requests)
         readers = {
             digest: await stack.enter_async_context(self._local.open(digest)) for digest in here

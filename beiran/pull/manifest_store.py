@@ -61,7 +61,7 @@ class ManifestStore:
         try:
             kept = await self._engine.manifest(digest)
         except (EngineUnavailable, DataError) as error:
-            _log.warning("%s: %s", digest_text(digest), error)
+            _log.warning("the engine cannot give manifest %s: %s", digest_text(digest), error)
             return None
         return None if kept is None else kept.data
 
@@ -70,7 +70,7 @@ class ManifestStore:
         try:
             await self._cache.put(digest, data)
         except (CacheFull, OSError) as error:
-            _log.warning("%s cannot be kept: %s", digest_text(digest), error)
+            _log.warning("manifest %s is not cached: %s", digest_text(digest), error)
         return self._cache.size(digest) is not None
 
     async def manifest(
@@ -110,7 +110,7 @@ class ManifestStore:
         try:
             kept = await self._engine.image_manifest(image)
         except (EngineUnavailable, DataError) as error:
-            _log.info("%s: %s", digest_text(image), error)
+            _log.info("the engine has no manifest of image %s: %s", digest_text(image), error)
             kept = None
         if kept is not None:
             return kept.data
@@ -135,7 +135,7 @@ class ManifestStore:
             data = await self.config_data(name, image, near, from_origin=from_origin)
             return read_config(data)
         except (OriginBroken, BadManifest) as error:
-            _log.debug("%s is served as it is: %s", name, error)
+            _log.debug("%s: the config cannot be read, so no layer changes form: %s", name, error)
             return None
 
     async def config_data(
@@ -198,7 +198,7 @@ class ManifestStore:
         try:
             return await self._cache.read(digest)
         except BlobMissing as error:
-            _log.warning("%s", error)
+            _log.warning("the cache cannot give a document: %s", error)
             return None
 
     async def _from_engine(self, digest: Digest) -> bytes | None:
@@ -210,7 +210,7 @@ class ManifestStore:
             async with self._engine.open_blob(digest) as reader:
                 data = b"".join([chunk async for chunk in reader.chunks(0, reader.size_bytes)])
         except (NotFound, EngineUnavailable, DataError) as error:
-            _log.info("%s: %s", digest_text(digest), error)
+            _log.info("the engine cannot give config %s: %s", digest_text(digest), error)
             return None
         return data if digest_of(data) == digest else None
 

@@ -1,4 +1,4 @@
-"""Resolve a name or a digest to an image: its manifest, who vouches for it, and who is near.
+"""Resolve a name or a digest to an image: its manifest, its provenance, and nodes that hold it.
 
 A tag is resolved (``tags``), or a digest authorized (``authorization``); the manifest is read
 (``manifest_store``) and what it names is granted. ``mirror_backend`` answers an engine with the

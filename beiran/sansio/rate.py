@@ -1,4 +1,4 @@
-"""How many bytes a second, lately."""
+"""Measure a rate: bytes per second over the last half second."""
 
 from typing import Final
 

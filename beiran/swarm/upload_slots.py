@@ -1,7 +1,7 @@
 """Upload slots: how many peers fetch from this node at once.
 
-Enough run to fill the uplink, and no more: with many at once each is slow, and a piece that is
-under way to many is whole nowhere for long. ``uploads_waiting`` further requests wait, so that the
+As many run as fill the uplink, and no more. With many at once each is slow, and no receiver has a
+whole piece to pass on for a long time. ``uploads_waiting`` further requests wait, so that the
 link never idles between two uploads. When an upload ends, the next slot goes to the requester that
 receives least now, and among equals to the piece that this node has sent least often: so a fresh
 piece leaves once, and its receivers pass it on. Further requests get BUSY. (BitTorrent's choking

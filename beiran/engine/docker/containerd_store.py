@@ -82,7 +82,10 @@ class ContainerdStore(ImageStore):
 
     @override
     async def provenance(self, digests: Sequence[RepoDigest]) -> tuple[RepoDigest, ...]:
-        """Docker makes one up for every name here."""
+        """The digests of repositories that containerd pulled from or pushed to.
+
+        On this store Docker shows a repository digest for every name of an image.
+        """
 
         def came_from(digest: RepoDigest) -> bool:
             try:
@@ -210,7 +213,7 @@ class ContainerdStore(ImageStore):
 
     @override
     async def image_manifest(self, place: Place) -> Manifest:
-        """The one by which the store has it."""
+        """The manifest that the store has of the image."""
         assert isinstance(place.image, PlatformImage)
         digest = place.image.manifest
         manifest = await trio.to_thread.run_sync(self.manifest, digest)
@@ -223,7 +226,7 @@ class ContainerdStore(ImageStore):
 
     @override
     def missing_layers(self, diff_ids: Sequence[Digest], index: ImageIndex) -> list[Digest]:
-        """Each by itself."""
+        """The layers that the store has in no form: it can have a layer without those below it."""
         return [diff_id for diff_id in diff_ids if self._layer_form(diff_id, index) is None]
 
     def _layer_form(self, diff_id: Digest, index: ImageIndex) -> ManifestDescriptor | None:
@@ -237,10 +240,10 @@ class ContainerdStore(ImageStore):
 
     @override
     def knows_compressed(self, layers: Mapping[Digest, Digest]) -> set[Digest]:
-        """Those whose bytes are there.
+        """The blobs whose bytes are in the content store.
 
-        It would not ask either for layers that it has unpacked by another manifest, and then lists
-        the image no more, for its bytes are not there; so those do not count.
+        Docker also skips blobs of layers that it unpacked by another manifest. It then no longer
+        lists the image, since the blobs of its own manifest are missing. So these do not count.
         """
         return {blob for blob in layers if self.blob_path(blob) is not None}
 

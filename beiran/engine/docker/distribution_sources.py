@@ -1,11 +1,11 @@
 """The repositories that containerd has pulled from or pushed to.
 
 Docker's image store on containerd shows a repository digest for every image with a name, also for
-one that was only built here. containerd knows better: it labels each blob that came
-from a registry, or went to one, with ``containerd.io/distribution.source.REGISTRY=REPOSITORY``.
-Its database is a bbolt file, in which a label lies as its key and its value, one right after the
-other; so it is looked for in the bytes. What is found may be old (pages are not wiped), which errs
-on the side of "it came from there".
+an image that was only built here. containerd labels each blob that it pulled or pushed with
+``containerd.io/distribution.source.REGISTRY=REPOSITORY``. Its database is a bbolt file, in which
+the value of a label follows its key. This module searches the file's bytes for the key. bbolt does
+not wipe freed pages, so a removed label may still be found: then an image counts as pulled that is
+not.
 
 Source: containerd, ``metadata/buckets.go`` and ``remotes/docker/handler.go``; bbolt, ``page.go``.
 """

@@ -1,8 +1,8 @@
-"""Docker's image store on a graph driver: configs, unpacked layers, and how their tars were.
+"""Docker's image store on a graph driver: configs, unpacked layers, and the notes of tar-split.
 
-It has neither manifests nor compressed blobs. A layer exists together with all layers below it, and
-is known by its chain ID. For each compressed blob that it has pulled or pushed, it remembers for
-good which layer that was, also after the layer is removed.
+A graph driver keeps neither manifests nor compressed blobs. It has a layer only together with all
+layers below it, and names it by its chain ID. For each compressed blob that it has pulled or pushed
+it keeps the diff ID, also after the layer is removed. ``DockerSession`` chooses this store.
 """
 
 import re
@@ -91,7 +91,7 @@ class GraphDriverStore(ImageStore):
 
     @override
     async def provenance(self, digests: Sequence[RepoDigest]) -> tuple[RepoDigest, ...]:
-        """A graph driver's come from pulls and pushes only."""
+        """All of them: a graph driver records a repository digest only at a pull or a push."""
         return tuple(digests)
 
     async def _layer_sizes(self, image_id: str, diff_ids: list[Digest]) -> list[int]:
@@ -121,13 +121,13 @@ class GraphDriverStore(ImageStore):
 
     @override
     def describe(self, image: StoredImage) -> ImageDescription | None:
-        """All are described."""
+        """The description that ``read`` made: it needs no measurement."""
         assert isinstance(image, ImageDescription)
         return image
 
     @override
     def unmeasured(self, images: Iterable[StoredImage]) -> Iterator[tuple[LayerBlob, Path]]:
-        """There are none."""
+        """No layers: the engine knows their sizes."""
         return iter(())
 
     @override
@@ -143,7 +143,7 @@ class GraphDriverStore(ImageStore):
 
     @override
     def find_blobs(self, digests: Sequence[Digest], index: ImageIndex) -> dict[Digest, int]:
-        """Configs, and tars by diff IDs."""
+        """Find configs by their digest, and tars of layers by their diff ID."""
         found = {}
         for digest in digests:
             size = None
@@ -194,12 +194,12 @@ class GraphDriverStore(ImageStore):
 
     @override
     def manifest(self, digest: Digest) -> Manifest | None:
-        """A graph driver keeps none."""
+        """None: a graph driver keeps no manifests."""
         return None
 
     @override
     async def image_manifest(self, place: Place) -> Manifest:
-        """By diff IDs."""
+        """Make the manifest by diff IDs (``diff_id_manifest``)."""
         assert isinstance(place.image, ImageDescription)
         image = Digest(place.image.image)
         diff_ids = [Digest(layer.digest) for layer in place.image.layers]
@@ -217,9 +217,9 @@ class GraphDriverStore(ImageStore):
 
     @override
     def missing_layers(self, diff_ids: Sequence[Digest], index: ImageIndex) -> list[Digest]:
-        """From the first on that is not there on what it lies on.
+        """The first layer whose chain ID the graph driver lacks, and all layers above it.
 
-        Where the data root cannot be read, the layers of the listed images count as there.
+        Where the data root cannot be read, the layers of the listed images count as present.
         """
         if self.layer_db is None:
             return list(diff_ids[_shared_base(diff_ids, index) :])
@@ -230,7 +230,7 @@ class GraphDriverStore(ImageStore):
 
     @override
     def knows_compressed(self, layers: Mapping[Digest, Digest]) -> set[Digest]:
-        """Up to the first that it does not know or does not have."""
+        """The blobs up to the first one whose diff ID or layer the graph driver lacks."""
         known: set[Digest] = set()
         if self.layer_db is None:
             return known
@@ -269,8 +269,8 @@ def _shared_base(diff_ids: Sequence[Digest], index: ImageIndex) -> int:
 def sizes_from_history(newest_first: Sequence[HistoryEntry], layers: int) -> list[int] | None:
     """Bytes of the files in each layer, the base first.
 
-    The API does not say which steps made no layer. Those with files in them did; of the empty
-    ones, those that surely made none are left out first.
+    The API does not say which steps of the build made no layer. A step with files made one. Of the
+    empty steps, the instructions that never make a layer (``ENV``, ``CMD``) are left out first.
 
     Returns: None where the history does not fit the layers (it can be changed at will).
     """

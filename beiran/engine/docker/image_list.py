@@ -172,4 +172,4 @@ class ImageRows:
     def _warn_once(self, problem: str) -> None:
         if problem not in self._warned:
             self._warned.add(problem)
-            _log.warning("Leaving out an image: %s", problem)
+            _log.warning("an image is not listed: %s", problem)

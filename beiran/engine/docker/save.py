@@ -52,7 +52,7 @@ async def saved_image(
             async with client.image_archive(image_id) as pieces:
                 await trio.to_thread.run_sync(keep_files, pieces, abandon_on_cancel=True)
         finally:
-            # A cancelled thread ends now that the client has hung up; the folder goes after that.
+            # The client has shut the socket down, so a cancelled thread ends. Then the folder goes.
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(writing.acquire)
         yield blobs

@@ -1,8 +1,8 @@
-"""Blobs as they lie on the disk, given at once and verified in the background.
+"""Serve blobs from the disk at once, and verify each in the background.
 
-Many peers ask for pieces of a blob. To verify all of it before the first piece would cost a second
-per GB when time matters most, and every receiver verifies it anyway. So pieces go out as they are,
-and each blob is read once ``CHECK_PAUSE_S`` later: a damaged one is not given any more.
+Many peers ask for pieces of a blob. To verify the whole blob before the first piece would delay it
+by a second per GB, and every receiver verifies the blob anyway. So pieces go out unverified, and
+``BlobReaders`` reads each blob once, ``CHECK_PAUSE_S`` later. It no longer serves a damaged one.
 """
 
 import hashlib
@@ -117,7 +117,7 @@ async def _exactly(chunks: AsyncIterator[bytes], size_bytes: int) -> AsyncGenera
             break
         yield chunk
     if left != 0:
-        raise DataError(f"a blob has another length than the {size_bytes} bytes that it should")
+        raise DataError(f"a blob does not have the {size_bytes} bytes of its descriptor")
 
 
 OpenSource = Callable[[Digest], Awaitable[TarSource]]
@@ -143,7 +143,7 @@ class BlobReaders:
         source = await self._open_source(digest)
         try:
             if self._damaged.get(digest) == source.identity:
-                raise DataError(f"what is on disk is not {digest_text(digest)}")
+                raise DataError(f"the file of blob {digest_text(digest)} is damaged")
             if not isinstance(source, BytesSource):
                 self._want_check(digest, source)
             yield SourceReader(self._readers, digest, source)
@@ -164,7 +164,7 @@ class BlobReaders:
                 try:
                     await self._check(digest)
                 except BeiranError as error:
-                    _log.debug("%s cannot be checked: %s", digest_text(digest), error)
+                    _log.debug("blob %s cannot be checked: %s", digest_text(digest), error)
                 self._waiting.pop(digest, None)
             self._work = trio.Event()
 
@@ -189,9 +189,9 @@ class BlobReaders:
                 self._readers.set_verified(digest, source)
                 self._damaged.pop(digest, None)
                 return
-            problem = problem or "it hashes to something else"
+            problem = problem or "it has another SHA-256"
             _log.warning(
-                "%s is damaged; it is no longer given to peers: %s", digest_text(digest), problem
+                "blob %s is damaged and no longer served to peers: %s", digest_text(digest), problem
             )
             self._damaged[digest] = source.identity
         finally:

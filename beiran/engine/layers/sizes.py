@@ -140,7 +140,7 @@ class LayerSizes:
             measured = measure(layer, path)
         except DataError as problem:
             self._damaged[key] = identity
-            _log.warning("Leaving out the images with a damaged layer: %s", problem)
+            _log.warning("a layer is damaged, and its images are not listed: %s", problem)
             return
         self._sizes[key] = measured
         self._save(layer, measured)
@@ -168,5 +168,9 @@ class LayerSizes:
             with self._cache_file.open("ab") as file:
                 file.write(msgspec.json.encode(line) + b"\n")
         except OSError as error:
-            _log.warning("Layer sizes are not kept in %s: %s", self._cache_file, error.strerror)
+            _log.warning(
+                "%s cannot be written (%s): layers are measured again at the next start",
+                self._cache_file,
+                error.strerror,
+            )
             self._cache_file = None

@@ -262,7 +262,7 @@ def _components(name: bytes) -> list[bytes]:
     for component in name.split(b"/"):
         if component == b"..":
             if not found:
-                raise DataError(f"a layer has a file outside of it: {os.fsdecode(name)}")
+                raise DataError(f"a layer names a file outside its folder: {os.fsdecode(name)}")
             found.pop()
         elif component not in (b"", b"."):
             found.append(component)

@@ -1,4 +1,4 @@
-"""Reading a layer's tar in threads, and handing out only what its diff ID vouches for."""
+"""Read a layer's tar in threads, and hand out no byte of a tar that does not match its diff ID."""
 
 import hashlib
 from collections.abc import AsyncIterator, Hashable, Iterator
@@ -108,7 +108,7 @@ class VerifiedReader:
             yield held
             held = chunk
         if sha256.digest() != self._digest:
-            raise DataError(f"what is on disk is not the layer {digest_text(self._digest)}")
+            raise DataError(f"the files of layer {digest_text(self._digest)} are damaged")
         self._readers.set_verified(self._digest, self._source)
         yield held
 

@@ -210,7 +210,7 @@ class OciLayoutEngine(Engine):
             found += [_Found(image, tags, digests) for image in contents.images]
             problems.update(contents.problems)
         for problem in sorted(problems - self._problems):
-            _log.warning("Leaving out an image of %s: %s", self._folder, problem)
+            _log.warning("an image of %s is not listed: %s", self._folder, problem)
         self._problems = problems
         self._found = found
         self._layers = {layer.diff_id: layer for each in found for layer in each.image.layers}

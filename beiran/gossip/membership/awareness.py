@@ -1,4 +1,4 @@
-"""Self-awareness: is this node fit to judge others, and which of them did it hear itself?
+"""Self-awareness: whether this node can judge others, and which of them it has heard itself.
 
 Lifeguard's observation is that most false suspicions come from the side that suspects: a node that
 is slow, or cut off, takes its own trouble for that of others. Three answers:
@@ -90,7 +90,7 @@ class Awareness:
 
     @property
     def heard_count(self) -> int:
-        """Of how many members it is kept when they were heard."""
+        """The number of members for which the time of their last packet is kept."""
         return len(self._heard_at)
 
     def note_tcp_answer(self, node: NodeId) -> None:

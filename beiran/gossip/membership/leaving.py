@@ -1,8 +1,8 @@
-"""The leave broadcast: this node says that it goes, until those that matter have heard it.
+"""The leave broadcast: this node announces that it leaves, and repeats it until it is acknowledged.
 
-``Left`` is spread as all news is. Besides, the members that watch this node, and some others, are
-pinged with it until they acknowledge: were the one broadcast lost, they would take the closed
-connections for a crash.
+``Left`` spreads as all news does. In addition this node pings the members that watch it, and
+``fanout`` random ones, with ``Left`` until they acknowledge. A member that missed the news would
+take the closed connections for a crash.
 """
 
 from typing import Final

@@ -75,7 +75,7 @@ class MemberUpdates:
             self._suspicion.on_suspect(suspect, None, heard_from)
         elif ruling is Ruling.TAKE and not status.online and self._is_recent(fact):
             member = _member(alive, status)
-            self._changes.change(member, reason="told by a peer", offline_for_s=fact.age_s)
+            self._changes.change(member, reason="reported by a peer", offline_for_s=fact.age_s)
 
     def _is_recent(self, fact: SyncMember) -> bool:
         return fact.age_s < self._context.config.forget_s

@@ -22,7 +22,7 @@ a suspicion, which the order settles again:
 - ``ACCUSE`` in a push-pull: the other side holds a member for down. It may be a part of a split
   network, or the fact may be long refuted.
 
-Of itself a node believes no other: it refutes (``own_member``).
+A node applies this rule to no fact about itself: ``own_member`` refutes it.
 """
 
 from collections.abc import Mapping
