@@ -9,8 +9,8 @@ from beiran.errors import DataError
 from beiran.ids import NodeId, new_node_id, node_id_text, parse_node_id
 
 FILE_NAME: Final = "node.uuid"
-FILE_MODE: Final = 0o644
-FILE_BYTES_MAX: Final = 128
+FILE_MODE: Final = 0o644  # readable for all: a UUID is no secret
+FILE_BYTES_MAX: Final = 128  # a UUID takes 36; bounds the read of a wrong file
 
 
 def node_uuid(config_dir: Path) -> NodeId:

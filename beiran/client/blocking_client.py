@@ -41,9 +41,9 @@ from beiran.client.protocol import (
 from beiran.errors import AgentUnreachable, RemoteProtocolError
 
 TIMEOUT_S: Final = 10.0  # chosen, not measured
-RECEIVE_BYTES: Final = 256 * 1024
-HEAD_BYTES_MAX: Final = 64 * 1024
-ERROR_BYTES_MAX: Final = 64 * 1024
+RECEIVE_BYTES: Final = 256 * 1024  # few system calls for a long listing; chosen, not measured
+HEAD_BYTES_MAX: Final = 64 * 1024  # agents send some 300 bytes; bounds what a wrong server can send
+ERROR_BYTES_MAX: Final = 64 * 1024  # one JSON object with a message of a line
 
 T = TypeVar("T")
 

@@ -67,7 +67,7 @@ from beiran.http.pool import HttpPool
 CONNECT_TIMEOUT_S: Final = 10.0  # for a host that is away; a unix socket answers at once
 IDLE_CONNECTIONS_MAX: Final = 4  # chosen; more tasks at once than these pay a new connection
 IDLE_TIMEOUT_S: Final = 30.0  # below the server's IDLE_TIMEOUT_S, so that it seldom closes first
-ERROR_BYTES_MAX: Final = 64 * 1024
+ERROR_BYTES_MAX: Final = 64 * 1024  # one JSON object with a message of a line
 MESSAGE_BYTES_MAX: Final = 16 * 1024 * 1024  # a row with 10,000 holders has 0.5 MB
 CLOSE_TIMEOUT_S: Final = 0.5  # for the agent's half of the close, which nothing depends on
 

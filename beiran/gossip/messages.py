@@ -30,7 +30,7 @@ Host = Annotated[bytes, Meta(min_length=4, max_length=16)]
 Name = Annotated[str, Meta(max_length=255)]
 StateHash = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """63 bits: msgspec bounds integers within int64."""
-TAG_CHARACTERS_MAX: Final = 512
+TAG_CHARACTERS_MAX: Final = 512  # as ``oci.familiar_names.NAME_CHARACTERS_MAX``
 NAMES_MAX: Final = 1024
 """Tags, and repository digests, of one image: an owner announces no more than these."""
 HASH_BYTES: Final = 8  # of one bucket of a version vector

@@ -13,8 +13,8 @@ import trio
 
 from beiran.errors import LocalError
 
-BACKLOG: Final = 1024
-UNIX_MODE: Final = 0o660
+BACKLOG: Final = 1024  # as CONNECTIONS_MAX of the TCP listener
+UNIX_MODE: Final = 0o660  # as Docker's socket: the owner and the group may ask
 
 # TCP closes a connection to a host that died without a FIN after KEEPALIVE_IDLE_S +
 # KEEPALIVE_PROBES * KEEPALIVE_INTERVAL_S = 180 s. Accepted sockets inherit this (tcp(7)). Chosen:

@@ -15,8 +15,8 @@ from beiran.api.models import ErrorItem, Errors
 from beiran.errors import ApiError
 from beiran.http.description import Answer, Parameter, Schema
 
-REQUEST_BODY_BYTES_MAX: Final = 64 * 1024
-PATH_CHARS_MAX: Final = 2048
+REQUEST_BODY_BYTES_MAX: Final = 64 * 1024  # unless a route says otherwise, as gossip's does
+PATH_CHARS_MAX: Final = 2048  # a repository has 255 characters and a tag 128; chosen
 WATCH_PROTOCOL: Final = "beiran-watch"
 """The ``Upgrade`` header of a watch connection: one that carries nothing, and whose end is news."""
 

@@ -11,7 +11,7 @@ from beiran.http.messages import HttpError, Request
 from beiran.ids import Digest, digest_text
 
 _RANGE: Final = re.compile(r"bytes=[ \t]*(?:([0-9]+)-([0-9]*)|-([0-9]+))[ \t]*")
-_DIGITS_MAX: Final = 18
+_DIGITS_MAX: Final = 18  # below 2**63; a larger offset is past the end of any file
 
 
 class Ranged(NamedTuple):

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from beiran.errors import ApiError, BadRequest, NotFound
 from beiran.http.messages import PATH_CHARS_MAX, HttpError, Listener, Request, Response, Route
 
-QUERY_FIELDS_MAX: Final = 32
+QUERY_FIELDS_MAX: Final = 32  # routes take a few each; bounds the parsing; chosen
 
 _AUTHORITY: Final = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 

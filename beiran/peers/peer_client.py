@@ -26,8 +26,8 @@ IDLE_TIMEOUT_S: Final = 10.0
 CONNECTIONS_PER_PEER_MAX: Final = 4
 IDLE_CONNECTIONS_MAX: Final = 64  # to all peers together
 
-JSON_BYTES_MAX: Final = 1024 * 1024
-WATCH_OPEN_TIMEOUT_S: Final = 5.0
+JSON_BYTES_MAX: Final = 1024 * 1024  # ``/info`` takes some 5 KB; bounds what a peer can send
+WATCH_OPEN_TIMEOUT_S: Final = 5.0  # a host that is away lets a connection attempt hang; chosen
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ LOOK_S: Final = 0.2
 RECEIVE_BYTES: Final = 4096
 """For heads and short answers. Body bytes that come in the same read must be copied."""
 
-TLS_RECEIVE_BYTES: Final = 256 * 1024
+TLS_RECEIVE_BYTES: Final = 256 * 1024  # as WAKE_BYTES: some records of 16 KiB at once; chosen
 
 
 class Wire:

@@ -41,8 +41,8 @@ HAVE_PATH: Final = "/blobs/have"
 HAVE_DIGESTS_MAX: Final = 800
 """In one question: they fit into 64 KiB, the largest body of a request. Each layer needs two."""
 TAGS_PATH: Final = "/tags"
-TAG_ANSWER_BYTES_MAX: Final = 16 * 1024
-HAVE_ANSWER_BYTES_MAX: Final = 256 * 1024
+TAG_ANSWER_BYTES_MAX: Final = 16 * 1024  # a digest, a time and a media type
+HAVE_ANSWER_BYTES_MAX: Final = 256 * 1024  # HAVE_DIGESTS_MAX digests with sizes take 70 KB
 
 _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
 """The format of ``clock.now_text``. Times of peers are compared, logged and shown to users."""

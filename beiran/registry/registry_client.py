@@ -70,7 +70,7 @@ __all__ = [
 REDIRECT_KEPT_S: Final = 30.0
 """How long a blob's storage URL is used for its next ranges. Signed URLs last minutes."""
 
-REDIRECTS_KEPT_MAX: Final = 1000
+REDIRECTS_KEPT_MAX: Final = 1000  # of URL_CHARS_MAX at most: bounds memory to 8 MB; chosen
 TAGS_BYTES_MAX: Final = 4 * 2**20  # as MANIFEST_BYTES_MAX; 128 characters make 30,000 tags
 
 

@@ -38,11 +38,11 @@ REDIRECTS_MAX: Final = 5  # chosen; registries need one
 
 QUESTIONS_AT_ONCE_MAX: Final = 32  # documents, from one registry; chosen
 TRANSFERS_AT_ONCE_MAX: Final = 32  # blobs, from one registry, without a limit in the settings
-REGISTRIES_MAX: Final = 1000
+REGISTRIES_MAX: Final = 1000  # with limiters in memory; a host pulls from a few; chosen
 DOCUMENT_TIMEOUT_S: Final = 30.0
 """For a manifest or a page of tags to its last byte, with second tries and tokens."""
 
-ERROR_BYTES_MAX: Final = 4096
+ERROR_BYTES_MAX: Final = 4096  # the message of an error is cut to ERROR_CHARS_MAX anyway
 
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _AGAIN: Final = (500, 502, 503, 504)

@@ -18,8 +18,8 @@ from beiran.registry.errors import (
 )
 from beiran.registry.transport import Answer, Url
 
-TAG_CHARS_MAX: Final = 128
-ERROR_CHARS_MAX: Final = 200
+TAG_CHARS_MAX: Final = 128  # OCI distribution specification, "Pulling manifests"
+ERROR_CHARS_MAX: Final = 200  # of a registry's message in ours, which is one line
 
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 SAYS_NOTHING: Final = ("", "application/json", "application/octet-stream", "text/plain")

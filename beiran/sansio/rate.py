@@ -2,7 +2,7 @@
 
 from typing import Final
 
-WINDOW_S: Final = 0.5
+WINDOW_S: Final = 0.5  # some pieces arrive in it; a change shows within a second; chosen
 KEEP: Final = 0.5  # of the last windows' rate, when one ends
 
 

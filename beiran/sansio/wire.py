@@ -18,7 +18,7 @@ import msgspec
 from beiran.errors import BadPacket
 
 WIRE_VERSION: Final = 1
-HEADER_BYTES: Final = 7
+HEADER_BYTES: Final = 7  # 2 of magic, 1 of version, 4 of the hash of the cluster's name
 _MAGIC_BYTES: Final = 2
 _KEPT: Final = (bytes,)  # msgspec reads and writes base64 text otherwise
 _packer: Final = msgpack.Packer()

@@ -59,7 +59,7 @@ BEACON_PORT: Final = 8887
 MIRROR_PORT: Final = 8880
 DOCKER_SOCKET: Final = "/var/run/docker.sock"  # DEFAULT_UNIX_SOCKET of the docker CLI
 
-CONFIG_FILE_BYTES_MAX: Final = 1024 * 1024
+CONFIG_FILE_BYTES_MAX: Final = 1024 * 1024  # SOURCES_MAX addresses take 30 KB; bounds the read
 
 
 class Settings(Struct, frozen=True, kw_only=True):

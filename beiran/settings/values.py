@@ -14,7 +14,7 @@ from beiran.oci.references import DOCKER_HUB, full_repository, registry_name
 NAME_BYTES_MAX: Final = 255  # a name is one length byte on the wire
 SOCKET_PATH_BYTES_MAX: Final = 107  # sun_path of unix(7) has 108, the last a NUL
 DNS_LABEL_CHARS_MAX: Final = 63  # RFC 1035 §2.3.4
-DNS_NAME_CHARS_MAX: Final = 253
+DNS_NAME_CHARS_MAX: Final = 253  # RFC 1035 §2.3.4: 255 octets with length bytes and root
 SOURCES_MAX: Final = 1000  # entries of an array; as many as there may be hosts
 TAG_TTL_S_MAX: Final = 7 * 24 * 3600  # a week; a tag that is older misleads
 SIZE_BYTES_MAX: Final = 2**60  # 1 EiB; fits SQLite's and the kernel's signed 64 bits

@@ -29,7 +29,7 @@ from beiran.ids import (
 
 ONLINE: Final = "nodes.state IN ('alive', 'suspect')"
 
-AMBIGUOUS_SHOWN_MAX: Final = 5
+AMBIGUOUS_SHOWN_MAX: Final = 5  # digests that the error for an ambiguous prefix lists
 LAST_CHAR: Final = "\U0010ffff"  # a prefix with it sorts after every string with that prefix
 
 _HEX: Final = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})")

@@ -35,7 +35,7 @@ At 0.1 s each: a loss of 20 % drops four requests or answers in a row in 2 % of 
 ORIGIN_FAILURES_MAX: Final = 6
 """An origin that fails this often in a row is not counted on: some 15 s with the pauses below."""
 ORIGIN_PAUSE_S: Final = 0.5  # after the first failure, doubled with each further one
-ORIGIN_PAUSE_MAX_S: Final = 5.0
+ORIGIN_PAUSE_MAX_S: Final = 5.0  # an origin that is back is used within this time; chosen
 
 
 class Neighbour(Struct):

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from random import Random
 
 FAILURE_PAUSE_S: Final = 0.25  # after a failure, doubled with each further one in a row
-FAILURE_PAUSE_MAX_S: Final = 8.0
+FAILURE_PAUSE_MAX_S: Final = 8.0  # a peer that is back is asked within this time; chosen
 UNREACHABLE_FAILURES: Final = 5
 """After this many failures in a row (7.75 s of pauses) a peer does not count as a source."""
-SLOW_DOUBLINGS_MAX: Final = 3
+SLOW_DOUBLINGS_MAX: Final = 3  # a slow peer is asked last for 8 * slow_s at most; chosen
 
 
 class Peer(Struct):

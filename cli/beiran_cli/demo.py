@@ -42,7 +42,7 @@ STOP_TIMEOUT_S: Final = 5.0  # an agent leaves and ends within this; then it is 
 ASK_AGAIN_S: Final = 0.02  # below what the printed milliseconds would hide
 DOCKER_TIMEOUT_S: Final = 1.0  # a local engine answers in milliseconds
 ROWS_MAX: Final = 12  # of a table; a Docker Engine may hold hundreds of images
-LOG_CHARS_MAX: Final = 300
+LOG_CHARS_MAX: Final = 300  # of the last line of an agent's log, which an error shows
 INDENT: Final = "    "
 
 BASE: Final = demo_layer("base", 400_000)

@@ -11,7 +11,7 @@ from beiran_cli.exits import Unfound
 
 SHORT_UUID_CHARS: Final = 8  # up to the first hyphen
 SHORT_DIGEST_CHARS: Final = 12  # as the docker CLI
-CANDIDATES_MAX: Final = 20
+CANDIDATES_MAX: Final = 20  # shown for an ambiguous name; more scroll the error away
 _HEX: Final = re.compile(r"(sha256:)?[0-9a-f]+")
 _DOCKER_HUB: Final = ("docker.io/library/", "index.docker.io/library/", "docker.io/")
 

@@ -37,7 +37,7 @@ FOLLOW_S: Final = 0.5  # between two looks at the transfers for a follower: a ba
 PREFETCH_TIMEOUT_S: Final = 10.0  # for the answer of one node; it only starts the pull
 PREFETCHES_AT_ONCE: Final = 16  # nodes asked at the same time
 PREFETCHES_MAX: Final = 64  # under way here on the orders of other nodes; more are refused
-PREFETCH_ANSWER_BYTES_MAX: Final = 16 * 1024
+PREFETCH_ANSWER_BYTES_MAX: Final = 16 * 1024  # one state, or one error
 HERE_PATH: Final = "/prefetch/here"
 
 # The descriptions of the routes, for the OpenAPI document.

@@ -41,7 +41,7 @@ RELAYS_MAX: Final = 256  # a bound on memory: each is one ping-req of the last s
 SUCCESSORS_MAX: Final = 4
 """How far along the ring the successor's probe looks for a member that is not suspected already.
 Behind a whole rack that failed, the round of all members goes on instead."""
-PROBE_NUMBERS: Final = 2**32
+PROBE_NUMBERS: Final = 2**32  # a probe's number wraps: the wire has 32 bits
 ROUNDS_CONFIRMED: Final = 2  # an address that answered in the last two rounds needs no ARP
 
 

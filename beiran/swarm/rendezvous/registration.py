@@ -33,7 +33,7 @@ PATIENCE_IF_HEARD: Final = 5
 """A rendezvous node that does not answer, but sends other datagrams, gets this many times more
 tries: two rendezvous nodes that lease the same pieces cost the origin, and lost datagrams are no
 reason for that. With a loss of 20 %, four tries fail in 2 % of the cases, twenty never."""
-NUMBERS: Final = 2**32
+NUMBERS: Final = 2**32  # a registration's number wraps: the wire has 32 bits
 
 
 class Ranking:
