@@ -1,6 +1,5 @@
 """Many hosts that pull one image in the same second: cold, and with faults in the middle."""
 
-import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -198,9 +197,9 @@ def liars(report: PullReport, *, megabytes: int) -> None:
         damaged = sum(not image.is_in_layout(agent.layout or Path()) for agent in honest)
         logs = [agent.log.read_text() for agent in honest]
         unnamed = [
-            liar.name
-            for liar in lying
-            if not any(re.search(rf"node {liar.name} \(.*is left alone", log) for log in logs)
+            agent.name
+            for agent in lying
+            if not any(f"stopped fetching from node {agent.name} (" in log for log in logs)
         ]
         report.record("liars.wrong", len(wrong) + damaged)
         report.record("liars.named", len(unnamed))
