@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from tests.fuzz.harness import instrumented, run_fuzzer
 
 with instrumented("beiran", "h11", "wsproto"):
-    from tests.fuzz.one_door import open_door
+    from tests.fuzz.one_listener import open_one_listener
 
 SEEDS = (
     b"\x01GET /info HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -20,6 +20,6 @@ SEEDS = (
 
 if __name__ == "__main__":
     with ExitStack() as stack:
-        door = stack.enter_context(open_door())
+        listener = stack.enter_context(open_one_listener())
         atexit.register(stack.close)  # libFuzzer ends the process itself
-        run_fuzzer("http", door.knock, seeds=SEEDS, options=("-timeout=60",))
+        run_fuzzer("http", listener.connect, seeds=SEEDS, options=("-timeout=60",))

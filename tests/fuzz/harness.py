@@ -12,7 +12,7 @@ FINDINGS = Path("fuzz-findings")
 
 @contextmanager
 def instrumented(*packages: str) -> Iterator[None]:
-    """What of ``packages`` is imported in here tells libFuzzer which lines it reaches."""
+    """Instrument the modules of ``packages`` imported inside: libFuzzer sees the lines they run."""
     with atheris.instrument_imports(include=list(packages)):
         yield
 

@@ -1,8 +1,8 @@
-"""The LAN's TCP door with everything behind it, in a thread, and whatever bytes do to it.
+"""The agent's TCP listener with its routes, store and gossip core, in a thread, for fuzzing.
 
-`Door.knock` reads its bytes as what a client sends on one connection: any bytes, or requests made
-by choice that reach the routes, the bodies and the WebSockets. After each it checks what must be
-true whatever a client sends.
+`OneListener.connect` turns its bytes into what a client sends on one connection: the bytes
+themselves, or requests that reach the routes, the bodies and the WebSockets. After each connection
+it checks the invariants that hold for any client.
 """
 
 import logging
@@ -32,7 +32,7 @@ from tests.fuzz.one_node import CODEC, OneNode
 from tests.store.samples import open_store
 
 ANSWER_TIMEOUT_S: Final = 30.0
-LOOK_EVERY: Final = 100  # inputs between two looks at the whole
+CHECK_EVERY: Final = 100  # connections between two checks of the state
 REQUESTS_MAX: Final = 4
 
 METHODS: Final = (b"GET", b"HEAD", b"POST", b"OPTIONS", b"PUT", b"get", b"", b"CONNECT")
@@ -91,8 +91,8 @@ WEBSOCKET: Final = (
 HOLD: Final = b"Host: x\r\nConnection: Upgrade\r\nUpgrade: beiran-hold"
 
 
-class Door:
-    """A running door. Made by `open_door`."""
+class OneListener:
+    """A running TCP listener. Made by `open_one_listener`."""
 
     def __init__(self, folder: Path) -> None:
         self.port = 0
@@ -101,7 +101,7 @@ class Door:
         self._bus = EventBus()
         self._core = OneNode().core
         self._counters = HttpCounters()
-        self._knocks = 0
+        self._connections = 0
         self._nodes = b""
 
     async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
@@ -138,8 +138,8 @@ class Door:
             raise BadRequest("not a gossip request")
         return Response(headers=[("Content-Type", "application/x-msgpack")], body=reply)
 
-    def knock(self, data: bytes) -> None:
-        """One connection from its opening to its end. Raises: AssertionError."""
+    def connect(self, data: bytes) -> None:
+        """Open one connection, send what ``data`` chooses, and close it. Raises: AssertionError."""
         choices = Choices(data)
         if choices.below(2):
             self.say([data[1:]])
@@ -154,9 +154,9 @@ class Door:
                 self.say([b"".join(requests)])
         assert self._counters.http_failures == 0, "an answer was a 500"
         assert not self.errors, self.errors[0]
-        self._knocks += 1
-        if self._knocks % LOOK_EVERY == 1:
-            self._look()
+        self._connections += 1
+        if self._connections % CHECK_EVERY == 1:
+            self._check()
 
     def say(self, parts: list[bytes]) -> bytes:
         """Send the parts, waiting for an answer's head after the first. Returns what came back."""
@@ -170,15 +170,15 @@ class Door:
                         if not received:
                             break
                         answer += received
-                with suppress(OSError):  # not connected: it was quicker
+                with suppress(OSError):  # the server closed the connection first
                     sock.shutdown(socket.SHUT_WR)
                 while received := sock.recv(65_536):
                     answer += received
             assert answer[:9] in (b"", b"HTTP/1.1 ")
             return answer
 
-    def _look(self) -> None:
-        """The door serves as before, nothing has changed behind it, and nobody is left inside."""
+    def _check(self) -> None:
+        """Check that the listener serves, the state is unchanged, and no connection is left."""
         nodes = self._ask(b"/nodes?all=true")
         assert self._nodes in (b"", nodes)
         self._nodes = nodes
@@ -196,33 +196,35 @@ class Door:
 
 
 @contextmanager
-def open_door() -> Iterator[Door]:
-    """A door in a thread of its own, with a store in a folder of its own."""
-    started: SimpleQueue[tuple[Door, trio.CancelScope, trio.lowlevel.TrioToken]] = SimpleQueue()
+def open_one_listener() -> Iterator[OneListener]:
+    """Run a listener in its own thread, with a store in its own folder."""
+    started: SimpleQueue[tuple[OneListener, trio.CancelScope, trio.lowlevel.TrioToken]] = (
+        SimpleQueue()
+    )
 
     async def run(folder: Path) -> None:
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
-                door = Door(folder)
-                await nursery.start(door.serve)
-                started.put((door, scope, trio.lowlevel.current_trio_token()))
+                served = OneListener(folder)
+                await nursery.start(served.serve)
+                started.put((served, scope, trio.lowlevel.current_trio_token()))
 
     with tempfile.TemporaryDirectory(prefix="beiran-fuzz-") as name:
         thread = threading.Thread(target=trio.run, args=(run, Path(name)))
         thread.start()
-        door, scope, token = started.get(timeout=30)
-        listener = _Listener(door.errors)
-        logging.getLogger("beiran").addHandler(listener)
+        served, scope, token = started.get(timeout=30)
+        handler = _ErrorHandler(served.errors)
+        logging.getLogger("beiran").addHandler(handler)
         try:
-            yield door
+            yield served
         finally:
-            logging.getLogger("beiran").removeHandler(listener)
+            logging.getLogger("beiran").removeHandler(handler)
             trio.from_thread.run_sync(scope.cancel, trio_token=token)
             thread.join(30)
 
 
-class _Listener(logging.Handler):
-    """Takes note of what the agent would log as an error of its own."""
+class _ErrorHandler(logging.Handler):
+    """Collects what the agent logs at level ERROR: faults of its own."""
 
     def __init__(self, errors: list[str]) -> None:
         super().__init__(logging.ERROR)

@@ -9,24 +9,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz.one_door import Door, open_door
+from tests.fuzz.one_listener import OneListener, open_one_listener
 
 
 @pytest.fixture
-def door() -> Iterator[Door]:
-    with open_door() as door:
-        yield door
+def listener() -> Iterator[OneListener]:
+    with open_one_listener() as listener:
+        yield listener
 
 
 @settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(script=st.binary(max_size=600))
-def test_any_bytes_are_answered_or_not_and_nothing_else_happens(door: Door, script: bytes) -> None:
-    door.knock(script)
+def test_any_bytes_cause_no_error_and_no_change(listener: OneListener, script: bytes) -> None:
+    listener.connect(script)
 
 
-def test_a_head_request_with_an_unreadable_body_is_a_bad_request(door: Door) -> None:
+def test_a_head_request_with_an_unreadable_body_is_a_bad_request(listener: OneListener) -> None:
     request = b"HEAD /info HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n"
-    assert door.say([request]).startswith(b"HTTP/1.1 400 ")
-    door.knock(b"")
+    assert listener.say([request]).startswith(b"HTTP/1.1 400 ")
+    listener.connect(b"")
