@@ -1,7 +1,7 @@
-"""beiran only: after a restart, the picture is right again, and nothing is in it that is not so.
+"""Seconds from an agent's restart until all agents show the right holders again. Only beiran.
 
-Every host holds an image of its own and one in common. While an agent is down, one image is taken
-away from its layout folder and another put there.
+Each host holds an image of its own and one in common. While an agent is down, the benchmark removes
+one image from its layout folder and adds another.
 """
 
 import time
@@ -13,7 +13,7 @@ from tests.lab.agents import Agents, RunningAgent
 from tests.lab.layouts import add_image, remove_image
 from tests.lab.network import Lan
 
-PICTURE_TIMEOUT_S: Final = 60.0
+CONVERGENCE_TIMEOUT_S: Final = 60.0
 SETTLE_S: Final = 5.0
 POLL_S: Final = 0.02
 
@@ -22,23 +22,23 @@ Holders = dict[str, set[str]]
 
 def restarts(report: Report, *, hosts: int, runs: int) -> None:
     """One agent restarted, the same without its database, and all at once."""
-    one, wiped, everybody = [], [], []
+    one, wiped, everyone = [], [], []
     with Lan(NAMESPACE_PREFIX, hosts) as lan, Agents(lan) as started:
         agents = started.start_all(lan.hosts, engine="oci")
         expected: Holders = {}
         for agent in agents:
             for tag in ("common", f"own-{agent.name}"):
                 _add(agent, tag, expected)
-        _await_picture(agents, expected)
+        _await_holders(agents, expected)
         time.sleep(SETTLE_S)
         for run in range(runs):
             agent = agents[run % hosts]
             one.append(_restart(agents, [agent], expected, run, wipe=False))
             wiped.append(_restart(agents, [agent], expected, run, wipe=True))
-            everybody.append(_restart(agents, agents, expected, run, wipe=False))
+            everyone.append(_restart(agents, agents, expected, run, wipe=False))
     report.record("restart.one", "beiran", max(one), one)
     report.record("restart.wiped", "beiran", max(wiped), wiped)
-    report.record("restart.all", "beiran", max(everybody), everybody)
+    report.record("restart.all", "beiran", max(everyone), everyone)
 
 
 def _restart(
@@ -67,7 +67,7 @@ def _restart(
         ready = agent.await_ready()
     if len(again) > 1:
         began = ready
-    took = _await_picture(agents, expected) - began
+    took = _await_holders(agents, expected) - began
     time.sleep(SETTLE_S)
     return took
 
@@ -87,11 +87,11 @@ def _remove(agent: RunningAgent, tag: str, expected: Holders) -> None:
             del expected[image]
 
 
-def _await_picture(agents: list[RunningAgent], expected: Holders) -> float:
-    """When all were seen to show what is so, and nothing else; ``MISSED`` if they never do."""
+def _await_holders(agents: list[RunningAgent], expected: Holders) -> float:
+    """Wait until all agents show the right holders. Returns the time; ``MISSED`` at the limit."""
     names = {agent.uuid: agent.name for agent in agents}
-    everybody = set(names.values())
-    deadline = time.monotonic() + PICTURE_TIMEOUT_S
+    everyone = set(names.values())
+    deadline = time.monotonic() + CONVERGENCE_TIMEOUT_S
     waiting = list(agents)
     while time.monotonic() < deadline:
         still = []
@@ -100,7 +100,7 @@ def _await_picture(agents: list[RunningAgent], expected: Holders) -> float:
                 image: {names.get(uuid, uuid) for uuid in holders}
                 for image, holders in agent.holders().items()
             }
-            if shown != expected or agent.online() != everybody:
+            if shown != expected or agent.online() != everyone:
                 still.append(agent)
         if not still:
             if len(waiting) == len(agents):

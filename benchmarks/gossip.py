@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from benchmarks import docker_engines, membership, news, picture, steadiness
+from benchmarks import agent_restarts, docker_engines, membership, news, steadiness
 from benchmarks.cluster import KINDS, Kind
 from benchmarks.report import Report
 from tests.lab.engines import missing_for_engines
@@ -149,7 +149,7 @@ def _partition(kinds: Sequence[Kind], report: Report, counts: Counts) -> None:
 
 def _restart(kinds: Sequence[Kind], report: Report, counts: Counts) -> None:
     if any(kind.name == "beiran" for kind in kinds):
-        picture.restarts(report, hosts=HOSTS, runs=counts.restarts)
+        agent_restarts.restarts(report, hosts=HOSTS, runs=counts.restarts)
 
 
 EXPERIMENTS: Final[dict[str, Experiment]] = {

@@ -125,8 +125,8 @@ def partition(
 ) -> None:
     """Half of the hosts cut off for this long, then healed: until all see all for good.
 
-    Both halves have news of their own meanwhile; beiran's picture is one when these, too, are
-    everywhere. (Events of the others are not kept for who was away.)
+    Each half sends news during the cut. Beiran's nodes have one state when all of them have this
+    news, too. The other programs keep no events for absent members.
     """
     times: dict[str, list[float]] = {kind.name: [] for kind in kinds}
 
@@ -145,7 +145,7 @@ def partition(
                 cluster.lan.heal()
                 healed.append(time.monotonic())
             for cluster, mark, at in zip(clusters, marks, healed, strict=True):
-                together = _one_picture(cluster, mark, run)
+                together = _one_state(cluster, mark, run)
                 times[cluster.gossiper.name].append(together - at)
             time.sleep(STABLE_S)
 
@@ -154,7 +154,7 @@ def partition(
         report.record("heal20.worst", kind.name, max(times[kind.name]), times[kind.name])
 
 
-def _one_picture(cluster: Cluster, mark: int, run: int) -> float:
+def _one_state(cluster: Cluster, mark: int, run: int) -> float:
     deadline = time.monotonic() + HEAL_TIMEOUT_S
     while (left := deadline - time.monotonic()) > 0:
         at = cluster.chronicle.everybody_sees(cluster.names, cluster.names, since=0, timeout_s=left)

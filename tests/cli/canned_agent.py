@@ -111,7 +111,7 @@ async def _pull(request: Request) -> Response:
 
 
 async def _run_pull(request: Request, send: SendMessage) -> None:
-    """``missing`` is not there, ``endless`` ends only when nobody waits, ``torn`` just ends."""
+    """``missing`` is unknown, ``endless`` ends when its client leaves, ``torn`` is cut off."""
     pulls.append(request.query)
     (reference,) = request.query["reference"]
     if reference == "missing":
@@ -189,22 +189,22 @@ async def open_canned_agent(folder: Path) -> AsyncIterator[Api]:
         (tcp,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port = tcp.socket.getsockname()[1]
         async with trio.open_nursery() as nursery:
-            for listener, door in ((trio.SocketListener(unix), "unix"), (tcp, "tcp")):
-                await nursery.start(_serve, listener, door)
+            for listener, name in ((trio.SocketListener(unix), "unix"), (tcp, "tcp")):
+                await nursery.start(_serve, listener, name)
             yield Api(path, f"http://127.0.0.1:{port}")
             nursery.cancel_scope.cancel()
 
 
 async def _serve(
     listener: trio.SocketListener,
-    door: str,
+    name: str,
     *,
     task_status: trio.TaskStatus[None],
 ) -> None:
     await serve_http(
         [listener],
         ROUTES,
-        listener="unix" if door == "unix" else "tcp",
+        listener="unix" if name == "unix" else "tcp",
         counters=HttpCounters(),
         task_status=task_status,
     )

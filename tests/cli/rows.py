@@ -19,7 +19,7 @@ UUID_A = "aaaaaaaa-0000-4000-8000-000000000001"
 UUID_B = "bbbbbbbb-0000-4000-8000-000000000002"
 UUID_GONE = "bbbbbbbb-0000-4000-8000-000000000003"
 UUID_NEW = "cccccccc-0000-4000-8000-000000000004"
-NOBODY = "dddddddd-0000-4000-8000-000000000005"
+UUID_UNKNOWN = "dddddddd-0000-4000-8000-000000000005"
 
 DOCKER = EngineInfo(kind="docker", version="26.1.5", store="overlay2")
 LAYOUT = EngineInfo(kind="oci", version="1.0.0", store="/srv/images", up=False)

@@ -26,13 +26,13 @@ from tests.cli.rows import (
     IMAGES,
     INFO,
     LAYERS,
-    NOBODY,
     NODES,
     UNTAGGED,
     UUID_A,
     UUID_B,
     UUID_GONE,
     UUID_NEW,
+    UUID_UNKNOWN,
     WEB,
     digest,
 )
@@ -228,9 +228,9 @@ async def test_the_environment_sets_common_options_and_the_command_line_wins(api
     assert json.loads(done.stdout) == as_api(NODES[:3])
     done = await beiran("node", "list", "--output", "table", environ=environ)
     assert done.stdout.startswith(b"ID ")
-    nobody_there = {"BEIRAN_URL": "http://127.0.0.1:1"}
-    assert (await beiran("info", environ=nobody_there)).returncode == 3
-    done = await beiran("info", "--socket", api.socket, environ=nobody_there)
+    no_agent = {"BEIRAN_URL": "http://127.0.0.1:1"}
+    assert (await beiran("info", environ=no_agent)).returncode == 3
+    done = await beiran("info", "--socket", api.socket, environ=no_agent)
     assert done.returncode == 0
     done = await beiran("info", environ={"BEIRAN_URL": api.url, "BEIRAN_SOCKET": "/nowhere"})
     assert done.returncode == 0
@@ -252,7 +252,7 @@ COMMANDS = [
 async def test_without_an_agent_one_line_says_how_to_start_it(
     command: list[str], tmp_path: Path
 ) -> None:
-    socket = str(tmp_path / "nobody.sock")
+    socket = str(tmp_path / "missing.sock")
     text = await fail("--socket", socket, *command, code=3)
     assert text.count("\n") == 1
     assert socket in text
@@ -345,10 +345,10 @@ async def test_an_output_in_the_environment_that_is_none_is_wrong_usage() -> Non
 @pytest.mark.parametrize(
     "command",
     [
-        ["node", "show", NOBODY],
+        ["node", "show", UUID_UNKNOWN],
         ["node", "show", "host-"],
         ["node", "show", ""],
-        ["image", "list", "--node", "nobody"],
+        ["image", "list", "--node", "unknown"],
         ["image", "show", "nothing"],
         ["image", "show", "4" * 64],
     ],
@@ -417,7 +417,7 @@ async def test_followed_events_as_json_are_an_object_on_each_line(api: Api) -> N
     assert [json.loads(line) for line in out.splitlines()] == as_api(EVENTS)
 
 
-async def test_following_ends_quietly_when_nobody_reads_any_more(api: Api) -> None:
+async def test_following_ends_quietly_when_its_output_is_closed(api: Api) -> None:
     with trio.fail_after(PROCESS_TIMEOUT_S):
         async with open_beiran(api, "events", "--follow") as process:
             await close(process.stdout)

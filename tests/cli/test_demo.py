@@ -80,7 +80,7 @@ async def test_a_demo_that_is_interrupted_leaves_nothing_behind(
 
 
 @pytest.mark.slow
-async def test_a_demo_that_nobody_watches_any_more_leaves_nothing_behind(folder: Path) -> None:
+async def test_a_demo_whose_terminal_is_gone_leaves_nothing_behind(folder: Path) -> None:
     with trio.fail_after(DEMO_TIMEOUT_S):
         async with open_demo(folder) as demo:
             await read_until(demo.stdout, "starting")

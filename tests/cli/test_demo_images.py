@@ -1,4 +1,4 @@
-"""The demo's images are images to whoever else reads OCI layouts."""
+"""Other readers of OCI layouts accept the demo's images."""
 
 import gzip
 import hashlib

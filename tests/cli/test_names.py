@@ -29,7 +29,7 @@ def test_many_candidates_are_counted() -> None:
     assert str(caught.value).endswith("  and 10 more")
 
 
-def test_nodes_that_share_a_name_or_are_not_known_are_told_apart() -> None:
+def test_nodes_with_the_same_or_no_name_are_distinguished() -> None:
     nodes = NodeNames([node(UUID_A, "host"), node(UUID_B, "host")])
     unknown = "eeeeeeee-0000-4000-8000-000000000009"
     assert nodes.of(at(UUID_B, UUID_A, unknown)) == [

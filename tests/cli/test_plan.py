@@ -1,4 +1,4 @@
-"""``beiran plan``: what it tells, what it warns of, and whether a simulation says the same."""
+"""``beiran plan``: its output, its warnings, and its agreement with a simulation."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ def plan(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_it_tells_people_what_a_fleet_will_cost() -> None:
+def test_it_prints_what_a_fleet_will_cost() -> None:
     done = plan("--nodes", "200", "--images", "30", "--events-per-hour", "600")
     assert done.returncode == 0, done.stderr
     for word in ("bytes a second", "Memory", "Database", "known to all", "silent", "joins"):
@@ -35,7 +35,7 @@ def test_it_warns_beyond_what_was_simulated() -> None:
     assert "50000 nodes; the simulations had 10 to 1000" in done.stdout
 
 
-def test_it_tells_programs_the_same_as_json() -> None:
+def test_it_prints_the_same_as_json() -> None:
     answer = json.loads(plan("--nodes", "50", "--images", "9", "--output", "json").stdout)
     assert answer["fleet"]["different"] == 90
     assert answer["beyond"] == []

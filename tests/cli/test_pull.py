@@ -40,7 +40,7 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
         yield api
 
 
-async def test_pull_tells_each_layer_once_and_where_its_bytes_came_from(api: Api) -> None:
+async def test_pull_prints_each_layer_once_with_the_sources_of_its_bytes(api: Api) -> None:
     assert await ask(api, "image", "pull", "web") == (
         "bbbbbbbbbbbb  already there  999B\n"
         "aaaaaaaaaaaa  done  3MB, 2MB peers, 1MB registry\n"
@@ -56,7 +56,7 @@ async def test_pull_as_json_is_every_row_on_a_line(api: Api) -> None:
     assert json.loads(lines[-1])["pull"] == "done"
 
 
-async def test_pull_is_told_from_where_and_for_what(api: Api) -> None:
+async def test_pull_passes_on_the_node_and_the_platform(api: Api) -> None:
     await ask(api, "image", "pull", "web:1", "--from", "host-b", "--platform", "linux/arm64")
     assert pulls == [{"reference": ["web:1"], "from": [UUID_B], "platform": ["linux/arm64"]}]
 
@@ -137,9 +137,9 @@ async def test_prefetch_that_a_node_refuses_is_1(api: Api) -> None:
     assert prefetches == [Prefetch(reference="web", nodes="all")]
 
 
-async def test_prefetch_to_nobody_is_wrong_usage(api: Api) -> None:
+async def test_prefetch_without_a_node_is_wrong_usage(api: Api) -> None:
     assert "--to" in await fail("--socket", api.socket, "image", "prefetch", "web", code=2)
-    text = await fail("--socket", api.socket, "image", "prefetch", "a", "--to", "nobody", code=1)
+    text = await fail("--socket", api.socket, "image", "prefetch", "a", "--to", "unknown", code=1)
     assert "there is no" in text
 
 
@@ -189,7 +189,7 @@ async def test_followed_transfers_as_json_are_an_object_on_each_line(api: Api) -
 async def test_without_an_agent_one_line_says_how_to_start_it(
     command: list[str], tmp_path: Path
 ) -> None:
-    text = await fail("--socket", str(tmp_path / "nobody.sock"), *command, code=3)
+    text = await fail("--socket", str(tmp_path / "missing.sock"), *command, code=3)
     assert text.count("\n") == 1
     assert text.rstrip().endswith("start one with: beirand")
 
@@ -203,7 +203,7 @@ async def test_every_command_has_help(command: list[str]) -> None:
     assert done.stdout.startswith(b"Usage: beiran")
 
 
-async def test_the_library_pulls_and_tells(api: Api) -> None:
+async def test_the_library_pulls_and_reports_progress(api: Api) -> None:
     async with Client(socket=api.socket) as client:
         async with client.follow_pull("web", node=UUID_A, platform="linux/amd64") as rows:
             assert [row async for row in rows] == [*PULL, PULLED]

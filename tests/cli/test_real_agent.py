@@ -117,7 +117,7 @@ async def test_tables_show_the_agent_and_its_image(settings: dict[str, str]) -> 
         assert "Problems    none\n" in info
 
 
-async def test_an_agent_ends_with_0_when_it_is_told_to(settings: dict[str, str]) -> None:
+async def test_an_agent_exits_with_0_when_it_is_stopped(settings: dict[str, str]) -> None:
     async with open_agent(settings) as process:
         await await_image(process, settings)
         process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Engines to test, and the news they tell."""
+"""Engines to test, and a listener to their news."""
 
 import shutil
 import subprocess
@@ -39,7 +39,7 @@ NEWS_TIMEOUT_S = 20.0
 
 
 class Listener:
-    """Somebody who hears an engine's news, and so knows what it holds."""
+    """Receives an engine's news, and so knows the images that it holds."""
 
     def __init__(self, channel: trio.MemoryReceiveChannel[EngineNews]) -> None:
         self._channel = channel
@@ -100,7 +100,7 @@ def _id(image: EngineImage) -> str:
 
 @asynccontextmanager
 async def listening(engine: Engine) -> AsyncIterator[Listener]:
-    """An engine being served, and somebody who hears it."""
+    """Serve an engine, and yield a listener to its news."""
     send, receive = trio.open_memory_channel[EngineNews](100)
     async with trio.open_nursery() as nursery, receive:
         nursery.start_soon(engine.serve, send)

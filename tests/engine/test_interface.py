@@ -24,7 +24,7 @@ async def test_engine_is_up_before_its_images_are_listed(place: Place) -> None:
         assert listener.tags(ONE.id) == ("one:1",)
 
 
-async def test_info_tells_kind_store_and_whether_it_is_up(place: Place) -> None:
+async def test_info_has_kind_store_and_whether_it_is_up(place: Place) -> None:
     engine = place.engine()
     assert not engine.info.up
     async with listening(engine) as listener:
@@ -109,7 +109,7 @@ async def test_images_share_layers(place: Place) -> None:
         assert first[0] == first[1]
 
 
-async def test_engine_that_goes_away_is_told_once_and_listed_when_it_is_back(place: Place) -> None:
+async def test_engine_that_stops_is_reported_once_and_listed_when_it_is_back(place: Place) -> None:
     place.load(ONE, "one:1")
     engine = place.engine()
     async with listening(engine) as listener:

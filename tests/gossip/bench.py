@@ -58,17 +58,17 @@ class Bench:
         return effects
 
     def meet(self, number: int, address: Address | None = None) -> None:
-        self.told(number, self.alive(number, address=address))
+        self.receive_news(number, self.alive(number, address=address))
 
     def alive(self, number: int, *, address: Address | None = None) -> Alive:
         where = address or at(number)
         return Alive(peer(number), 5, 0, where.packed_host, where.port, f"h{number}")
 
-    def told(self, by: int, *news: News) -> list[Effect]:
+    def receive_news(self, by: int, *news: News) -> list[Effect]:
         items = tuple(CODEC.encode_news(item) for item in news)
-        return self.hears(by, Gossip(peer(by), items))
+        return self.receive(by, Gossip(peer(by), items))
 
-    def hears(self, by: int, message: Gossip | Ping | Ack | Want | PingReq) -> list[Effect]:
+    def receive(self, by: int, message: Gossip | Ping | Ack | Want | PingReq) -> list[Effect]:
         data = CODEC.encode_datagram(message)
         return self.did(self.node.receive_datagram(data, at(by), now=self.now))
 
@@ -112,7 +112,7 @@ class Listener(Bench):
             for number, ping in self.said(effects, Ping):
                 assert isinstance(ping, Ping)
                 if number not in silent:
-                    found += self.hears(
+                    found += self.receive(
                         number, Ack(ping.probe, peer(number), self.node.members.state_hash)
                     )
         return found

@@ -98,7 +98,7 @@ def test_one_of_two_that_falls_silent_is_down() -> None:
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.25])
-def test_a_firewall_that_rejects_tcp_brings_nobody_down(loss: float) -> None:
+def test_a_firewall_that_rejects_tcp_brings_no_member_down(loss: float) -> None:
     world = World(seed=28, loss=loss)
     hosts = [world.add() for _ in range(20)]
     hosts[3].refuses_tcp = True
@@ -129,7 +129,7 @@ def test_all_may_leave_at_once() -> None:
 
 
 @pytest.mark.parametrize("loss", [0.1, 0.25])
-def test_lost_packets_alone_bring_nobody_down(loss: float) -> None:
+def test_lost_packets_alone_bring_no_member_down(loss: float) -> None:
     world = World(seed=14)
     hosts = world.cluster(20)
     world.loss = loss
@@ -159,7 +159,7 @@ def test_two_halves_of_a_split_network_merge_by_themselves() -> None:
     world.heal()
     before = {id(host): len(host.events) for host in hosts}
     world.run_until(world.converged, within_s=5)
-    # The merge itself declares nobody down a second time.
+    # The merge itself declares no member down a second time.
     news = [e for host in hosts for _, e in host.events[before[id(host)] :]]
     assert not [e for e in news if isinstance(e, MemberChanged) and e.member.status == Status.DOWN]
 
@@ -176,7 +176,7 @@ def test_an_isolated_host_doubts_itself_for_a_while() -> None:
 
 
 @pytest.mark.parametrize("wiped", [False, True])
-def test_after_a_restart_the_picture_is_right_again(wiped: bool) -> None:
+def test_after_a_restart_the_state_is_right_again(wiped: bool) -> None:
     world = World(seed=18)
     hosts = world.cluster(5)
     world.hold(hosts[0], "a", "b")
@@ -223,7 +223,7 @@ def test_other_clusters_are_counted_and_ignored() -> None:
     assert ours.node.counters["other_cluster_packets"] > 0
 
 
-def test_two_hosts_with_one_uuid_are_told_of_each_other() -> None:
+def test_two_hosts_with_one_uuid_each_report_the_other() -> None:
     world = World(seed=22)
     first = world.add()
     conflicts: list[Effect] = []

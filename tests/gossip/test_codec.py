@@ -226,7 +226,7 @@ def test_a_cut_off_body_is_refused() -> None:
             CODEC.decode_stream_untrusted(data[:cut])
 
 
-def test_another_cluster_is_told_apart() -> None:
+def test_a_packet_of_another_cluster_is_rejected() -> None:
     with pytest.raises(OtherCluster):
         Codec("another").decode_datagram_untrusted(CODEC.encode_datagram(Nack(1, A)))
 

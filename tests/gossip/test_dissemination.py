@@ -35,11 +35,11 @@ def a_delta(owner: int, version: int) -> Delta:
 def test_news_rides_only_to_members_whose_state_hash_differs() -> None:
     bench = Listener(peers=9)
     bench.live(1)
-    bench.told(3, a_delta(3, 7))  # leaves a gap: it is not taken over, and nothing is to be told
-    bench.told(3, Delta(peer(3), 0, 7, (Held(digest("image-7"), ()),)))
+    bench.receive_news(3, a_delta(3, 7))  # leaves a gap: not applied, and not spread
+    bench.receive_news(3, Delta(peer(3), 0, 7, (Held(digest("image-7"), ()),)))
     own = bench.node.members.state_hash
-    (same,) = sent(bench.hears(4, Ping(1, peer(4), own)), to=at(4))
-    (other,) = sent(bench.hears(4, Ping(2, peer(4), ANOTHER_HASH)), to=at(4))
+    (same,) = sent(bench.receive(4, Ping(1, peer(4), own)), to=at(4))
+    (other,) = sent(bench.receive(4, Ping(2, peer(4), ANOTHER_HASH)), to=at(4))
     assert news_of(same) == []
     assert [item.version for item in news_of(other) if isinstance(item, Delta)] == [7]
 
@@ -47,20 +47,20 @@ def test_news_rides_only_to_members_whose_state_hash_differs() -> None:
 def test_news_is_no_news_after_a_while() -> None:
     bench = Listener(peers=9)
     bench.live(1)
-    bench.told(3, Delta(peer(3), 0, 7, (Held(digest("image-7"), ()),)))
-    bench.told(4, Suspect(peer(5), 5, 0, peer(4)))
+    bench.receive_news(3, Delta(peer(3), 0, 7, (Held(digest("image-7"), ()),)))
+    bench.receive_news(4, Suspect(peer(5), 5, 0, peer(4)))
     bench.live(bench.node._context.config.news_lasts_s + 0.1)
-    (ack,) = sent(bench.hears(4, Ping(2, peer(4), ANOTHER_HASH)), to=at(4))
+    (ack,) = sent(bench.receive(4, Ping(2, peer(4), ANOTHER_HASH)), to=at(4))
     assert not [item for item in news_of(ack) if isinstance(item, Delta)]
 
 
 def test_an_ack_with_another_state_hash_is_answered_by_what_is_new() -> None:
     bench = Listener(peers=9)
     bench.live(1)
-    bench.told(3, Delta(peer(3), 0, 7, (Held(digest("image-7"), ()),)))
+    bench.receive_news(3, Delta(peer(3), 0, 7, (Held(digest("image-7"), ()),)))
     own = bench.node.members.state_hash
-    assert sent(bench.hears(4, Ack(77, peer(4), own)), to=at(4)) == []
-    answers = sent(bench.hears(4, Ack(78, peer(4), ANOTHER_HASH)), to=at(4))
+    assert sent(bench.receive(4, Ack(77, peer(4), own)), to=at(4)) == []
+    answers = sent(bench.receive(4, Ack(78, peer(4), ANOTHER_HASH)), to=at(4))
     versions = [i.version for answer in answers for i in news_of(answer) if isinstance(i, Delta)]
     assert versions == [7]
 
@@ -68,7 +68,7 @@ def test_an_ack_with_another_state_hash_is_answered_by_what_is_new() -> None:
 def test_news_of_others_is_pushed_once() -> None:
     bench = Listener(peers=9)
     bench.live(1)
-    effects = bench.told(3, Delta(peer(3), 0, 7, (Held(digest("image-7"), ()),)))
+    effects = bench.receive_news(3, Delta(peer(3), 0, 7, (Held(digest("image-7"), ()),)))
     assert len(gossiped(bench, effects)) >= 2
     assert gossiped(bench, bench.live(0.5)) == []
 
@@ -86,20 +86,20 @@ def test_where_packets_get_lost_there_is_a_second_round() -> None:
     bench.live(1)
     while bench.now - bench.node._context.lost_at > 1:  # a ping of ours is not answered in time
         bench.live(0.1, silent=(1,))
-    bench.told(3, Delta(peer(3), 0, 7, (Held(digest("image-7"), ()),)))
+    bench.receive_news(3, Delta(peer(3), 0, 7, (Held(digest("image-7"), ()),)))
     before = len(gossiped(bench, bench.effects))
     again = gossiped(bench, bench.live(0.3))
     assert len(gossiped(bench, bench.effects)) > before
-    assert all(number != 3 for number, _ in again)  # it was the one who told us
+    assert all(number != 3 for number, _ in again)  # member 3 sent the news
 
 
 def test_with_ticks_nothing_is_pushed_at_once() -> None:
     bench = Listener(peers=9, push_tick_s=0.2, by_state_hash=False)
     bench.live(5)
-    effects = bench.told(3, Delta(peer(3), 0, 7, (Held(digest("image-7"), ()),)))
+    effects = bench.receive_news(3, Delta(peer(3), 0, 7, (Held(digest("image-7"), ()),)))
     assert gossiped(bench, effects) == []
-    told = gossiped(bench, bench.live(0.25))
-    assert len(told) == 3
+    pushed = gossiped(bench, bench.live(0.25))
+    assert len(pushed) == 3
 
 
 def test_a_ping_req_about_an_ipv6_address_fits_a_datagram_full_of_news() -> None:

@@ -1,8 +1,8 @@
-"""Whatever befalls a cluster, once it is left alone all see one right picture again.
+"""After random faults, a cluster converges to one correct state.
 
-A scenario is a seed: 3 to 8 hosts, then random mishaps a random time apart, then quiet. What such a
-search finds becomes a test of its own; ``python -m tests.gossip.test_random_scenarios FIRST LAST``
-looks for more.
+A scenario is a seed: 3 to 8 hosts, random faults at random times, then quiet. Each bug that the
+search finds gets a test of its own. ``python -m tests.gossip.test_random_scenarios FIRST LAST``
+searches more seeds.
 """
 
 import sys
@@ -225,7 +225,7 @@ def run_scenario(seed: int) -> Scenario:
     assert len({host.node.members.state_hash for host in world.running()}) == 1, world.differences()
     for host in world.running():
         unheld = [i for i in sorted(host.described) if not host.node.possession.is_held(i)]
-        assert not unheld, f"{host.node.own.name} keeps descriptions that nobody needs: {unheld}"
+        assert not unheld, f"{host.node.own.name} keeps descriptions of unheld images: {unheld}"
     return scenario
 
 
@@ -249,7 +249,7 @@ if __name__ == "__main__":
     for chosen in range(int(sys.argv[1]), int(sys.argv[2])):
         try:
             run_scenario(chosen)
-        except BaseException as error:  # every one is to be told, and the search goes on
+        except BaseException as error:  # report each failure, and continue the search
             print(chosen, type(error).__name__, str(error)[:1500], flush=True)
             if isinstance(error, KeyboardInterrupt):
                 raise

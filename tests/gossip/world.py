@@ -376,7 +376,7 @@ class World:
             self.at(self.now + LATENCY_S, lambda: self._deliver(watcher, connect_again))
 
     def _cannot_watch(self, watcher: Host, node: NodeId) -> None:
-        """It never was connected: told as no evidence, again and again, as the agent does."""
+        """Report a watch that never connected, at each retry, as the agent's driver does."""
 
         def again() -> None:
             address = watcher.watching.get(node)
@@ -385,10 +385,10 @@ class World:
                 return
             if target is not None and target.running and not target.refuses_tcp:
                 return  # it is connected now
-            self._deliver(watcher, tell)
+            self._deliver(watcher, report)
             self._cannot_watch(watcher, node)
 
-        def tell() -> None:
+        def report() -> None:
             self.do(watcher, watcher.node.watch_broken(node, refused=False, now=self.now))
 
         self.at(self.now + WATCH_RETRY_S, again)

@@ -1,4 +1,4 @@
-"""A real server on loopback, and a client that sends exactly the bytes it is told to."""
+"""A real server on loopback, and a client that sends exactly the bytes of a test."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -84,7 +84,7 @@ async def serve(routes: Sequence[Route], *, listener: Listener = "tcp") -> Async
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for something that tells no event, for as long as ``PATIENCE_S``."""
+    """Poll for a condition that has no event, for at most ``PATIENCE_S``."""
     with trio.fail_after(PATIENCE_S):
         while not condition():  # noqa: ASYNC110
             await trio.sleep(0.005)

@@ -53,7 +53,7 @@ async def test_the_socket_of_a_busy_agent_is_left_alone(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as waiting:
         busy.bind(str(path))
         busy.listen(0)
-        waiting.connect(str(path))  # nobody accepts, and the queue is full
+        waiting.connect(str(path))  # the server never accepts, and its backlog is full
         with pytest.raises(LocalError, match="an agent answers"):
             async with open_unix_listener(path):
                 pass

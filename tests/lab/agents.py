@@ -105,7 +105,7 @@ class RunningAgent:
             )
 
     def await_ready(self, timeout_s: float = READY_TIMEOUT_S) -> float:
-        """Wait until it tells systemd, us here, that it is ready. Returns when that was heard."""
+        """Wait until the agent reports readiness to systemd, played here. Returns the time."""
         assert self._notified is not None
         deadline = time.monotonic() + timeout_s
         while True:
@@ -119,7 +119,7 @@ class RunningAgent:
                 raise TimeoutError(f"the agent on {self.name} is not ready:\n{self.log_end()}")
 
     def forget_readiness(self) -> None:
-        """Stop listening for what the process tells systemd."""
+        """Stop receiving the process's messages to systemd."""
         if self._notified is not None:
             self._notified.close()
             self._notified = None
@@ -372,16 +372,16 @@ def await_holders(agents: Iterable[RunningAgent], images: Mapping[str, set[str]]
         eventually(agent.holders, dict(images), what=f"what {agent.name} shows")
 
 
-def await_one_picture(agents: Sequence[RunningAgent], *, timeout_s: float = 30.0) -> None:
+def await_one_state(agents: Sequence[RunningAgent], *, timeout_s: float = 30.0) -> None:
     """Wait until each of these agents shows all of them online, and all show the same holders."""
     names = {agent.name for agent in agents}
     for agent in agents:
         eventually(agent.online, names, timeout_s=timeout_s, what=f"what {agent.name} has online")
     deadline = time.monotonic() + timeout_s
     while True:
-        pictures = {agent.name: agent.holders() for agent in agents}
-        if all(picture == pictures[agents[0].name] for picture in pictures.values()):
+        states = {agent.name: agent.holders() for agent in agents}
+        if all(state == states[agents[0].name] for state in states.values()):
             return
         if time.monotonic() > deadline:
-            raise AssertionError(f"the pictures differ: {pictures}")
+            raise AssertionError(f"the states differ: {states}")
         time.sleep(POLL_S)

@@ -23,12 +23,12 @@ SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 
 @dataclass
 class Repository:
-    """What it answers.
+    """The answers for one repository.
 
     Attributes:
       manifests: media type and bytes, by tag and digest.
-      cut: so many bytes of each blob are sent, though all are promised.
-      claimed: the digest that the head of an answer says, whatever is sent.
+      cut: number of bytes of each blob that are sent, although the head promises all.
+      claimed: the digest in the head of each answer, right or wrong.
     """
 
     manifests: dict[str, tuple[str, bytes]] = field(default_factory=dict)

@@ -39,7 +39,7 @@ def pytest_runtest_makereport(
 
 @pytest.fixture
 def open_agents(request: pytest.FixtureRequest) -> Iterator[OpenAgents]:
-    """Makes a LAN of so many hosts, to start agents on. Shows their logs if the test fails."""
+    """Open a LAN of the given number of hosts, to start agents on. Show their logs on failure."""
     if reason := missing_for_network():
         pytest.skip(reason)
     opened: list[Agents] = []

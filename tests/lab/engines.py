@@ -90,7 +90,7 @@ class RunningEngine:
         for straggler in _stragglers(self._exec_root / "x"):
             with suppress(ProcessLookupError):
                 os.kill(straggler, signal.SIGKILL)
-        # Where nobody reaps orphans, a killed containerd looks alive to the next dockerd.
+        # Where no process reaps orphans, a killed containerd looks alive to the next dockerd.
         shutil.rmtree(self._exec_root / "x", ignore_errors=True)
         Path(self.socket_path).unlink(missing_ok=True)
         (self._exec_root / "docker.pid").unlink(missing_ok=True)
@@ -110,7 +110,7 @@ def _answers(socket_path: str) -> bool:
 def _stragglers(exec_root: Path) -> list[int]:
     """What a killed dockerd leaves: its containerd, shims and containers, the children first.
 
-    The first two have its exec root, which nobody else has, in their arguments.
+    The first two have its exec root in their arguments. No other process has.
     """
     parents: dict[int, int] = {}
     found: list[int] = []

@@ -1,4 +1,4 @@
-"""An agent's events by WebSocket over its unix socket, for who has no event loop to spare."""
+"""An agent's events by WebSocket over its unix socket, for tests without an event loop."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ EVENTS: Final = "/events?follow=true"
 
 
 class EventStream:
-    """What one agent tells from the moment this is made. Read it steadily, or not at all.
+    """The messages of one agent from now on. Read it steadily: the agent drops a slow reader.
 
     Args:
       target: what is followed: ``/events``, or a listing, whose rows come first.
@@ -33,7 +33,7 @@ class EventStream:
         connection.sendall(self._websocket.send(Request(host="localhost", target=target)))
         self._accepted = False
         self.passed: list[dict[str, Any]] = []
-        """What ``await_event`` read before what it waited for."""
+        """Events that ``await_event`` read before the one that it returned."""
         while not self._accepted:
             data = connection.recv(READ_BYTES)
             if not data:
@@ -79,15 +79,15 @@ class EventStream:
                     raise ConnectionError(f"the agent answers the upgrade with {event}")
 
     def waiting(self) -> list[dict[str, Any]]:
-        """Everything told so far and not read yet, without waiting."""
+        """Return the messages that have arrived and are not read yet, without waiting."""
         while select.select([self._connection], [], [], 0)[0]:
             data = self._connection.recv(READ_BYTES)
             if not data:
                 break
             self._waiting.extend(self.feed(data))
-        told = list(self._waiting)
+        arrived = list(self._waiting)
         self._waiting.clear()
-        return told
+        return arrived
 
     def await_event(self, *, timeout_s: float = 30.0, **expected: str) -> dict[str, Any]:
         """The first event, from here on, whose fields are as given.
@@ -111,7 +111,7 @@ class EventStream:
 
 
 def connect_events(socket_path: str, target: str = EVENTS) -> EventStream:
-    """Follow what the agent with this unix socket tells."""
+    """Follow the messages of the agent with this unix socket."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(CONNECT_TIMEOUT_S)
     try:

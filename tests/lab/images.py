@@ -223,7 +223,7 @@ def load_image(socket_path: str, image: MadeImage, *tags: str) -> None:
 def build_image(socket_path: str, tag: str | None, *layers: Mapping[str, bytes]) -> str:
     """``docker build`` FROM scratch, with a layer of files for each of ``layers``.
 
-    Returns: the image's ID, as the engine tells it.
+    Returns: the image's ID, as the engine reports it.
     """
     files: dict[str, bytes] = {}
     steps = ["FROM scratch", "LABEL made=by-hand"]

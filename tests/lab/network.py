@@ -141,7 +141,7 @@ class Lan:
                     "link set lo up",
                     f"address add {address} broadcast + dev eth0",
                     "link set eth0 up",
-                    # As real hosts have one; nobody is there.
+                    # Real hosts have a default route. No host has this gateway's address.
                     f"route add default via {gateway} dev eth0",
                 ],
                 namespace=host.namespace,

@@ -187,7 +187,7 @@ class Origin:
 
 
 class Answer(NamedTuple):
-    """Of the mirror, or of another door of an agent. ``took_s`` is until its head was here."""
+    """An answer of an agent's listener. ``took_s`` is the time until its head arrived."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -311,13 +311,13 @@ def write_index(folder: Path, manifests: Sequence[Mapping[str, Any]]) -> dict[st
 
 
 def random_image(seed: str, *layers_bytes: int, architecture: str = "amd64") -> MadeImage:
-    """An image with a file of so many bytes, which do not compress, in each layer."""
+    """An image with one incompressible file in each layer, of the sizes ``layers_bytes``."""
     layers = random_layers(seed, *layers_bytes)
     return made_image(*layers, labels={"seed": seed}, architecture=architecture)
 
 
 def random_layers(seed: str, *layers_bytes: int) -> list[dict[str, bytes]]:
-    """Layers with a file of so many bytes, which do not compress, in each."""
+    """Layers with one incompressible file each, of the sizes ``layers_bytes``."""
     return [
         {f"file-{number}": Random(f"{seed}-{number}").randbytes(size)}
         for number, size in enumerate(layers_bytes)
@@ -336,7 +336,7 @@ def await_held(agents: Iterable[PullHost], tag: str, holders: Iterable[PullHost]
 
 
 def await_listening(lan: Lan, host: Host, port: int) -> None:
-    """Wait until somebody listens on a port of ``host``. Raises: OSError when nobody ever does."""
+    """Wait until a process listens on a port of ``host``. Raises: OSError after START_S_MAX."""
     deadline = time.monotonic() + START_S_MAX
     while True:
         with lan.socket(host, socket.SOCK_STREAM) as connection:

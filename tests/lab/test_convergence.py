@@ -1,8 +1,8 @@
-"""Who holds what is the same on every host, whatever has happened to some of them."""
+"""All agents converge to the same holders after cuts, restarts and lost databases."""
 
 import pytest
 
-from tests.lab.agents import await_holders, await_one_picture, await_state
+from tests.lab.agents import await_holders, await_one_state, await_state
 from tests.lab.conftest import OpenAgents
 from tests.lab.layouts import remove_image
 
@@ -14,7 +14,7 @@ def test_an_image_put_into_one_layout_folder_appears_everywhere_and_vanishes_aga
 ) -> None:
     agents = open_agents(3)
     running = agents.start_all(agents.lan.hosts, engine="oci")
-    await_one_picture(running)
+    await_one_state(running)
     holder = running[1]
     image = holder.add_image("one")
     await_holders(running, {image: {holder.uuid}})
@@ -29,10 +29,10 @@ def test_an_image_put_into_one_layout_folder_appears_everywhere_and_vanishes_aga
     await_holders(running, {})
 
 
-def test_both_halves_of_a_cut_are_one_picture_after_it_heals(open_agents: OpenAgents) -> None:
+def test_both_halves_of_a_partition_show_one_state_after_it_heals(open_agents: OpenAgents) -> None:
     agents = open_agents(4)
     running = agents.start_all(agents.lan.hosts, engine="oci")
-    await_one_picture(running)
+    await_one_state(running)
     left, right = running[:2], running[2:]
     agents.lan.partition([[agent.host for agent in left], [agent.host for agent in right]])
     for half, others in ((left, right), (right, left)):
@@ -40,7 +40,7 @@ def test_both_halves_of_a_cut_are_one_picture_after_it_heals(open_agents: OpenAg
             await_state(half, gone, "down")
     images = {half[0].add_image("meanwhile"): {half[0].uuid} for half in (left, right)}
     agents.lan.heal()
-    await_one_picture(running, timeout_s=60)
+    await_one_state(running, timeout_s=60)
     await_holders(running, images)
 
 
@@ -52,7 +52,7 @@ def test_a_database_deleted_while_its_agent_was_down_comes_back_from_the_peers(
     images = {agent.add_image("own"): {agent.uuid} for agent in running}
     await_holders(running, images)
     running[0].restart(wipe_database=True)
-    await_one_picture(running)
+    await_one_state(running)
     await_holders(running, images)
 
 
@@ -69,11 +69,11 @@ def test_images_changed_while_their_agent_was_down_are_right_after_its_start(
     remove_image(changed.layout, "before")
     after = changed.add_image("after")
     changed.start()
-    await_one_picture(running)
+    await_one_state(running)
     await_holders(running, {after: {changed.uuid}})
 
 
-def test_all_agents_restarted_at_once_show_the_same_picture_again(
+def test_all_agents_restarted_at_once_show_the_same_state_again(
     open_agents: OpenAgents,
 ) -> None:
     agents = open_agents(4)
@@ -87,5 +87,5 @@ def test_all_agents_restarted_at_once_show_the_same_picture_again(
         agent.launch()
     for agent in running:
         agent.await_ready()
-    await_one_picture(running)
+    await_one_state(running)
     await_holders(running, images)

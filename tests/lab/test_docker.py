@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.lab.agents import RunningAgent, await_one_picture, eventually
+from tests.lab.agents import RunningAgent, await_one_state, eventually
 from tests.lab.conftest import OpenAgents
 from tests.lab.engines import RunningEngine, start_dockerd
 from tests.lab.origin import start_origin
@@ -57,7 +57,7 @@ def pair(
             agents.start(host, engine=f"docker://{engine.socket_path}")
             for host, engine in ((here, engine_here), (there, engine_there))
         ]
-        await_one_picture(running)
+        await_one_state(running)
         yield DockerHost(engine_here, running[0]), DockerHost(engine_there, running[1])
 
 
@@ -89,7 +89,7 @@ def test_images_built_tagged_pulled_and_removed_on_one_host_are_right_on_the_oth
     await_holders_of(here.agent, "127.0.0.1:5000/pushed:1", {there.agent.uuid})
 
 
-def test_an_engine_that_goes_away_is_told_of_and_comes_back(
+def test_an_engine_that_stops_is_reported_and_comes_back(
     pair: tuple[DockerHost, DockerHost], tmp_path: Path
 ) -> None:
     here, there = pair

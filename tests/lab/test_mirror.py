@@ -35,9 +35,9 @@ OTHER = made_image({"a": b"a" * 100_000}, {"c": b"only built somewhere"})
 
 
 class Place(Struct):
-    """An engine, and the mirrors that it was told of, the first one first.
+    """An engine, and the mirrors in its configuration, in their order.
 
-    With a second one no pull goes on to the registry itself, which cannot be reached from here.
+    With a second mirror, no pull goes on to the registry itself, which this host cannot reach.
     """
 
     engine: RunningEngine
@@ -140,12 +140,12 @@ def test_any_registrys_image_is_pulled_from_the_mirror_by_address(place: Place) 
 @pytest.mark.parametrize(
     "error",
     [
-        NameUnknown("nobody knows it"),
-        ManifestUnknown("nobody has it"),
+        NameUnknown("no such repository"),
+        ManifestUnknown("no such manifest"),
         Denied("not for you"),
         OriginLimited("too many pulls"),
         OriginBroken("a page of HTML"),
-        Unavailable("nobody answers"),
+        Unavailable("no answer"),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -180,7 +180,7 @@ def test_a_blob_that_breaks_off_is_fetched_elsewhere(place: Place) -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [BlobUnknown("not here"), OriginLimited("too many pulls"), Unavailable("nobody has it now")],
+    [BlobUnknown("not here"), OriginLimited("too many pulls"), Unavailable("no holder now")],
     ids=lambda error: type(error).__name__,
 )
 def test_when_a_mirror_cannot_give_a_blob_the_engine_goes_on(

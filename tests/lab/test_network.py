@@ -32,7 +32,7 @@ TRIES = 40  # an address that was not found lately is asked for again within a s
 def reaches(
     lan: Lan, sender: Host, receiver: Host, address: str | None = None, *, tries: int = TRIES
 ) -> bool:
-    """Whether one of so many datagrams arrives, each a tenth of a second after the other."""
+    """Whether one of ``tries`` datagrams arrives, sent 0.1 s apart."""
     with ExitStack() as stack:
         ears = stack.enter_context(lan.socket(receiver, socket.SOCK_DGRAM))
         mouth = stack.enter_context(lan.socket(sender, socket.SOCK_DGRAM))

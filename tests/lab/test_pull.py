@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from tests.lab.agents import Agents, await_one_picture, eventually
+from tests.lab.agents import Agents, await_one_state, eventually
 from tests.lab.conftest import missing_for_network
 from tests.lab.engines import RunningEngine, Store, missing_for_engines, start_dockerd
 from tests.lab.images import MadeImage, build_image, load_image
@@ -81,7 +81,7 @@ def built_town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
             agent.launch()
         for agent in prepared:
             agent.await_ready()
-        await_one_picture(prepared)
+        await_one_state(prepared)
         pullers = [PullHost(a, e) for a, e in zip(prepared, engines, strict=True)]
         yield Town(lan, origin, *pullers)
         print("\n".join(f"--- {agent.name}\n{agent.log_end()}" for agent in prepared))
@@ -198,7 +198,7 @@ def test_an_image_that_a_peers_engine_had_before_its_agent_is_not_drawn_from_the
     here.docker("pull", name)
     assert layers_of(here, name) == image.diff_ids
     if by_digest and puller == "new":
-        # Its store keeps the compressed blobs that the digest stands for, and nobody else has them.
+        # Its store keeps the compressed blobs of this digest, and no other node has them.
         assert town.origin.blob_bytes(f"library/{repository}") >= 1_500_000
         return
     assert town.origin.blob_bytes(f"library/{repository}") <= SMALL_BYTES

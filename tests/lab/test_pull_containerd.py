@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from tests.lab.agents import Agents, await_one_picture, eventually
+from tests.lab.agents import Agents, await_one_state, eventually
 from tests.lab.conftest import missing_for_network
 from tests.lab.containerd import Containerd, missing_for_containerd, start_containerd
 from tests.lab.engines import missing_for_engines, start_dockerd
@@ -72,7 +72,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
                 (with_containerd, "none"),
             )
         ]
-        await_one_picture(started)
+        await_one_state(started)
         yield Place(
             lan,
             origin,
@@ -168,6 +168,6 @@ def test_without_its_agent_containerd_asks_the_registry_itself(place: Place) -> 
         place.containerd.pull(name)
     finally:
         place.other.agent.start()
-        await_one_picture([place.docker.agent, place.other.agent])
+        await_one_state([place.docker.agent, place.other.agent])
     assert place.containerd.digest(name) == digest
     assert place.containerd.is_whole(name)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.lab.agents import Agents, RunningAgent, await_one_picture, eventually
+from tests.lab.agents import Agents, RunningAgent, await_one_state, eventually
 from tests.lab.conftest import missing_for_network
 from tests.lab.network import Lan
 from tests.lab.pulling import Origin, PullHost, random_image
@@ -35,7 +35,7 @@ class Place(NamedTuple):
             origin=f"docker.io=http://{self.origin.address}",
             **options,
         )
-        await_one_picture(running)
+        await_one_state(running)
         return [PullHost(agent) for agent in running]
 
 
@@ -91,7 +91,7 @@ def test_an_agent_that_ends_in_the_middle_fails_no_pull_but_its_own(place: Place
     assert all(has(host, "killed:1") for host in hosts[1:])
     place.origin.stop()
     victim.agent.start()
-    await_one_picture([host.agent for host in hosts])
+    await_one_state([host.agent for host in hosts])
     victim.pull("killed:1")
     assert has(victim, "killed:1")
     counters = victim.counters()
@@ -99,7 +99,7 @@ def test_an_agent_that_ends_in_the_middle_fails_no_pull_but_its_own(place: Place
     assert counters["from_peers"] < (size if how == "stopped" else 1.02 * size)
 
 
-def test_a_full_disk_is_told_and_does_not_last(place: Place) -> None:
+def test_a_full_disk_is_reported_and_does_not_last(place: Place) -> None:
     agent = place.agents.prepare(
         place.lan.hosts[1],
         engine="oci",
@@ -121,7 +121,7 @@ def test_a_full_disk_is_told_and_does_not_last(place: Place) -> None:
 
 
 def flip_a_byte_in_its_cache(agent: RunningAgent, digest: str) -> None:
-    """As a disk does, or a liar."""
+    """Corrupt a blob as a broken disk or a misbehaving peer does."""
     (path,) = (agent.data_dir / "blobs" / "whole").glob(f"{digest[7:]}*")
     with path.open("r+b") as file:
         file.seek(1_200_000)
@@ -134,14 +134,14 @@ def flip_a_byte_in_its_cache(agent: RunningAgent, digest: str) -> None:
 def test_wrong_bytes_of_a_peer_reach_no_engine_and_the_pull_succeeds(
     place: Place, origin_is_up: bool
 ) -> None:
-    liar, honest, puller = place.start(3)
+    corrupt, honest, puller = place.start(3)
     place.origin.publish("library/lied:1", random_image("lied", 2_500_000))
-    for host in (liar, honest):
+    for host in (corrupt, honest):
         host.pull("lied:1")
 
         assert host.agent.layout is not None
-    layer = layer_of(liar, "lied")
-    flip_a_byte_in_its_cache(liar.agent, layer)
+    layer = layer_of(corrupt, "lied")
+    flip_a_byte_in_its_cache(corrupt.agent, layer)
     if not origin_is_up:
         place.origin.stop()
     puller.pull("lied:1")

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from tests.lab.agents import Agents, await_one_picture
+from tests.lab.agents import Agents, await_one_state
 from tests.lab.bad_registry import start_bad_registry
 from tests.lab.conftest import missing_for_network
 from tests.lab.network import Host, Lan
@@ -50,11 +50,11 @@ class Place(NamedTuple):
             self.stranger, engine="oci", environ={"BEIRAN_ORIGIN": self.origins}, **options
         )
         try:
-            await_one_picture([agent, self.knowing.agent, self.other.agent])
+            await_one_state([agent, self.knowing.agent, self.other.agent])
             yield PullHost(agent)
         finally:
             agent.stop()
-            await_one_picture([self.knowing.agent, self.other.agent])
+            await_one_state([self.knowing.agent, self.other.agent])
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             )
             for host, config in ((first, credentials), (second, none))
         ]
-        await_one_picture(running)
+        await_one_state(running)
         knowing, other = map(PullHost, running)
         yield Place(lan, agents, origin, private, origins, knowing, other, stranger)
         agents.print_logs()
@@ -155,7 +155,7 @@ def test_what_peers_knew_last_counts_while_the_origin_is_away_unless_that_is_den
             place.origin.start()
 
 
-def test_an_origin_that_is_silent_holds_nobody_up_for_longer_than_a_client_waits(
+def test_a_silent_origin_delays_no_pull_for_longer_than_a_client_waits(
     place: Place,
 ) -> None:
     image = random_image("silent", 50_000)
@@ -232,7 +232,7 @@ def test_a_manifest_that_cannot_be_used_is_an_error_and_is_not_kept(place: Place
 
 
 @pytest.mark.parametrize("how", ["short", "wrong"])
-def test_a_layer_that_is_not_what_was_promised_reaches_nobody_whole_and_is_not_kept(
+def test_a_layer_with_a_wrong_digest_reaches_no_client_whole_and_is_not_kept(
     place: Place, how: str
 ) -> None:
     document = json.loads(manifest(place.other, f"bad/{how}", "1", "bad.lab").body)

@@ -1,4 +1,4 @@
-"""Bytes from whoever is on the LAN: nothing changes, nothing stops, and it is counted."""
+"""An agent counts invalid bytes from other hosts of the LAN, and otherwise ignores them."""
 
 import random
 import socket
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab.agents import RunningAgent, await_one_picture, eventually
+from tests.lab.agents import RunningAgent, await_one_state, eventually
 from tests.lab.conftest import OpenAgents
 
 pytestmark = pytest.mark.lab
@@ -25,7 +25,7 @@ def test_garbage_on_udp_and_tcp_changes_nothing_and_is_counted(open_agents: Open
     agents = open_agents(3)
     *hosts, stranger = agents.lan.hosts
     running = agents.start_all(hosts)
-    await_one_picture(running)
+    await_one_state(running)
     target = running[0]
     before = members(target)
     counted = counters(target)
@@ -45,7 +45,7 @@ def test_garbage_on_udp_and_tcp_changes_nothing_and_is_counted(open_agents: Open
     assert target.process is not None
     assert target.process.poll() is None
     assert members(target) == before
-    await_one_picture(running)
+    await_one_state(running)
 
 
 def counters(agent: RunningAgent) -> Mapping[str, int]:

@@ -103,10 +103,10 @@ async def test_names_the_dns_does_not_know_are_asked_of_this_host() -> None:
 
 async def test_an_unknown_name_is_a_problem_and_the_others_are_found() -> None:
     zone = {("a.test.", "A"): ["10.0.1.3"], ("b.test.", "A"): ["10.0.1.3"]}
-    resolved = await resolve(zone, "a.test", "nobody.invalid", "b.test")
+    resolved = await resolve(zone, "a.test", "unknown.invalid", "b.test")
     assert resolved.addresses == [Address("10.0.1.3", PORT)]
     assert [str(problem) for problem in resolved.problems] == [
-        "nobody.invalid: the DNS knows no such name"
+        "unknown.invalid: the DNS knows no such name"
     ]
 
 

@@ -51,7 +51,7 @@ def test_nothing_is_sent_where_systemd_did_not_start_us(
 def test_a_service_manager_that_does_not_read_is_ignored(
     listener: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "missing"))
     assert not notify("READY=1")
     path = str(tmp_path / "full")
     listener.bind(path)

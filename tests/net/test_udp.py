@@ -33,7 +33,7 @@ async def receive_refusals(udp: UdpSocket, count: int = 1) -> list[Address]:
 
 
 def free_address(host: str) -> Address:
-    """An address where nobody listens."""
+    """An address on which no process listens."""
     with open_udp(host, 0) as udp:
         return udp.address
 
@@ -88,29 +88,29 @@ async def test_a_datagram_too_large_for_udp_is_counted() -> None:
 
 @pytest.mark.parametrize("bind", ["127.0.0.1", "0.0.0.0", "::1", "::"])
 async def test_a_refusal_names_the_refusing_address(bind: str) -> None:
-    nobody = free_address("::1" if bind == "::1" else "127.0.0.1")
+    closed = free_address("::1" if bind == "::1" else "127.0.0.1")
     with open_udp(bind, 0) as udp:
-        assert udp.send(b"anybody?", nobody)
-        assert await receive_refusals(udp) == [nobody]
+        assert udp.send(b"hello?", closed)
+        assert await receive_refusals(udp) == [closed]
         assert udp.counters.refused == 1
 
 
 async def test_a_refusal_does_not_cost_the_datagram_that_is_sent_next() -> None:
-    nobody = free_address("127.0.0.1")
+    closed = free_address("127.0.0.1")
     with open_udp("127.0.0.1", 0) as here, open_udp("127.0.0.1", 0) as there:
-        here.send(b"anybody?", nobody)
+        here.send(b"hello?", closed)
         # On loopback the refusal is there before send returns, and waits as the socket's error.
         assert here.send(b"hello", there.address)
         assert [datagram.data for datagram in await receive_datagrams(there, 1)] == [b"hello"]
-        assert await receive_refusals(here) == [nobody]
+        assert await receive_refusals(here) == [closed]
 
 
 async def test_refusals_and_datagrams_come_in_one_wakeup() -> None:
     first, second = free_address("127.0.0.1"), free_address("127.0.0.1")
     with open_udp("127.0.0.1", 0) as here, open_udp("127.0.0.1", 0) as there:
         there.send(b"one", here.address)
-        here.send(b"anybody?", first)
-        here.send(b"anybody?", second)
+        here.send(b"hello?", first)
+        here.send(b"hello?", second)
         there.send(b"two", here.address)
         datagrams, refusals = await here.receive()
         assert [datagram.data for datagram in datagrams] == [b"one", b"two"]
@@ -196,8 +196,8 @@ async def test_another_host_refuses_and_a_silent_one_does_not() -> None:
         here, there, silent = lan.hosts
         lan.silence(silent)
         with on_host(here.namespace, _opener("0.0.0.0")) as udp:
-            udp.send(b"anybody?", Address(silent.address, 8888))
-            udp.send(b"anybody?", Address(there.address, 8888))
+            udp.send(b"hello?", Address(silent.address, 8888))
+            udp.send(b"hello?", Address(there.address, 8888))
             assert await receive_refusals(udp) == [Address(there.address, 8888)]
             assert udp.counters.unreachable == 0
 
@@ -208,7 +208,7 @@ async def test_a_host_that_is_not_there_is_counted_as_unreachable() -> None:
     with Lan("bnet", 1) as lan:
         [here] = lan.hosts
         with on_host(here.namespace, _opener("0.0.0.0")) as udp:
-            udp.send(b"anybody?", Address(str(lan.network[9]), 8888))
+            udp.send(b"hello?", Address(str(lan.network[9]), 8888))
             with trio.fail_after(15):  # the kernel asks ARP three times, a second each
                 assert await udp.receive() == ([], [])
             assert (udp.counters.unreachable, udp.counters.refused) == (1, 0)

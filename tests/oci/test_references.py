@@ -83,7 +83,7 @@ def test_what_goes_without_saying() -> None:
         ("1a" * 32, "is an image's ID"),
     ],
 )
-def test_what_is_no_name_is_told_in_one_line(text: str, said: str) -> None:
+def test_an_invalid_name_is_reported_in_one_line(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said) as caught:
         parse_reference(text)
     assert "\n" not in str(caught.value)

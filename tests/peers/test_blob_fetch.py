@@ -173,7 +173,7 @@ async def test_a_blob_comes_whole(
     site: Site, served: Served, peers: PeerBlobs, into: PartialBlob, piece_bytes: int
 ) -> None:
     await bring(site.cache, DATA)
-    told: list[int] = []
+    reported: list[int] = []
     judging = Judging(piece_bytes)
     await peers.fetch(
         at(served),
@@ -183,11 +183,11 @@ async def test_a_blob_comes_whole(
         into,
         piece_bytes=piece_bytes,
         judge=judging,
-        progress=told.append,
+        progress=reported.append,
         stall_timeout_s=20,
     )
     assert judging.accepted == list(range(0, len(DATA), piece_bytes))
-    assert sum(told) == len(DATA)
+    assert sum(reported) == len(DATA)
     assert await into.verify()
 
 
@@ -361,13 +361,13 @@ async def test_a_fetch_goes_on_after_the_bytes_of_a_cancelled_one(
     site: Site, served: Served, peers: PeerBlobs, into: PartialBlob
 ) -> None:
     await bring(site.cache, DATA)
-    judging, cut, told = Judging(), PIECE + 1000, 0
+    judging, cut, reported = Judging(), PIECE + 1000, 0
     stopped = trio.CancelScope()
 
     def progress(more_bytes: int) -> None:
-        nonlocal told
-        told += more_bytes
-        if told == cut:  # the core tells to stop, with what it knows to have come
+        nonlocal reported
+        reported += more_bytes
+        if reported == cut:  # the core stops the fetch after the bytes that it has counted
             stopped.cancel()
 
     async with answering(answer_206(0, len(DATA), DATA[:cut]), close=False) as address:
@@ -407,7 +407,7 @@ async def test_a_wrong_piece_is_not_held(
 async def test_two_fetches_of_one_piece_do_not_mix(
     site: Site, served: Served, peers: PeerBlobs, into: PartialBlob, piece_bytes: int
 ) -> None:
-    """A slow liar has the right to write; who brings the piece meanwhile takes it over."""
+    """A slow misbehaving peer has the write claim; a faster peer's piece takes it over."""
     await bring(site.cache, DATA)
     lie = bytes(piece_bytes)
     more = trio.Event()
@@ -568,7 +568,7 @@ async def test_a_peer_that_our_own_limit_delays_has_not_stalled(
     site: Site, served: Served, peers: PeerBlobs, into: PartialBlob
 ) -> None:
     await bring(site.cache, DATA)
-    told: list[None] = []
+    reported: list[None] = []
     await peers.fetch(
         at(served),
         DIGEST,
@@ -578,6 +578,6 @@ async def test_a_peer_that_our_own_limit_delays_has_not_stalled(
         piece_bytes=PIECE,
         judge=Judging(),
         stall_timeout_s=PATIENCE_S,
-        pace=Pace(TokenBucket(PIECE / (2 * rates.HELD_BACK_S)), lambda: told.append(None)),
+        pace=Pace(TokenBucket(PIECE / (2 * rates.HELD_BACK_S)), lambda: reported.append(None)),
     )
-    assert told
+    assert reported

@@ -97,7 +97,7 @@ async def listening(
         nursery.cancel_scope.cancel()
 
 
-async def nobody() -> Address:
+async def refusing_address() -> Address:
     (listener,) = await open_tcp_listeners("127.0.0.1", 0)
     port = listener.socket.getsockname()[1]
     await listener.aclose()
@@ -162,7 +162,7 @@ async def test_a_restarted_peer_is_asked_anew_unnoticed(peers: PeerClient) -> No
     async def once(stream: trio.SocketStream) -> None:
         await stream.receive_some()
         await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none")
-        await stream.receive_some()  # the second request, which nobody answers
+        await stream.receive_some()  # the second request, which gets no answer
 
     async with listening(once) as address:
         assert await post(peers, address, b"x") == b"one"
@@ -190,7 +190,7 @@ async def test_a_refused_connection_differs_from_no_answer(
     peers: PeerClient, served: Served
 ) -> None:
     with pytest.raises(PeerRefused):
-        await post(peers, await nobody(), b"x")
+        await post(peers, await refusing_address(), b"x")
     with pytest.raises(PeerUnreachable, match=r"did not answer within 0\.1 s"):
         await peers.post(at(served), "/hang", b"", timeout_s=0.1, response_bytes_max=10)
     with pytest.raises(PeerUnreachable):

@@ -360,10 +360,10 @@ async def test_no_more_blobs_than_allowed_come_at_once(server: OriginServer) -> 
 
 async def test_waiting_for_a_turn_is_reported_as_our_own_limit(server: OriginServer) -> None:
     server.answer = serve_blob
-    told = trio.Event()
+    signalled = trio.Event()
 
     async def read(client: OriginClient) -> None:
-        opened = client.open_blob(server.name, "a/b", BLOB_DIGEST, held_back=told.set)
+        opened = client.open_blob(server.name, "a/b", BLOB_DIGEST, held_back=signalled.set)
         async with opened as blob:
             assert b"".join([chunk async for chunk in blob.chunks]) == BLOB
 
@@ -374,7 +374,7 @@ async def test_waiting_for_a_turn_is_reported_as_our_own_limit(server: OriginSer
     ):
         nursery.start_soon(read, client)
         with trio.fail_after(20):
-            await told.wait()
+            await signalled.wait()
     assert len(server.asked) == 2
 
 
@@ -382,15 +382,15 @@ async def test_waiting_for_the_rate_is_reported_as_our_own_limit(
     server: OriginServer,
 ) -> None:
     server.answer = serve_blob
-    told: list[None] = []
+    signalled: list[None] = []
     async with open_client(limit=Limit(bytes_per_s=len(BLOB) // 2)) as client:
         for _ in range(3):  # the first goes at once, after a rest
             opened = client.open_blob(
-                server.name, "a/b", BLOB_DIGEST, held_back=lambda: told.append(None)
+                server.name, "a/b", BLOB_DIGEST, held_back=lambda: signalled.append(None)
             )
             async with opened as blob:
                 assert b"".join([chunk async for chunk in blob.chunks]) == BLOB
-    assert told
+    assert signalled
 
 
 # Redirects.
@@ -629,7 +629,7 @@ async def test_a_registry_that_swallows_packets_costs_one_timeout(
     with socket.socket() as full, socket.socket() as first:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
-        first.connect(full.getsockname())  # nobody accepts it: the next one waits for ever
+        first.connect(full.getsockname())  # never accepted: the next connection waits for ever
         name = f"127.0.0.1:{full.getsockname()[1]}"
         async with open_client(connect_timeout_s=0.2) as client:
             with pytest.raises(OriginUnavailable, match=r"no connection within 0\.2 s"):

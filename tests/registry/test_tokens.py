@@ -1,4 +1,4 @@
-"""Challenges and tokens: what a registry wants to hear, and who is told what."""
+"""Challenges and tokens: which credentials go to which server."""
 
 import base64
 import json

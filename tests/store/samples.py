@@ -72,8 +72,8 @@ def open_store(folder: Path, *, name: str = "me", cluster: str = "default") -> S
     return Store.open(path, node=node(name), cluster=cluster, name=name)
 
 
-def told(events: Sequence[Event]) -> list[tuple[str, ...]]:
-    """Events in short: what, whose, and what of."""
+def summary(events: Sequence[Event]) -> list[tuple[str, ...]]:
+    """Shorten each event to its kind, its node's name, and its image's or layer's name."""
     names = {digest_text(digest(name)): name for name in _NAMES}
     return [
         tuple(filter(None, (event.event, event.name, names.get(event.image or event.layer, ""))))

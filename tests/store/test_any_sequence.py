@@ -204,7 +204,7 @@ def test_any_sequence_of_effects_keeps_the_rows_equal_to_a_plain_model(
                 check_rows(store, model)
                 check_names(store, model)
                 check_listings(store, model)
-                # Who is forgotten was long offline: no event tells what becomes of its images.
+                # A forgotten member was offline for long: no event reports its images as removed.
                 forgotten = any(isinstance(effect, MemberForgotten) for effect in batch)
                 follow(seen, events, strict=not forgotten)
                 if forgotten:
@@ -218,7 +218,7 @@ def test_any_sequence_of_effects_keeps_the_rows_equal_to_a_plain_model(
 
 
 def follow(seen: dict[str, Facts], events: tuple[Event, ...], *, strict: bool) -> None:
-    """Believe the events: each may only tell what is new."""
+    """Apply the events to ``seen``, and check that each reports a change."""
     for event in events:
         kind, _, what = event.event.partition(".")
         if kind == "node":

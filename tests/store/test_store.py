@@ -88,7 +88,7 @@ def test_a_restart_restores_members_holdings_and_descriptions(tmp_path: Path) ->
     web = description("web", "base")
     store.apply([changed("a"), changed("b", Status.DOWN), held("b", holding("app"), version=4)], AT)
     store.apply([described("app", "base", "top", "base", created_at="2026-01-01T00:00:00Z")], AT)
-    store.apply([described("web", "base"), described("nobody's", "top")], AT)
+    store.apply([described("web", "base"), described("unheld", "top")], AT)
     store.apply([held("a", holding("app", "x:1", repo="x"), holding("db"), version=3)], AT)
     store.apply([held("me", holding("web", "w:1"), version=5)], AT)
     store.close()

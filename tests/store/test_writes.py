@@ -17,8 +17,8 @@ from tests.store.samples import (
     holding,
     node,
     released,
+    summary,
     text,
-    told,
     uuid,
 )
 
@@ -73,8 +73,10 @@ def test_changes_of_this_node_cause_no_events(store: Store) -> None:
 
 
 def test_a_member_known_by_its_holdings_alone_is_added_when_it_shows_itself(store: Store) -> None:
-    assert told(store.apply([held("peer", holding("app"))], AT).events) == [("image.added", "app")]
-    assert told(store.apply([changed("peer")], AT).events) == [
+    assert summary(store.apply([held("peer", holding("app"))], AT).events) == [
+        ("image.added", "app")
+    ]
+    assert summary(store.apply([changed("peer")], AT).events) == [
         ("node.added", "peer"),
         ("node.online", "peer"),
     ]
@@ -87,14 +89,14 @@ def test_an_image_brings_its_layers_and_takes_them_along(store: Store) -> None:
         held("peer", holding("app", "a:1")),
     ]
     events = store.apply(batch, AT).events[2:]
-    assert told(events) == [
+    assert summary(events) == [
         ("image.added", "peer", "app"),
         ("layer.added", "peer", "base"),
         ("layer.added", "peer", "top"),
     ]
     assert events[0].tags == ("a:1",)
     events = store.apply([released("peer", "app")], AT).events
-    assert told(events) == [
+    assert summary(events) == [
         ("image.removed", "peer", "app"),
         ("layer.removed", "peer", "base"),
         ("layer.removed", "peer", "top"),
@@ -104,22 +106,22 @@ def test_an_image_brings_its_layers_and_takes_them_along(store: Store) -> None:
 
 def test_layer_events_come_with_the_first_and_the_last_image_of_a_layer(store: Store) -> None:
     store.apply([changed("peer"), described("app", "base", "top"), described("web", "base")], AT)
-    assert told(store.apply([held("peer", holding("web"))], AT).events) == [
+    assert summary(store.apply([held("peer", holding("web"))], AT).events) == [
         ("image.added", "peer", "web"),
         ("layer.added", "peer", "base"),
     ]
-    assert told(store.apply([held("peer", holding("app"))], AT).events) == [
+    assert summary(store.apply([held("peer", holding("app"))], AT).events) == [
         ("image.added", "peer", "app"),
         ("layer.added", "peer", "top"),
     ]
-    assert told(store.apply([released("peer", "web")], AT).events) == [
+    assert summary(store.apply([released("peer", "web")], AT).events) == [
         ("image.removed", "peer", "web")
     ]
 
 
 def test_a_layer_twice_in_an_image_causes_one_event(store: Store) -> None:
     batch: list[Effect] = [described("app", "base", "top", "base"), held("me", holding("app"))]
-    assert told(store.apply(batch, AT).events) == [
+    assert summary(store.apply(batch, AT).events) == [
         ("image.added", "me", "app"),
         ("layer.added", "me", "base"),
         ("layer.added", "me", "top"),
@@ -130,7 +132,7 @@ def test_layers_follow_when_the_description_comes_late(store: Store) -> None:
     store.apply([changed("a"), changed("b")], AT)
     store.apply([held("a", holding("app")), held("b", holding("app"), holding("web"))], AT)
     store.apply([described("web", "base")], AT)
-    assert told(store.apply([described("app", "base", "top")], AT).events) == [
+    assert summary(store.apply([described("app", "base", "top")], AT).events) == [
         ("layer.added", "a", "base"),
         ("layer.added", "a", "top"),
         ("layer.added", "b", "top"),
@@ -157,7 +159,7 @@ def test_a_reset_causes_events_for_the_difference_only(store: Store) -> None:
     store.apply([changed("peer"), *descriptions], AT)
     store.apply([held("peer", holding("app"), holding("db"))], AT)
     reset = HoldingsChanged(node("peer"), 9, held=(holding("web"), holding("db")), reset=True)
-    assert told(store.apply([reset], AT).events) == [
+    assert summary(store.apply([reset], AT).events) == [
         ("image.added", "peer", "web"),
         ("image.removed", "peer", "app"),
         ("layer.removed", "peer", "top"),

@@ -109,10 +109,10 @@ class ObligingRegistry(Registry):
 
 @contextmanager
 def no_other_registries() -> Iterator[None]:
-    """Whatever registry is named, no host beyond this one is asked, nor any name server."""
-    with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as nobody:
-        proxy = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        nobody.close()
+    """Send requests for all registries to a closed port: no other host and no DNS is asked."""
+    with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as closed:
+        proxy = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        closed.close()
         for name in ("HTTPS_PROXY", "HTTP_PROXY"):
             patch.setenv(name, proxy)
         patch.setenv("NO_PROXY", "127.0.0.1,localhost")
@@ -283,7 +283,7 @@ def test_the_guides_examples_are_what_the_server_answers(
     assert len(examples) > 5
     for example in examples:
         if "localhost:8880" in example:
-            continue  # of the mirror, which is at another door
+            continue  # the mirror has another listener
         if "/transfers" in example:
             with urllib.request.urlopen(f"{sharing.tcp_url}/transfers", timeout=30) as of_pulls:
                 assert of_pulls.status == 200

@@ -43,12 +43,12 @@ def test_info_and_health_say_how_the_agent_is(api: ServerThread) -> None:
     assert api.server.ask("/info").status == 200
     healthy = api.server.ask("/healthz")
     assert (healthy.status, healthy.body) == (200, b'{"status":"ok"}')
-    api.server.agent.trouble = ["the engine does not answer", "nobody is heard"]
+    api.server.agent.trouble = ["the engine does not answer", "no member was heard"]
     ill = api.server.ask("/healthz")
     assert ill.status == 503
     assert ill.json["errors"] == [
         {"code": "UNHEALTHY", "message": "the engine does not answer", "detail": None},
-        {"code": "UNHEALTHY", "message": "nobody is heard", "detail": None},
+        {"code": "UNHEALTHY", "message": "no member was heard", "detail": None},
     ]
 
 

@@ -236,26 +236,26 @@ async def test_an_unknown_image_closes_its_websocket_with_the_reason(
 async def test_rows_and_changes_have_no_gap_and_no_repetition(api: ApiServer) -> None:
     """Images come and go while followers begin; each ends up with exactly what is there."""
     api.happen(held("me", *(holding(f"image {number}") for number in range(150))))
-    pictures: list[set[str]] = []
+    followed: list[set[str]] = []
 
     async def follow() -> None:
-        picture: set[str] = set()
-        pictures.append(picture)
+        listed: set[str] = set()
+        followed.append(listed)
         async with ask(api, "/images?follow=true") as websocket:
-            while text("last") not in picture:
+            while text("last") not in listed:
                 message = await receive(websocket)
                 if message == LISTED:
                     continue
                 if "change" not in message:
-                    assert message["id"] not in picture
-                    picture.add(message["id"])
+                    assert message["id"] not in listed
+                    listed.add(message["id"])
                     continue
                 kind, key = short(message)
-                assert (key in picture) == (kind != "added"), message
+                assert (key in listed) == (kind != "added"), message
                 if kind == "added":
-                    picture.add(key)
+                    listed.add(key)
                 elif kind == "removed":
-                    picture.remove(key)
+                    listed.remove(key)
 
     async with trio.open_nursery() as nursery:
         for number in range(60):
@@ -272,15 +272,15 @@ async def test_rows_and_changes_have_no_gap_and_no_repetition(api: ApiServer) ->
             await trio.lowlevel.checkpoint()
         await until(lambda: api.bus.listeners == 10)
         api.happen(held("me", holding("last but one")))
-        await until(lambda: all(text("last but one") in picture for picture in pictures))
+        await until(lambda: all(text("last but one") in listed for listed in followed))
         api.happen(held("me", holding("last")))
     with api.store.reading() as queries:
         there = {image.id for image in queries.images(HeldBy(node("me")))}
     assert len(there) == 150 - 60 + 20 + 2
-    assert pictures == [there] * 10
+    assert followed == [there] * 10
 
 
 async def until(condition: Callable[[], bool]) -> None:
     with trio.fail_after(20):
-        while not condition():  # noqa: ASYNC110 - the server tells nobody how many listen
+        while not condition():  # noqa: ASYNC110 - the server has no event for listeners
             await trio.sleep(0.001)

@@ -119,12 +119,12 @@ class Agent:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         *,
-        door: str = "unix",
+        listener: str = "unix",
     ) -> tuple[int, dict[str, str], bytes]:
-        port = self.mirror_port if door == "mirror" else self.port
+        port = self.mirror_port if listener == "mirror" else self.port
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WITHIN_S)
         try:
-            if door == "unix":
+            if listener == "unix":
                 connection.sock = socket.socket(socket.AF_UNIX)
                 connection.sock.settimeout(WITHIN_S)
                 connection.sock.connect(self.socket)
@@ -223,14 +223,14 @@ class Story:
     # --- HTTP -------------------------------------------------------------------------------
 
     def _ask(
-        self, method: str, path: str, *, body: Json = None, door: str = "unix", **headers: str
+        self, method: str, path: str, *, body: Json = None, listener: str = "unix", **headers: str
     ) -> None:
         """Ask alpha, and keep the answer."""
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         data = None if body is None else json.dumps(body).encode()
-        status, received, answer = self.alpha.ask(method, path, sent, data, door=door)
+        status, received, answer = self.alpha.ask(method, path, sent, data, listener=listener)
         shown = " ".join(f"{name}={value}" for name, value in sent.items())
-        asked = " ".join(filter(None, (door, method, path, shown, body and json.dumps(body))))
+        asked = " ".join(filter(None, (listener, method, path, shown, body and json.dumps(body))))
         if len(asked) > 400:
             asked = f"{asked[:60]}… ({len(asked)})"
         while asked in self.answers:
@@ -280,7 +280,7 @@ class Story:
         ):
             self._ask("GET", path)
         for path in ("/info", "/nodes", "/images?all=true", "/layers?all=true", "/pulls/run"):
-            self._ask("GET", path, door="tcp")
+            self._ask("GET", path, listener="tcp")
         layer_path = f"/layers/{base}"
         self._ask("GET", layer_path, Accept="application/json")
         self._ask("GET", layer_path, Range="bytes=100-199")
@@ -295,20 +295,20 @@ class Story:
         self._ask("OPTIONS", "/nodes")
         for path in ("/nodes", "/nothing", "/pulls", "/pulls?reference=UPPER", "/prefetch"):
             self._ask("POST", path)
-        self._ask("POST", "/pulls?reference=reg:1", door="tcp")
+        self._ask("POST", "/pulls?reference=reg:1", listener="tcp")
         self._ask("POST", "/pulls?reference=reg:none")
         self._ask("POST", f"/pulls?reference=app:2&from={UUIDS['beta']}")
-        self._ask("POST", "/prefetch/here?reference=evil.example/x:1", door="tcp")
+        self._ask("POST", "/prefetch/here?reference=evil.example/x:1", listener="tcp")
         self._ask("POST", "/blobs/have", body={"digests": [*WEB_IMAGE.blobs, UNKNOWN_DIGEST]})
         self._ask("POST", "/blobs/have", body={"digests": ["x"]})
         self._ask("POST", "/blobs/have", body={"digest": []})
-        self._ask("POST", "/gossip", body={"not": "gossip"}, door="tcp")
+        self._ask("POST", "/gossip", body={"not": "gossip"}, listener="tcp")
 
     def _ask_the_mirror(self) -> None:
         manifest = digest_of(REGISTRY_IMAGE.manifest)
         some_layer = next(iter(REGISTRY_IMAGE.blobs))
         repository = "/v2/library/reg"
-        ask = partial(self._ask, "GET", door="mirror")
+        ask = partial(self._ask, "GET", listener="mirror")
         for path in (
             *("/v2/", "/v2", "/v2/_catalog", "/info", f"{repository}/manifests/1"),
             *(f"{repository}/manifests/{manifest}", f"{repository}/manifests/none"),
@@ -324,8 +324,8 @@ class Story:
         ask(f"{repository}/manifests/1", Accept="text/plain")
         ask(f"{repository}/manifests/1", Via="1.1 beiran")
         for method in ("HEAD", "OPTIONS", "PUT", "DELETE"):
-            self._ask(method, f"{repository}/manifests/1", door="mirror")
-        self._ask("HEAD", f"{repository}/blobs/{some_layer}", door="mirror")
+            self._ask(method, f"{repository}/manifests/1", listener="mirror")
+        self._ask("HEAD", f"{repository}/blobs/{some_layer}", listener="mirror")
 
     # --- WebSockets -------------------------------------------------------------------------
 
@@ -355,10 +355,10 @@ class Story:
         return [*messages, end]
 
     async def _follow_a_new_image(self) -> None:
-        """Beta gains an image and loses it: what alpha's followers are told, up to the end."""
-        told: dict[str, dict[str, Json]] = {"/images?all=true": {}, "/layers?all=true": {}}
+        """Beta gains an image and loses it. Collect what alpha sends to its followers."""
+        received: dict[str, dict[str, Json]] = {"/images?all=true": {}, "/layers?all=true": {}}
         kinds: set[str] = set()
-        listed = {path: trio.Event() for path in told}
+        listed = {path: trio.Event() for path in received}
 
         def take(path: str, message: Json) -> bool:
             if message == {"change": "listed"}:
@@ -366,8 +366,8 @@ class Story:
             elif "change" in message:
                 row = message.get("image") or message.get("layer")
                 key = row.get("id") or row.get("digest")
-                # An image that is described later is told of twice; the last one counts.
-                told[path].setdefault(key, {})[message["change"]] = self._same(row)
+                # An image that is described later is sent twice; the last row counts.
+                received[path].setdefault(key, {})[message["change"]] = self._same(row)
                 kinds.add(f"{message['change']} {key}")
             return False
 
@@ -375,7 +375,7 @@ class Story:
         new_layer = digest_of(NEW.layers[1])
         with trio.fail_after(WITHIN_S):
             async with trio.open_nursery() as nursery:
-                for path in told:
+                for path in received:
                     follow = partial(take, path)
                     followed = f"{path}&follow=true"
                     nursery.start_soon(read_websocket, self.alpha.port, followed, follow)
@@ -389,7 +389,7 @@ class Story:
                 await poll(lambda: f"removed {NEW.id}" in kinds)
                 await poll(lambda: f"removed {new_layer}" in kinds)
                 nursery.cancel_scope.cancel()
-        for path, rows in told.items():
+        for path, rows in received.items():
             for changes in rows.values():
                 if "added" in changes and "changed" in changes:
                     changes["added"] = changes.pop("changed")

@@ -129,7 +129,7 @@ async def test_socket_that_is_not_there_is_an_error(path: str, tmp_path: Path) -
             raise AssertionError
 
 
-async def test_events_are_lines_and_end_when_nobody_listens(tmp_path: Path) -> None:
+async def test_events_are_lines_and_end_when_the_listener_leaves(tmp_path: Path) -> None:
     async with asking(tmp_path) as (server, client):
         head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
         server.says(EVENTS, head + b"4\r\na\nb\n\r\n2\r\nc\n\r\n")

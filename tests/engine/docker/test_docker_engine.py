@@ -32,7 +32,7 @@ from tests.lab.registry import Registry, missing_for_registry, start_registry
 
 pytestmark = pytest.mark.lab
 
-NOBODY = 65534
+NOBODY_UID = 65534
 ONE = made_image({"a": b"a" * 5000}, {"b": b"b" * 300}, labels={"number": "one"})
 
 
@@ -152,14 +152,14 @@ async def test_saving_an_image_changes_nothing(docker_place: DockerPlace, tmp_pa
     load_image(socket, ONE, "one:1")
     async with listening(docker_place.engine()) as listener:
         await listener.until_listed()
-        told = len(listener.heard)
+        news_before = len(listener.heard)
         await in_thread(docker, socket, "save", "-o", str(tmp_path / "saved"), "one:1")
         await in_thread(docker, socket, "tag", "one:1", "one:2")
         await listener.until_tags(ONE.id, "one:1", "one:2")
-        assert len(listener.heard) == told + 1
+        assert len(listener.heard) == news_before + 1
 
 
-async def test_many_images_at_once_are_all_told(docker_place: DockerPlace) -> None:
+async def test_many_images_at_once_are_all_reported(docker_place: DockerPlace) -> None:
     socket = docker_place.running.socket_path
     images = {f"many:{number}": made_image({"n": b"%d" % number}) for number in range(40)}
     archive = docker_archive(*[(image, [tag]) for tag, image in images.items()])
@@ -266,7 +266,7 @@ async def test_agent_that_is_not_root_lists_and_reads_the_same(docker_place: Doc
     load_image(socket, image, "odd:1")
     os.chmod(socket, 0o666)
     os.chmod(os.path.dirname(socket), 0o755)
-    os.seteuid(NOBODY)
+    os.seteuid(NOBODY_UID)
     try:
         engine = DockerEngine(socket)
         async with listening(engine) as listener:
@@ -277,7 +277,7 @@ async def test_agent_that_is_not_root_lists_and_reads_the_same(docker_place: Doc
         os.seteuid(0)
 
 
-async def test_changes_are_told_where_the_data_root_cannot_be_read(
+async def test_changes_are_reported_where_the_data_root_cannot_be_read(
     docker_place: DockerPlace,
 ) -> None:
     socket = docker_place.running.socket_path

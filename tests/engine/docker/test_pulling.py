@@ -30,7 +30,7 @@ def registry() -> Iterator[TinyRegistry]:
 
 
 def an_image(name: str, *layers: str) -> MadeImage:
-    """An image whose layers nobody knows: what Docker has learned of others stays for good."""
+    """An image of new layers: Docker never forgets the layers that it has seen."""
     return made_image(
         *({f"{layer}-file": layer.encode() * 999} for layer in layers), labels={"n": name}
     )

@@ -23,7 +23,7 @@ def listed(*, at: float = 100.0, took: float = 0.1) -> RelistSchedule:
     return schedule
 
 
-def test_list_is_due_after_its_period_and_told_as_a_whole() -> None:
+def test_list_is_due_after_its_period_and_reported_as_a_whole() -> None:
     schedule = listed()
     assert schedule.due_at == 400
     schedule.start(400)

@@ -1,4 +1,4 @@
-"""Images put into a layout folder: whole or not at all, whoever else writes there."""
+"""An image is added to a layout folder whole or not at all, even beside other writers."""
 
 import errno
 import json
@@ -138,7 +138,7 @@ async def test_what_others_wrote_into_the_index_stays(folder: Path, tmp_path: Pa
     row["annotations"]["org.example.note"] = "keep me"
     write_layout(folder, row)
     index = json.loads((folder / "index.json").read_text())
-    index["annotations"] = {"org.example.owner": "somebody"}
+    index["annotations"] = {"org.example.owner": "another tool"}
     (folder / "index.json").write_text(json.dumps(index))
     engine = OciLayoutEngine(folder)
     await engine.add_image([NAME], *blobs_in(tmp_path / "cache", ONE))

@@ -38,5 +38,5 @@ def test_a_seed_that_announces_another_address_is_not_asked_for_ever() -> None:
     assert bench.status(1) == Status.ALIVE
     bench.run(0.5)
     for _ in range(12):
-        bench.hears(1, Ping(1, peer(1), bench.node.members.state_hash))
+        bench.receive(1, Ping(1, peer(1), bench.node.members.state_hash))
         assert [r for r in requests(bench.run(0.5)) if r.to == elsewhere] == []

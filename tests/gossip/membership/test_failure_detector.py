@@ -29,7 +29,7 @@ def test_a_suspect_is_not_probed_as_the_successor() -> None:
     bench = Listener(peers=9, confirm_at_once=False)
     after_us = bench.node.members.neighbours(OWN, 2, step=1)
     first, second = (next(n for n in bench.peers if peer(n) == node) for node in after_us)
-    bench.told(second, Suspect(peer(first), 5, 0, peer(second)))
+    bench.receive_news(second, Suspect(peer(first), 5, 0, peer(second)))
     effects = bench.live(6, silent=(first,))
     probed = [number for number, _ in bench.said(effects, Ping)]
     assert probed.count(second) >= 2
@@ -63,7 +63,7 @@ def test_nacks_of_all_that_were_asked_make_the_target_suspect_at_once() -> None:
 def test_a_node_in_bad_health_waits_for_the_end_of_its_probe() -> None:
     bench = Listener(peers=9, confirm_at_once=False)
     asked = asked_others(bench, silent=1)
-    bench.told(2, Suspect(OWN, 5, 0, peer(2)))  # it refutes, and thinks less of its own health
+    bench.receive_news(2, Suspect(OWN, 5, 0, peer(2)))  # it refutes, and its health score worsens
     for by, request in asked:
         nack(bench, by, request)
     assert bench.status(1) == Status.ALIVE
@@ -73,7 +73,7 @@ def test_acks_of_strangers_leave_nothing_behind() -> None:
     bench = Bench(peers=2)
     before = len(bench.node._detector._answered_at)
     for number in range(100, 200):
-        bench.hears(number, Ack(number, peer(number), 1))
+        bench.receive(number, Ack(number, peer(number), 1))
     assert len(bench.node._detector._answered_at) == before
 
 
@@ -89,10 +89,10 @@ def test_a_relayed_ack_does_not_confirm_the_address() -> None:
 def test_strangers_are_sent_no_news_under_any_name() -> None:
     bench = Bench(peers=2)
     bench.did(bench.node.hold([holding("a")], [description("a")], now=bench.now))
-    heard = bench.hears(77, Ping(1, peer(77), 1))
+    heard = bench.receive(77, Ping(1, peer(77), 1))
     (ack,) = [m for m in sent(heard, to=at(77)) if isinstance(m, Ack)]
     assert ack.news == ()
     elsewhere = at(78)
     request = PingReq(1, peer(2), peer(1), elsewhere.packed_host, elsewhere.port)
-    (ping,) = [m for m in sent(bench.hears(2, request), to=elsewhere) if isinstance(m, Ping)]
+    (ping,) = [m for m in sent(bench.receive(2, request), to=elsewhere) if isinstance(m, Ping)]
     assert ping.news == ()

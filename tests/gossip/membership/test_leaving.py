@@ -24,7 +24,7 @@ def test_a_leave_milliseconds_after_a_beacon_reaches_all_that_heard_the_beacon()
     world.run(5)
     second = world.add()
     world.run_until(lambda: second.id in world.online_as_seen_by(first), within_s=1)
-    world.run(0.004)  # a beacon's answer takes so long, a push-pull longer
+    world.run(0.004)  # the time of a beacon's answer; a push-pull takes longer
     world.leave(second)
     world.run(5)
     known = first.node.members.get(second.id)
@@ -36,5 +36,7 @@ def test_a_leave_milliseconds_after_a_beacon_reaches_all_that_heard_the_beacon()
 def test_the_acks_of_a_leaving_node_say_that_it_leaves() -> None:
     bench = Bench(peers=2)
     bench.did(bench.node.leave(now=bench.now))
-    (ack,) = [m for m in sent(bench.hears(7, Ping(1, peer(7), 1)), to=at(7)) if isinstance(m, Ack)]
+    (ack,) = [
+        m for m in sent(bench.receive(7, Ping(1, peer(7), 1)), to=at(7)) if isinstance(m, Ack)
+    ]
     assert [type(news) for news, _ in CODEC.decode_news_untrusted(ack.news)] == [Left]

@@ -53,20 +53,20 @@ def test_descriptions_of_images_without_a_holder_are_not_kept_over_a_restart() -
 
 def test_an_image_that_no_member_can_describe_does_not_hold_up_others() -> None:
     bench = Bench(peers=2)
-    bench.told(1, Delta(peer(1), 0, 7, (Held(digest("never")),)))
+    bench.receive_news(1, Delta(peer(1), 0, 7, (Held(digest("never")),)))
     for _ in range(60):
         bench.run(1.0)
         for number in (1, 2):
-            bench.hears(number, Ping(1, peer(number), bench.node.members.state_hash))
-    bench.told(2, Delta(peer(2), 0, 7, (Held(digest("other")),)))
+            bench.receive(number, Ping(1, peer(number), bench.node.members.state_hash))
+    bench.receive_news(2, Delta(peer(2), 0, 7, (Held(digest("other")),)))
     again = sent(bench.run(0.5), to=at(2))
     assert [m.images for m in again if isinstance(m, Want)] == [(digest("other"),)]
 
 
 def test_an_offline_holder_is_not_asked_for_a_description() -> None:
     bench = Bench(peers=2)
-    bench.told(1, Delta(peer(1), 0, 7, (Held(digest("a")),)))
-    bench.told(2, Left(peer(1), 5, 1))
+    bench.receive_news(1, Delta(peer(1), 0, 7, (Held(digest("a")),)))
+    bench.receive_news(2, Left(peer(1), 5, 1))
     later = bench.run(60.0)
     assert [m for m in sent(later, to=at(1)) if isinstance(m, Want)] == []
     assert [r for r in requests(later) if r.to == at(1)] == []
@@ -74,12 +74,12 @@ def test_an_offline_holder_is_not_asked_for_a_description() -> None:
 
 def test_an_asker_that_repeats_itself_is_answered_once() -> None:
     bench = Bench(peers=2)
-    bench.told(1, Delta(peer(1), 0, 7, (Held(digest("a")),)))
+    bench.receive_news(1, Delta(peer(1), 0, 7, (Held(digest("a")),)))
     for _ in range(5):
-        bench.hears(2, Want(peer(2), (digest("a"), digest("a"))))
-    told = bench.did(
+        bench.receive(2, Want(peer(2), (digest("a"), digest("a"))))
+    effects = bench.did(
         bench.node.receive_datagram(
             CODEC.encode_datagram(Described(peer(1), (description("a"),))), at(1), now=bench.now
         )
     )
-    assert len([m for m in sent(told, to=at(2)) if isinstance(m, Described)]) == 1
+    assert len([m for m in sent(effects, to=at(2)) if isinstance(m, Described)]) == 1

@@ -26,7 +26,7 @@ def test_a_reply_of_another_kind_does_not_end_all_push_pulls(
     bench = Bench(peers=2)
     for _ in range(2):
         bench.run(1.0)
-        bench.hears(1, Ping(1, peer(1), 12345))
+        bench.receive(1, Ping(1, peer(1), 12345))
         begun = [r for r in requests(bench.run(0.5)) if r.to == at(1)]
         assert begun, "a difference that lasts begins a push-pull"
         data = CODEC.encode_stream(answer)
@@ -37,7 +37,7 @@ def test_a_reply_of_another_kind_does_not_end_all_push_pulls(
 
 def test_a_want_that_is_listed_many_times_is_answered_once() -> None:
     bench = Bench(peers=1)
-    bench.told(1, Delta(peer(1), 0, 7, (Held(digest("a")),)))
+    bench.receive_news(1, Delta(peer(1), 0, 7, (Held(digest("a")),)))
     wants = (SyncWant(peer(1), 0),) * 1000
     request = CODEC.encode_stream(SyncExchange(peer(1), b"", wants=wants))
     reply, _ = bench.node.receive_request(request, now=bench.now)
@@ -50,6 +50,6 @@ def test_a_want_that_is_listed_many_times_is_answered_once() -> None:
 def test_a_member_that_leaves_is_not_asked_for_its_state() -> None:
     bench = Bench(peers=3)
     left = CODEC.encode_news(Left(peer(1), 5, 1))
-    bench.hears(1, Ping(1, peer(1), 12345, (left,)))
+    bench.receive(1, Ping(1, peer(1), 12345, (left,)))
     assert bench.status(1) == Status.LEFT
     assert [r for r in requests(bench.run(0.2)) if r.to == at(1)] == []

@@ -108,7 +108,7 @@ def test_a_grid_varies_the_protocols_parameters(tmp_path: Path) -> None:
     "text",
     ["", 'scenario = "none"', 'scenario = "image"\n[grid]\nfun = 3', "scenario =", "[grid]"],
 )
-def test_a_file_that_is_no_sweep_is_told_in_one_line(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_sweep_is_reported_in_one_line(text: str, tmp_path: Path) -> None:
     path = tmp_path / "grid.toml"
     path.write_text(text)
     with pytest.raises(SettingsError) as error:
@@ -173,7 +173,7 @@ def _address(path: Path) -> str:
     return address
 
 
-def test_a_scheduler_that_is_not_there_is_told_in_one_line(grid: Path, tmp_path: Path) -> None:
+def test_a_missing_scheduler_is_reported_in_one_line(grid: Path, tmp_path: Path) -> None:
     done = _sweep(grid, tmp_path / "out.csv", "tcp://127.0.0.1:1")
     assert done.returncode == 2
     assert "no Dask scheduler at tcp://127.0.0.1:1" in done.stderr.splitlines()[-1]

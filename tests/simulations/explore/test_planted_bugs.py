@@ -1,6 +1,6 @@
-"""Bugs planted in the core, one by one: ``explore`` catches each within so many seeds.
+"""Bugs planted in the core, one at a time. ``explore`` finds each within ``SEEDS_MAX`` seeds.
 
-What a search of random scenarios is worth shows in what it finds.
+They measure how well a search of random scenarios finds bugs.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ PLANTED: list[Plant] = []
 NOT_BEFORE = {
     "floor_stays_when_tombstones_go": 80,
     "old_alive_brings_back_a_member_that_left": 240,
-    "picture_misses_status": 60,
+    "state_hash_misses_status": 60,
     "next_version_is_one_that_others_may_have": 255,
 }
 """Seeds below do not catch it: left out here to save time, each costs 0.1 s."""
@@ -141,28 +141,30 @@ def reset_keeps_what_was_there(patch: pytest.MonkeyPatch) -> None:
 
 
 @planted
-def picture_misses_versions(patch: pytest.MonkeyPatch) -> None:
+def state_hash_misses_versions(patch: pytest.MonkeyPatch) -> None:
     from beiran.gossip.membership import member_table as membership
-    from beiran.gossip.possession import state_hash as picture
+    from beiran.gossip.possession import state_hash
 
-    patch.setattr(membership, "entry_hash", lambda member, version: picture.entry_hash(member, 0))
+    patch.setattr(
+        membership, "entry_hash", lambda member, version: state_hash.entry_hash(member, 0)
+    )
 
 
 @planted
-def picture_misses_status(patch: pytest.MonkeyPatch) -> None:
+def state_hash_misses_status(patch: pytest.MonkeyPatch) -> None:
     from msgspec.structs import replace
 
     from beiran.gossip.membership import member_table as membership
-    from beiran.gossip.possession import state_hash as picture
+    from beiran.gossip.possession import state_hash
 
     def whatever_its_status(member: Member, version: int) -> int:
-        return picture.entry_hash(replace(member, status=Status.ALIVE), version)
+        return state_hash.entry_hash(replace(member, status=Status.ALIVE), version)
 
     patch.setattr(membership, "entry_hash", whatever_its_status)
 
 
 @planted
-def pictures_are_never_compared(patch: pytest.MonkeyPatch) -> None:
+def state_hashes_are_never_compared(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(PushPull, "_compare", lambda self, member, state_hash: None)
 
 

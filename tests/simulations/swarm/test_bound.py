@@ -20,7 +20,7 @@ class TestBounds:
             (10.0, [10.0] * 4, [10.0] * 4, 10.0),  # every link alike: as long as one alone
             (1.0, [10.0] * 4, [10.0] * 4, 100.0),  # the origin
             (10.0, [10.0] * 4, [10.0, 2.0], 50.0),  # the slowest receiver
-            (10.0, [0.0] * 4, [10.0] * 4, 40.0),  # nobody gives: one after another
+            (10.0, [0.0] * 4, [10.0] * 4, 40.0),  # only the origin sends: one after another
             (10.0, [], [], 0.0),
         ],
     )

@@ -48,7 +48,7 @@ class TestCheckers:
         pull.world.do(first, [PeerBanned(third.id, "it flips bytes")])
         checkers.look()
         assert checkers.violation is None
-        pull.world.do(first, [PeerBanned(second.id, "a rumour")])
+        pull.world.do(first, [PeerBanned(second.id, "no evidence")])
         checkers.look()
         assert self.invariant(checkers) == "an honest host is distrusted"
 
