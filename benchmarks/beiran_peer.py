@@ -1,6 +1,6 @@
 """beiran's agents, found by beacon, each with a layout folder as its engine.
 
-What they see is read from their event streams, which tell what is in the database already.
+The benchmark reads what they see from their event streams. An event follows the database's commit.
 """
 
 import time

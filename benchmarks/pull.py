@@ -96,7 +96,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"{name}:", flush=True)
         try:
             PULL_EXPERIMENTS[name](report, sizes)
-        except (RuntimeError, AssertionError, TimeoutError) as error:  # a result too: tell it
+        except (RuntimeError, AssertionError, TimeoutError) as error:  # a failure is a result
             print(f"  {error}; the rest of {name} is left out", flush=True)
             broken.append(name)
         print(f"  took {time.monotonic() - began:.0f} s", flush=True)

@@ -1,7 +1,7 @@
-"""An agent that flips a bit in all that it gives to others: ``python -m benchmarks.pull_liar``.
+"""A misbehaving agent, which flips a bit in each 256 KiB that it sends to peers.
 
-The options are ``beirand``'s. Only its answers are changed, in this process; what it fetches,
-announces and gives to its own engine is right.
+Run as ``python -m benchmarks.pull_liar`` with the options of ``beirand``. This process changes only
+its answers: what it fetches, announces and gives to its own engine is right.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What can go wrong with blobs on this host's disk."""
+"""Errors of the blob cache."""
 
 from beiran.errors import BeiranError
 

@@ -219,7 +219,7 @@ class Dissemination:
     def piggyback(
         self, *, state_hash: int | None = None, first: Sequence[NewsItem] = ()
     ) -> tuple[NewsItem, ...]:
-        """What fits into a message that is sent anyway: ``first``, then what was sent least often.
+        """Choose news for a message that is sent anyway: ``first``, then the least often sent.
 
         Args:
           state_hash: the receiver's, if it is known.
@@ -280,7 +280,7 @@ class Dissemination:
 
 
 def _key_and_subject(news: News) -> tuple[UpdateKey, Hashable]:
-    """What makes two pieces of news the same, and what makes one replace the other."""
+    """The key by which news is equal, and the subject by which newer news replaces older."""
     match news:
         case Alive() | Left():
             life = (news.node, news.generation, news.incarnation)

@@ -198,7 +198,7 @@ class Beacon(Struct, frozen=True, array_like=True, tag=15):
 
 
 class Want(Struct, frozen=True, array_like=True, tag=16):
-    """What are these images? Answered by ``Described`` (datagram or stream, as it was asked)."""
+    """Request descriptions of images. ``Described`` answers by the same way, datagram or stream."""
 
     sender: WireNodeId
     images: Annotated[tuple[WireDigest, ...], Meta(max_length=4096)]
@@ -206,7 +206,7 @@ class Want(Struct, frozen=True, array_like=True, tag=16):
 
 
 class Described(Struct, frozen=True, array_like=True, tag=17):
-    """What images are. ``too_large`` lists those that must be asked for over a stream."""
+    """Descriptions of images. ``too_large`` lists those that need a request over a stream."""
 
     sender: WireNodeId
     descriptions: tuple[ImageDescription, ...]
@@ -294,7 +294,7 @@ class SyncMember(Struct, frozen=True, array_like=True):
 
 
 class SyncWant(Struct, frozen=True, array_like=True):
-    """Tell me what is newer than this of a member. All zero: I know nothing of it."""
+    """Request what is newer than this version of a member. All zero: the sender has nothing."""
 
     node: WireNodeId
     version: Count = 0

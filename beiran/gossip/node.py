@@ -168,12 +168,12 @@ class GossipNode:
 
     @property
     def possession(self) -> Possession:
-        """Who holds what. To be read only."""
+        """The holdings of all owners. Read-only for callers."""
         return self._possession
 
     @property
     def descriptions(self) -> Descriptions:
-        """What images are. To be read only."""
+        """The descriptions of images. Read-only for callers."""
         return self._descriptions
 
     @property

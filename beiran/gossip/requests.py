@@ -1,4 +1,4 @@
-"""What each request over TCP that has no reply yet was sent for.
+"""The purpose of each TCP request that has no reply yet.
 
 ``Context.requests`` keeps one of these by token. ``GossipNode`` takes it out when the reply or the
 failure comes, and hands it to the part that sent the request.

@@ -14,7 +14,7 @@ RETRY_AFTER_S: Final = 5
 
 
 class MirrorError(HttpError):
-    """What was asked for cannot be had."""
+    """The mirror cannot answer a request. Subclasses give the status and the registry's code."""
 
     STATUS: ClassVar[int]
     CODE: ClassVar[str]
@@ -75,7 +75,7 @@ class OriginBroken(MirrorError):
 
 
 class Unavailable(MirrorError):
-    """It cannot be had now: the origin does not answer and no node has it, or the disk is full."""
+    """No source answers now: the origin is silent and no node has it, or the disk is full."""
 
     STATUS = 503
     CODE = "UNAVAILABLE"

@@ -1,4 +1,4 @@
-"""What can go wrong with a registry. Each message is one line and says what to do."""
+"""Errors of a registry. Each message is one line and says what to do."""
 
 from beiran.errors import BeiranError
 

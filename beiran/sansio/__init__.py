@@ -1,1 +1,1 @@
-"""What both sans-IO cores share: the context of their parts, timers, rates."""
+"""The shared parts of both sans-IO cores: context, timers, rates, wire format."""

@@ -1,4 +1,4 @@
-"""What is due when, on a clock that is handed in."""
+"""Timers of a sans-IO core, on the clock of its driver."""
 
 import heapq
 from collections.abc import Hashable

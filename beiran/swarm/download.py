@@ -97,7 +97,7 @@ class Neighbour(Struct):
 
     @property
     def knows_no_hashes(self) -> bool:
-        """It said so, or never answered a request for them."""
+        """Whether the peer has no hashes: it said so, or answered no request for them."""
         return self.hash_requests >= HASH_REQUESTS_MAX
 
     def hear(self, *, held: int, interested: bool, hashes_unknown: bool) -> None:
@@ -112,7 +112,10 @@ class Neighbour(Struct):
             del self.mismatched[piece]  # it no longer offers the piece: nothing to confirm
 
     def claim(self, piece: int, hash: bytes, *, first_hand: bool) -> None:
-        """It announces a hash. A later one replaces an earlier: it may have been deceived."""
+        """Note a hash that the peer announces.
+
+        It replaces an earlier one: the peer may have passed on the error of another.
+        """
         self.claims[piece] = hash
         self.claimed |= 1 << piece
         if first_hand:
@@ -159,25 +162,25 @@ class Neighbour(Struct):
         self.audited = True
 
     def note_query(self) -> None:
-        """It is asked for its first ``Have``."""
+        """Note that this node asks the peer for its first ``Have``."""
         self.queries_left -= 1
 
     def note_announced(self, pieces: int) -> None:
-        """It was sent that this node has these pieces."""
+        """Note that this node announced these pieces to the peer."""
         self.announced = pieces
 
     def forget_announced(self, pieces: int = -1) -> None:
-        """These pieces (all, if not given) are to be announced to it again."""
+        """Announce these pieces (all by default) to the peer again."""
         self.announced &= ~pieces
 
     def note_hash_request(self, now: float, *, last_was_useful: bool) -> None:
-        """It is asked for hashes."""
+        """Note that this node asks the peer for hashes."""
         self.hashes_asked_at = now
         self.hash_requests = 0 if last_was_useful else self.hash_requests + 1
 
 
 class Registration(Struct):
-    """What this node and the blob's rendezvous node last sent each other.
+    """The state of this node's registration at the blob's rendezvous node.
 
     Attributes:
       number: of the last ``Register``. ``unanswered``: how many in a row had no answer.
@@ -218,7 +221,7 @@ class Registration(Struct):
             self.origin_active_at = now
 
     def acknowledge(self) -> None:
-        """It answered one of the registrations that had no answer yet."""
+        """Note that the rendezvous node answered a registration."""
         self.unanswered, self.answered = 0, True
 
 
@@ -237,36 +240,36 @@ class OriginAccess(Struct):
 
     @property
     def allowed(self) -> bool:
-        """It may give the blob: it has not refused."""
+        """Whether an origin is known that has not refused the blob."""
         return self.known and not self.refused
 
     @property
     def possible(self) -> bool:
-        """It may give the blob soon: it has not failed too often in a row either."""
+        """Whether the origin is allowed, and failed less than ``ORIGIN_FAILURES_MAX`` in a row."""
         return self.allowed and self.failures < ORIGIN_FAILURES_MAX
 
     def offer(self, now: float) -> None:
-        """An origin is named: it is asked at once, whatever it did before."""
+        """Note that a pull names an origin. It is asked at once, even after failures."""
         self.known, self.refused, self.failures, self.retry_at = True, False, 0, now
 
     def refuse(self) -> None:
-        """It denies the blob with authority."""
+        """Note that the origin denied the blob to this node."""
         self.refused = True
 
     def fail(self, now: float) -> float:
-        """It did not give the blob this time. Returns: seconds until it is asked again."""
+        """Note that the origin failed. Returns: seconds until it is asked again."""
         pause_s = min(ORIGIN_PAUSE_MAX_S, ORIGIN_PAUSE_S * 2.0 ** min(self.failures, 8))
         self.failures += 1
         self.retry_at = now + pause_s
         return pause_s
 
     def succeed(self) -> None:
-        """It gave a piece."""
+        """Note that the origin sent a piece."""
         self.failures = 0
 
 
 class HashEvidence(Struct):
-    """What speaks for and against the hashes of one blob, beside the neighbours' claims.
+    """Evidence about the hashes of one blob, beside the neighbours' claims.
 
     Attributes:
       first_seen: the first hash announced or found of each piece.
@@ -422,7 +425,7 @@ class Download:
     # --- its stage --------------------------------------------------------------------------
 
     def want(self, rank: int) -> None:
-        """It is wanted (again): at the earlier rank, and reported again if it gets stuck."""
+        """Want the blob (again), at the earlier rank. Report it again if it gets stuck."""
         self.rank = min(self.rank, rank)
         self.stuck, self._stuck_since = False, None
 

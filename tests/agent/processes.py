@@ -81,7 +81,7 @@ class Beirand:
             self.process.wait()
 
     def stop(self, signal_number: int = signal.SIGTERM) -> int:
-        """Tell it to stop; its exit code."""
+        """Stop the agent. Returns its exit code."""
         assert self.process is not None
         self.process.send_signal(signal_number)
         return self.process.wait(timeout=STOP_S)

@@ -59,7 +59,7 @@ class Origin:
     """A registry on a host of the lab.
 
     Attributes:
-      htpasswd: ``USER:BCRYPT`` of those who may read it; empty for everybody.
+      htpasswd: ``USER:BCRYPT`` of each user with access; empty for public.
     """
 
     lan: Lan

@@ -47,7 +47,7 @@ def start_registry(
     """A registry with its blobs under ``folder``, stopped on the way out.
 
     Args:
-      htpasswd: ``USER:BCRYPT`` of those who may use it; empty for everybody.
+      htpasswd: ``USER:BCRYPT`` of each user with access; empty for public.
       certificate: for TLS, and its key.
     """
     with create_server(("127.0.0.1", 0)) as free:

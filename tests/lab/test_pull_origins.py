@@ -191,7 +191,7 @@ def test_a_private_image_is_given_to_those_alone_whom_its_registry_grants_it(
         assert (denied.status, denied.code) == (403, "DENIED")
     denied = blob(place.other, "team/app", layer, "private.lab")
     assert (denied.status, denied.code) == (403, "DENIED")
-    # Nor by the name of a repository that everybody may read, which does not have it.
+    # Nor by the name of a public repository that lacks it.
     place.origin.publish("library/open:1", random_image("open", 1_000))
     unknown = blob(place.other, "library/open", layer)
     assert (unknown.status, unknown.code) == (404, "BLOB_UNKNOWN")

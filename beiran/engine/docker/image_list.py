@@ -88,12 +88,12 @@ class ImageRows:
             self._index = None
             return True
         self._touched.add(inspect.id)
-        only_a_list_tells = self._take_tags(inspect.id, row.tags)
+        list_needed = self._take_tags(inspect.id, row.tags)
         if row.tags or inspect.id in self._rows or not self._store.hides_steps:
             self._rows[inspect.id] = row
             self._index = None
             self._want_sizes()
-        return only_a_list_tells or not row.tags
+        return list_needed or not row.tags
 
     def _take_tags(self, image_id: str, tags: tuple[str, ...]) -> bool:
         """Take tags that an image has now from all others: Docker has no event for those.

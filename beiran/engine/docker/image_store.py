@@ -60,7 +60,7 @@ class ImageStore(Protocol):
 
     @property
     def name(self) -> str:
-        """As ``EngineInfo.store`` has it."""
+        """The value of ``EngineInfo.store``."""
         ...
 
     @property
@@ -70,7 +70,7 @@ class ImageStore(Protocol):
 
     @property
     def keeps_compressed_blobs(self) -> bool:
-        """As ``Engine`` has it."""
+        """Implements ``Engine.keeps_compressed_blobs``."""
         ...
 
     @property
@@ -107,7 +107,7 @@ class ImageStore(Protocol):
         ...
 
     def find_blobs(self, digests: Sequence[Digest], index: ImageIndex) -> dict[Digest, int]:
-        """As ``Engine`` has it. Blocks."""
+        """Implements ``Engine.find_blobs``. Blocks."""
         ...
 
     async def open_source(self, digest: Digest, index: ImageIndex) -> TarSource:
@@ -115,7 +115,7 @@ class ImageStore(Protocol):
         ...
 
     def manifest(self, digest: Digest) -> Manifest | None:
-        """As ``Engine`` has it. Blocks."""
+        """Implements ``Engine.manifest``. Blocks."""
         ...
 
     async def image_manifest(self, place: Place) -> Manifest:
@@ -126,11 +126,11 @@ class ImageStore(Protocol):
         ...
 
     def missing_layers(self, diff_ids: Sequence[Digest], index: ImageIndex) -> list[Digest]:
-        """As ``Engine`` has it. Blocks."""
+        """Implements ``Engine.missing_layers``. Blocks."""
         ...
 
     def knows_compressed(self, layers: Mapping[Digest, Digest]) -> set[Digest]:
-        """As ``Engine`` has it. Blocks."""
+        """Implements ``Engine.knows_compressed``. Blocks."""
         ...
 
     def files_to_load(self, image: ImageToLoad, index: ImageIndex) -> list[Entry]:

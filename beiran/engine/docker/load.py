@@ -44,7 +44,7 @@ class Entry:
 
     @property
     def size_bytes(self) -> int:
-        """Of the file."""
+        """The size of the file."""
         return len(self.content) if isinstance(self.content, bytes) else self.content.size_bytes
 
     @property

@@ -52,7 +52,7 @@ class TarStream(Protocol):
 
     file: File
     position: int
-    """Of the next byte in the tar."""
+    """Offset of the next byte in the tar."""
 
     def read(self) -> bytes:
         """The next bytes, at most ``CHUNK_BYTES``; none at the end.

@@ -50,7 +50,7 @@ class MemberTable:
         return node in self._members
 
     def get(self, node: NodeId) -> Member | None:
-        """What is known of ``node``, or None."""
+        """The member with this ID, or None."""
         return self._members.get(node)
 
     def version(self, node: NodeId) -> int:

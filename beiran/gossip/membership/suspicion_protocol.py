@@ -13,7 +13,7 @@ so. A node does not declare members down for a fault of its own (``awareness``):
 Two shortcuts make crashes known sooner. The ring neighbours of a suspect probe it at once, so that
 independent accusations bring the timeout down to its minimum. And refused connections are certain
 enough to skip the timeout: ``refusals_needed`` members whose connections were refused declare a
-member down at once, or fewer where there are not as many who could tell.
+member down at once. Where fewer members could report a refusal, these suffice.
 """
 
 from typing import Final
@@ -115,7 +115,7 @@ class SuspicionProtocol:
     def on_tcp_refused(self, node: NodeId) -> None:
         """A member's host says that no process listens on its TCP port.
 
-        Where it never answered over TCP, a firewall may say so: then a probe has to tell.
+        If the member never answered over TCP, a firewall may refuse instead: then a probe decides.
         """
         member = self._context.members.get(node)
         if self._awareness.answered_by_tcp(node):
@@ -296,7 +296,7 @@ class SuspicionProtocol:
             other = self._suspicions.get(node)
             if other is None or own not in other.refused:
                 witnesses += 1
-            if witnesses >= refusals:  # there is one more that could tell, and has not
+            if witnesses >= refusals:  # others may still report a refusal
                 return False
         return True
 

@@ -1,4 +1,4 @@
-"""Changes of holdings: this node's own, and those that others tell.
+"""Changes of holdings: this node's own, and those that others send.
 
 Deltas come as news and in push-pulls; what they lead to is the same. Small ones are passed on as
 they are. Large ones are announced by the version that they lead to (``Ahead``). Whole states are

@@ -44,7 +44,7 @@ class OwnerLog(Struct):
 
 
 class Change(Struct, frozen=True):
-    """What applying a delta has changed."""
+    """The changes that a delta made to a copy."""
 
     held: tuple[Holding, ...]
     released: tuple[Digest, ...]
@@ -80,7 +80,7 @@ class Possession:
         return log.version if log else 0
 
     def holdings(self, owner: NodeId) -> list[Holding]:
-        """What an owner holds, as far as is known here."""
+        """An owner's holdings in this node's copy."""
         log = self._logs.get(owner)
         return [holding for _, holding in log.held.values()] if log else []
 
@@ -137,7 +137,7 @@ class Possession:
         return deltas
 
     def delta_since(self, owner: NodeId, since: int) -> Delta | None:
-        """What brings a copy at version ``since`` up to this one; None if nothing does."""
+        """The delta that brings a copy at version ``since`` up to this one; None if none is due."""
         log = self._logs.get(owner)
         if log is None or log.version <= since:
             return None

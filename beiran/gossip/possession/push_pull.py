@@ -226,7 +226,7 @@ class PushPull:
         self._request(packed, purpose)
 
     def on_exchange(self, purpose: PushPullRequest, message: SyncExchange) -> None:
-        """What this node wanted has come."""
+        """Apply the answer to this node's request."""
         self._apply(message)
         changed = purpose.state_hash != self._context.members.state_hash
         self._note_outcome(changed=changed)

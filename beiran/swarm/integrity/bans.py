@@ -25,14 +25,14 @@ DOUBLINGS_MAX: Final = 8  # with ban_s of an hour: eleven days at most
 
 
 class _Record(Struct):
-    """What is remembered of a peer that was ever banned. ``generation``: of its agent then."""
+    """The bans of one peer so far. ``generation``: its agent's at the last ban."""
 
     bans: int = 0
     generation: int | None = None
 
 
 class BanChanges(Struct, frozen=True):
-    """Who was banned, and whose ban ended, since the last look."""
+    """The peers that were banned, and those whose ban ended, since the last call."""
 
     banned: list[NodeId]
     unbanned: list[NodeId]
@@ -58,7 +58,7 @@ class BanList:
         return node in self._context.members and node not in self.reasons
 
     def ban(self, node: NodeId, reason: str) -> None:
-        """Ask a node for nothing for a while, and believe nothing that it announces."""
+        """Ban a node for ``ban_s``, doubled each time: no fetches, no belief in its claims."""
         if node in self.reasons:
             return
         context = self._context
