@@ -1,1 +1,1 @@
-"""What beiran does beside what others do, in the same run on the same machine."""
+"""Benchmarks of beiran beside other programs, in the same run on the same machine."""

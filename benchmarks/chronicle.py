@@ -1,4 +1,4 @@
-"""Who saw what when: the event streams of all programs under test, on one clock.
+"""The event streams of all programs under test, on one clock.
 
 One thread reads every stream and notes ``time.monotonic()`` at arrival, so that all programs are
 late by the same few hundred microseconds.

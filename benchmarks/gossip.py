@@ -232,7 +232,7 @@ def chosen_names(text: str | None, known: list[str]) -> list[str]:
 
 
 def about_this_machine() -> dict[str, str]:
-    """What the figures depend on."""
+    """The versions and the machine, on which the figures depend."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""Who is there: starting together, dying, falling silent, leaving."""
+"""Benchmarks of membership: starting together, crashing, falling silent, leaving."""
 
 import time
 from typing import Final

@@ -1,4 +1,4 @@
-"""What a process costs, as the kernel counts it."""
+"""Memory and processor time of a process, from the kernel's counters."""
 
 import os
 from pathlib import Path

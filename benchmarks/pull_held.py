@@ -156,7 +156,7 @@ def _load(lab: PullLab, host: Host, image: Published) -> None:
 
 
 def _disk_bytes(folder: Path) -> int:
-    """What a folder takes of the disk."""
+    """The disk space that a folder takes."""
     done = subprocess.run(
         ["du", "--summarize", "--block-size=1", str(folder)], check=True, capture_output=True
     )

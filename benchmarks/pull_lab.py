@@ -158,7 +158,7 @@ class PullLab:
         return self.docker(host, "pull", "--quiet", reference)
 
     def agent_pull(self, agent: RunningAgent, reference: str) -> PullDone:
-        """What ``beiran image pull`` does, without a Python for each. Raises: RuntimeError."""
+        """Pull as ``beiran image pull`` does, without a process for each. Raises: RuntimeError."""
         try:
             return BlockingClient(socket=agent.socket_path, timeout_s=PULL_TIMEOUT_S).pull(
                 reference
@@ -172,7 +172,7 @@ class PullLab:
             self.lan.count_from(agent.host, ORIGIN_PORT, PEER_PORT)
 
     def received_bytes(self, port: int) -> int:
-        """What came so far from a port of ``count_received``, without the headers of IP and TCP.
+        """Bytes received so far from a port of ``count_received``, without IP and TCP headers.
 
         What TCP sent again because a queue dropped it counts once: it did not reach the host.
         """
@@ -180,7 +180,7 @@ class PullLab:
         return sum(each.bytes - TCP_IP_BYTES * each.packets for each in counted)
 
     def link_bytes(self) -> dict[Host, int]:
-        """What each host sent on its link so far, without the headers of Ethernet, IP and TCP."""
+        """Bytes that each host sent on its link so far, without Ethernet, IP and TCP headers."""
         return {
             host: counted.bytes - HEADER_BYTES * counted.packets
             for host, counted in self.lan.counters().items()

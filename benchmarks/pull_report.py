@@ -1,4 +1,4 @@
-"""What the pull benchmark measured, and what it must be."""
+"""The figures of the pull benchmark, and their limits."""
 
 import json
 from collections.abc import Callable
@@ -92,7 +92,7 @@ class PullReport:
         self._show(f"  {figure.text}: {value:.4g} {figure.unit}".rstrip())
 
     def value(self, key: str) -> float | None:
-        """What was recorded, if it was."""
+        """The recorded value; None if the figure was not measured."""
         return self._values.get(key)
 
     def table(self) -> str:

@@ -1,4 +1,4 @@
-"""What is measured, what it must be, and the table that shows it beside the others."""
+"""The figures of the gossip benchmark, their limits, and the table beside other programs."""
 
 import json
 import statistics
@@ -98,7 +98,7 @@ class Report:
         self.record(f"{stem}.worst", program, max(samples), samples)
 
     def value(self, key: str, program: str) -> float:
-        """What was recorded. Raises: KeyError."""
+        """The recorded value. Raises: KeyError."""
         return self._values[key][program]
 
     def table(self) -> str:

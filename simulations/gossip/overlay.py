@@ -1,4 +1,4 @@
-"""What thousands of cores of one process know, kept once: each has a thin layer over a common base.
+"""Shares the state of thousands of cores in one process: a common base, and a thin layer for each.
 
 An agent keeps what it knows in plain dicts. Ten thousand cores that each had tables of their own
 would take tens of gigabytes, and hours to come together. A core that is handed

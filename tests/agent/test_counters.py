@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parents[2] / "beiran"
 
 
 def counted_by_name(core: str) -> set[str]:
-    """What a core, and the context that both cores share, count by ``counters["name"]``."""
+    """The names of the counters in a core's source, and in the context that both cores share."""
     paths = [*(PACKAGE / core).rglob("*.py"), PACKAGE / "sansio" / "context.py"]
     places = [
         place

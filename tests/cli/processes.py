@@ -34,13 +34,13 @@ async def open_process(
 
 
 async def read_all(stream: trio.abc.ReceiveStream | None) -> str:
-    """What comes until the other end closes it."""
+    """Read until the other end closes the stream."""
     assert stream is not None
     return b"".join([chunk async for chunk in stream]).decode()
 
 
 async def read_until(stream: trio.abc.ReceiveStream | None, wanted: str, count: int = 1) -> str:
-    """What comes until ``wanted`` has come ``count`` times."""
+    """Read until ``wanted`` has come ``count`` times."""
     assert stream is not None
     data = b""
     while data.count(wanted.encode()) < count:

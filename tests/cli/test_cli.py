@@ -65,14 +65,14 @@ async def beiran(
 
 
 async def ask(api: Api, *arguments: str) -> str:
-    """What the CLI prints on success."""
+    """Run the CLI, and return its output. It must succeed."""
     done = await beiran("--socket", api.socket, *arguments)
     assert (done.returncode, done.stderr) == (0, b"")
     return done.stdout.decode()
 
 
 async def fail(*arguments: str, code: int, environ: Mapping[str, str] | None = None) -> str:
-    """What the CLI says when it fails with ``code``: on stderr only, and no traceback."""
+    """Run the CLI, and return its stderr. It must exit with ``code``, without a traceback."""
     done = await beiran(*arguments, environ=environ)
     text = done.stderr.decode()
     assert (done.returncode, done.stdout) == (code, b""), text
@@ -354,7 +354,7 @@ async def test_an_output_in_the_environment_that_is_none_is_wrong_usage() -> Non
     ],
     ids=str,
 )
-async def test_what_is_unknown_is_one_line_and_1(api: Api, command: list[str]) -> None:
+async def test_an_unknown_name_is_one_line_and_1(api: Api, command: list[str]) -> None:
     text = await fail("--socket", api.socket, *command, code=1)
     assert "there is no " in text
     assert text.count("\n") == 1
@@ -369,7 +369,7 @@ async def test_what_could_be_several_is_1_with_the_candidates(api: Api) -> None:
     assert "  333333333333  web:latest  at host-c(cccccccc)\n" in text
 
 
-async def test_what_is_no_agent_is_1(tmp_path: Path) -> None:
+async def test_a_server_that_is_no_agent_is_1(tmp_path: Path) -> None:
     path = str(tmp_path / "other.sock")
 
     async def speak_nonsense(stream: trio.SocketStream) -> None:

@@ -1,4 +1,4 @@
-"""What a person types is found by name, tag or the beginning of an ID, or it is said why not."""
+"""The CLI finds nodes and images by name, tag or the beginning of an ID, or says why not."""
 
 import pytest
 
@@ -55,6 +55,6 @@ def test_an_image_is_found_by_each_of_its_names(wanted: str) -> None:
 
 
 @pytest.mark.parametrize("wanted", ["web:2", "registry:5000/web", "", "sha256:", "latest"])
-def test_what_is_none_of_its_names_is_not_found(wanted: str) -> None:
+def test_no_image_is_found_by_a_name_that_none_has(wanted: str) -> None:
     with pytest.raises(Unfound):
         find_image(wanted, IMAGES, NAMES)

@@ -33,7 +33,7 @@ class Screen:
 
 
 def drawn(columns: int, lines: int, *letters_and_states: tuple[str, State]) -> list[str]:
-    """What a terminal shows at the end of a pull that stopped at these states."""
+    """The terminal's content at the end of a pull that stopped at these states."""
     screen = Screen(columns, lines)
     now = iter(range(10_000))
     bars = Bars(screen.console, clock=lambda: float(next(now)))

@@ -73,7 +73,7 @@ async def await_image(process: trio.Process, settings: Mapping[str, str]) -> Blo
 
 
 async def get_json(client: BlockingClient, path: str) -> object:
-    """What the API says, to the byte."""
+    """The bytes of the API's answer."""
     stream = await trio.open_unix_socket(client.endpoint.socket)
     async with stream:
         await stream.send_all(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())

@@ -548,7 +548,7 @@ def test_an_error_without_the_error_body_has_its_status(body: bytes) -> None:
 
 
 def both_raise(error: type[Exception], match: str, **where: str) -> str:
-    """What both clients say when they ask there; it is the same."""
+    """The error of both clients at this address. It must be the same."""
 
     async def main() -> str:
         with pytest.raises(error, match=match) as caught:

@@ -162,7 +162,7 @@ class DockerPlace:
         self.running.start()
 
     def _engine_id(self, image: MadeImage) -> str:
-        """What the engine calls it: in containerd's store the ID is the manifest's digest."""
+        """The engine's ID of an image: in containerd's store, the digest of its manifest."""
         layers = " ".join(image.diff_ids)
         for engine_id in docker(self.running.socket_path, "images", "-q", "--no-trunc").split():
             form = "{{range $i, $l := .RootFS.Layers}}{{if $i}} {{end}}{{$l}}{{end}}"

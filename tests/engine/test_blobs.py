@@ -1,4 +1,4 @@
-"""What every engine can give: blobs by digest, manifests, and which layers it has."""
+"""Contract of all engines: blobs by digest, manifests, and the layers that the engine has."""
 
 import json
 import os
@@ -72,7 +72,7 @@ async def test_blobs_are_given_bit_for_bit_whole_and_in_part(place: Place) -> No
                     blob.chunks(*bad)
 
 
-async def test_blob_that_is_not_there_is_not_found(place: Place) -> None:
+async def test_missing_blob_is_not_found(place: Place) -> None:
     engine = place.engine()
     async with listening(engine) as listener:
         await listener.until_listed()

@@ -1,4 +1,4 @@
-"""What every engine must do, whatever it is."""
+"""Contract of all engines: lists, changes, layers."""
 
 import hashlib
 import os
@@ -188,7 +188,7 @@ async def test_reader_can_be_left_in_the_middle(place: Place) -> None:
         assert await read_layer(engine, image.diff_ids[0]) == image.layers[0]
 
 
-async def test_layer_that_is_not_there_is_not_found(place: Place) -> None:
+async def test_missing_layer_is_not_found(place: Place) -> None:
     engine = place.engine()
     async with listening(engine) as listener:
         await listener.until_listed()

@@ -1,4 +1,4 @@
-"""What every engine takes in: images of which only some layers are given, and names."""
+"""Contract of all engines: loading images of which only some layers are given, and naming."""
 
 import os
 from collections.abc import AsyncIterator, Sequence
@@ -145,7 +145,7 @@ async def test_layer_that_is_neither_there_nor_given_is_refused(place: Place) ->
             await engine.load(to_load(image, [0], "docker.io/library/new:2"))
 
 
-async def test_layer_that_is_not_what_it_should_be_is_refused(place: Place) -> None:
+async def test_layer_with_a_wrong_digest_is_refused(place: Place) -> None:
     image = never_seen()
     right = to_load(image, [0])
     tar = TWO.layers[2]

@@ -44,7 +44,7 @@ def test_any_packets_in_any_order_leave_the_core_sound(script: bytes) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(scripts)
-def test_the_store_can_write_whatever_comes_of_any_packets(script: bytes) -> None:
+def test_the_store_can_write_the_effects_of_any_packets(script: bytes) -> None:
     node = run(script)
     with tempfile.TemporaryDirectory() as folder:
         store = Store.open(f"{folder}/beiran.db", node=OWN, cluster="default", name="own")
@@ -87,7 +87,7 @@ def test_an_image_released_twice_in_one_delta_is_released_once() -> None:
     assert [h.image for h in node.core.possession.holdings(PEER)] == [DIGESTS[0]]
 
 
-def test_what_we_say_of_ourselves_can_be_read_whatever_was_said_of_us() -> None:
+def test_own_announcements_are_readable_after_any_packets() -> None:
     node = OneNode()
     for generation, incarnation in ((5, COUNT_MAX), (COUNT_MAX, 0), (COUNT_MAX, COUNT_MAX)):
         hear(node, Suspect(OWN, generation, incarnation, PEER))

@@ -106,7 +106,7 @@ def test_a_firewall_that_rejects_tcp_brings_no_member_down(loss: float) -> None:
     assert world.false_offline(hosts) == []
 
 
-def test_who_leaves_is_never_shown_as_failed() -> None:
+def test_a_leaving_node_is_never_shown_as_failed() -> None:
     world = World(seed=13)
     hosts = world.cluster(10)
     world.run(2)

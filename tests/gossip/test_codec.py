@@ -194,7 +194,7 @@ any_news = st.one_of(
 
 
 @given(st.lists(any_news, max_size=10), st.integers(0, 2**32 - 1), node_ids)
-def test_what_is_encoded_is_decoded(news: list[News], probe: int, sender: NodeId) -> None:
+def test_a_datagram_survives_a_round_trip(news: list[News], probe: int, sender: NodeId) -> None:
     items = tuple(CODEC.encode_news(item) for item in news)
     data = CODEC.encode_datagram(Ping(probe, sender, 1, items))
     if len(data) > DATAGRAM_BYTES_MAX:

@@ -410,7 +410,7 @@ def _held(host: Host, owner: NodeId) -> set[Digest]:
 
 
 def remember(host: Host) -> list[Remembered]:
-    """What the store of this host would give back at the next start."""
+    """The state that this host's store would restore at the next start."""
     node = host.node
     return [
         Remembered(

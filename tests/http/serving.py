@@ -51,7 +51,7 @@ class Raw:
         await self.stream.send_all(data)
 
     async def until(self, end: bytes) -> bytes:
-        """What comes up to and with ``end``."""
+        """Read up to ``end``, and including it."""
         with trio.fail_after(PATIENCE_S):
             while end not in self._data:
                 data = await self.stream.receive_some()
@@ -61,7 +61,7 @@ class Raw:
         return head + end
 
     async def rest(self) -> bytes:
-        """What comes until the other end closes."""
+        """Read until the other end closes."""
         chunks = [self._data]
         with trio.fail_after(PATIENCE_S):
             while data := await self.stream.receive_some():

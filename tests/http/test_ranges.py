@@ -1,4 +1,4 @@
-"""What a request with Range, If-Range or If-None-Match is answered with."""
+"""Answers to requests with Range, If-Range or If-None-Match."""
 
 from contextlib import suppress
 
@@ -28,7 +28,7 @@ def test_a_range_is_sent_with_its_place_in_the_whole() -> None:
     assert ranged(asking(range="bytes=2-4"), 10, TAG) == (206, 2, 5, headers)
 
 
-def test_a_head_is_answered_for_all_bytes_whatever_its_range() -> None:
+def test_a_head_request_ignores_its_range() -> None:
     assert ranged(asking("HEAD", range="bytes=99-"), 10, TAG) == (200, 0, 10, [])
 
 

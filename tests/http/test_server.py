@@ -39,7 +39,7 @@ async def echo(request: Request) -> Response:
 
 
 async def tell(request: Request) -> Response:
-    """What the server made of the request."""
+    """Answer with the request as the server parsed it."""
     return json_response(
         {
             "method": request.method,
@@ -306,7 +306,7 @@ async def test_bytes_that_are_not_http_are_refused_and_counted(
         ).map(b"".join),
     )
 )
-def test_whatever_comes_the_next_client_is_served(data: bytes) -> None:
+def test_after_any_bytes_the_next_client_is_served(data: bytes) -> None:
     async def main() -> None:
         async with serve(ROUTES) as served:
             async with await served.connect() as raw:

@@ -74,7 +74,7 @@ class RunningAgent:
 
     @property
     def log(self) -> Path:
-        """What it wrote to both its outputs, over all its starts."""
+        """Its standard output and error, over all its starts."""
         return self.folder / "log"
 
     @property
@@ -214,7 +214,7 @@ class RunningAgent:
         return {node["name"]: node["state"] for node in self.get("/nodes?all=true")["nodes"]}
 
     def holders(self) -> dict[str, set[str]]:
-        """Who holds each image it knows of: UUIDs by image ID."""
+        """The holders of each image that it lists: UUIDs by image ID."""
         return {
             image["id"]: {uri.removeprefix("beiran+uuid://") for uri in image["available_at"]}
             for image in self.get("/images?all=true")["images"]

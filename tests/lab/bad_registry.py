@@ -165,7 +165,7 @@ def start_bad_registry(lan: Lan, host: Host) -> Iterator[str]:
         daemon_threads = True
 
         def handle_error(self, *_: object) -> None:
-            """Who hangs up on what it is sent does well."""
+            """Ignore a client that closes the connection: it is right to."""
 
     server = Server((host.address, PORT), Handler, bind_and_activate=False)
     server.socket.close()

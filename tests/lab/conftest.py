@@ -1,4 +1,4 @@
-"""What the lab needs; where it is missing, its tests say so and are skipped."""
+"""Fixtures of the lab. Its tests are skipped, with the reason, where a program is missing."""
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack

@@ -108,7 +108,7 @@ def _answers(socket_path: str) -> bool:
 
 
 def _stragglers(exec_root: Path) -> list[int]:
-    """What a killed dockerd leaves: its containerd, shims and containers, the children first.
+    """The processes of a killed dockerd: its containerd, shims and containers, children first.
 
     The first two have its exec root in their arguments. No other process has.
     """

@@ -39,13 +39,13 @@ NEIGHBOURS_MAX: Final = {"gc_thresh3": 262_144, "gc_thresh2": 131_072, "gc_thres
 _serial: Final = itertools.count()
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 SEGMENTS_BYTES: Final = 16 * 1448
-"""What TCP hands a shaped link at once: 4 ms of 50 Mbit/s."""
+"""Bytes that TCP hands to a shaped link at once: 4 ms of 50 Mbit/s."""
 
 _T = TypeVar("_T")
 
 
 class Counters(NamedTuple):
-    """What a host has sent on its link since it was made, Ethernet and ARP included."""
+    """The traffic that a host has sent on its link since its creation, with Ethernet and ARP."""
 
     bytes: int
     packets: int
@@ -244,7 +244,7 @@ class Lan:
             _ip_batch([f"link set {device} gso_max_size {SEGMENTS_BYTES}"], namespace=namespace)
 
     def counters(self) -> Mapping[Host, Counters]:
-        """What every host has sent on its link so far: what its switch port received."""
+        """The traffic that each host has sent so far, counted at its switch port."""
         return _in_namespace(self._switch, self._read_counters)
 
     def _read_counters(self) -> dict[Host, Counters]:
@@ -262,7 +262,7 @@ class Lan:
         self._iptables(host, "iptables-restore", "--wait", text=f"*mangle\n{rules}COMMIT\n")
 
     def counted_from(self, host: Host) -> Mapping[int, Counters]:
-        """What came from each port of ``count_from``, IP and TCP headers included."""
+        """Bytes received from each port of ``count_from``, with IP and TCP headers."""
         shown = self._iptables(host, "iptables-save", "--counters", "--table", "mangle")
         rule = re.compile(r"\[(\d+):(\d+)\] -A INPUT .*--sport (\d+)")
         return {

@@ -196,7 +196,7 @@ class Answer(NamedTuple):
 
     @property
     def message(self) -> str:
-        """What an error says."""
+        """The message of an error."""
         return self._error["message"]
 
     @property
@@ -240,7 +240,7 @@ class PullHost:
         return ["docker", "-H", f"unix://{self.engine.socket_path}", *words]
 
     def inspect(self, name: str) -> Any:
-        """What its engine says of an image."""
+        """The engine's description of an image."""
         return json.loads(self.docker("image", "inspect", name).stdout)[0]
 
     def holds(self, name: str) -> bool:

@@ -149,7 +149,7 @@ def test_any_registrys_image_is_pulled_from_the_mirror_by_address(place: Place) 
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_when_a_mirror_says_no_the_engine_goes_on(place: Place, error: MirrorError) -> None:
+def test_an_engine_tries_its_next_mirror_after_an_error(place: Place, error: MirrorError) -> None:
     place.mirror.backend.error = error
     publish(place.second, HUB, "1", IMAGE)
     place.docker("pull", "app:1")
@@ -157,7 +157,7 @@ def test_when_a_mirror_says_no_the_engine_goes_on(place: Place, error: MirrorErr
     assert place.second.backend.questions
 
 
-def test_when_a_mirror_does_not_answer_in_time_the_engine_goes_on(
+def test_an_engine_tries_its_next_mirror_after_a_timeout(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mirror_module, "FIRST_BYTE_S_MAX", 0.5)
@@ -183,7 +183,7 @@ def test_a_blob_that_breaks_off_is_fetched_elsewhere(place: Place) -> None:
     [BlobUnknown("not here"), OriginLimited("too many pulls"), Unavailable("no holder now")],
     ids=lambda error: type(error).__name__,
 )
-def test_when_a_mirror_cannot_give_a_blob_the_engine_goes_on(
+def test_an_engine_tries_its_next_mirror_for_a_blob_that_one_lacks(
     place: Place, error: MirrorError
 ) -> None:
     publish(place.mirror, HUB, "1", IMAGE)

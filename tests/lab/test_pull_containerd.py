@@ -44,7 +44,7 @@ class Place(NamedTuple):
 
 
 def guides_hosts_toml() -> str:
-    """What the guide says to write into ``_default/hosts.toml``."""
+    """The content of ``_default/hosts.toml`` in the guide."""
     pattern = r"_default/hosts\.toml`[^`]*```toml\n(.*?)```"
     (text,) = re.findall(pattern, GUIDE.read_text(), re.DOTALL)
     return str(text)

@@ -1,4 +1,4 @@
-"""What tags mean and who may have what, while origins answer, refuse, lie, move and are away."""
+"""Tags and access rights, while origins answer, refuse, send wrong bytes, move or are down."""
 
 import base64
 import json
@@ -177,7 +177,7 @@ def test_a_silent_origin_delays_no_pull_for_longer_than_a_client_waits(
 # --- private images ------------------------------------------------------------------------------
 
 
-def test_a_private_image_is_given_to_those_alone_whom_its_registry_grants_it(
+def test_a_private_image_goes_only_to_hosts_that_its_registry_authorises(
     place: Place,
 ) -> None:
     image = random_image("private", 50_000)
@@ -198,7 +198,7 @@ def test_a_private_image_is_given_to_those_alone_whom_its_registry_grants_it(
     assert place.other.pull("private.lab/team/app:1", check=False).returncode != 0
 
 
-def test_who_is_no_member_is_given_nothing_by_agents(place: Place) -> None:
+def test_agents_serve_no_host_that_is_not_a_member(place: Place) -> None:
     image = random_image("members", 10_000)
     digest = place.origin.publish("library/members:1", image)
     layers = json.loads(manifest(place.knowing, "library/members", "1").body)["layers"]

@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass
 class TinyRegistry:
-    """What it has, by digest and by tag, whatever the repository; and what it was asked."""
+    """Its blobs and manifests by digest and by tag, for any repository, and its requests."""
 
     address: str = ""
     manifests: dict[str, tuple[str, bytes]] = field(default_factory=dict)

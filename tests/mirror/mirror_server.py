@@ -243,7 +243,7 @@ def descriptor(media_type: str, data: bytes) -> dict[str, Any]:
 
 
 class Reply(Struct):
-    """What came back: header names in lower case."""
+    """An answer of the mirror. Header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]

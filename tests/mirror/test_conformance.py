@@ -25,7 +25,7 @@ BLOB = blob(2048)
 
 
 class Case(Struct):
-    """What the suite pushes and pulls as ``it``: the manifests of it, and its media type."""
+    """One kind of content of the conformance suite: its manifests, and its media type."""
 
     digests: list[Digest]
     media_type: str
@@ -158,7 +158,7 @@ async def test_head_and_pull_by_tag_and_by_digest(mirror: Mirror, case: Any) -> 
             assert is_whole(reply, data, digest, head=head)
 
 
-async def test_what_is_missing_is_404(mirror: Mirror) -> None:
+async def test_missing_content_is_404(mirror: Mirror) -> None:
     image(mirror)
     missing = digest_text(sha256(b"missing"))
     for path in (f"manifests/{missing}", "manifests/missing", f"blobs/{missing}"):

@@ -170,7 +170,7 @@ async def test_the_hosts_own_platform_is_chosen() -> None:
         assert "linux/arm64" in reply.json["errors"][0]["message"]
 
 
-async def test_what_the_client_does_not_take_is_unknown_by_tag_and_sent_by_digest(
+async def test_an_unaccepted_type_is_unknown_by_tag_and_sent_by_digest(
     mirror: Mirror,
 ) -> None:
     index = mirror.backend.add_index(APP, "index", AMD64)
@@ -311,7 +311,7 @@ async def test_a_blob_that_is_slow_to_come_has_its_head_sent_before(
         ("some/app?ns=quay.io", 404, "BLOB_UNKNOWN"),
     ],
 )
-async def test_a_blob_that_cannot_be_had_is_unknown_to_a_client_that_can_ask_elsewhere(
+async def test_an_unavailable_blob_is_unknown_to_a_client_with_other_sources(
     mirror: Mirror, name: str, status: int, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Docker's graph driver asks 75 s for what is anything but 404."""

@@ -20,7 +20,7 @@ BEACON_PORT = 8887
 
 
 async def heard(beacon: BeaconSocket) -> list[bytes]:
-    """What one beacon socket heard last; waits for something."""
+    """Wait for datagrams at a beacon socket. Returns those of one wakeup."""
     with trio.fail_after(10):
         return [datagram.data for datagram in await beacon.receive()]
 

@@ -70,7 +70,7 @@ def test_any_text_is_read(values: list[str]) -> None:
         max_size=5,
     )
 )
-def test_what_is_written_is_read_again(ranges: dict[str, float]) -> None:
+def test_a_header_survives_a_round_trip(ranges: dict[str, float]) -> None:
     text = ", ".join(f"{name};q={quality:.3f}" for name, quality in ranges.items())
     accept = parse_accept([text])
     assert dict(accept.ranges) == ranges

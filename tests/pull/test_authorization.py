@@ -1,4 +1,4 @@
-"""What origins grant: for how long, how many are remembered, and what a silent origin changes."""
+"""Grants of origins: their duration, their number, and the effect of a silent origin."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack

@@ -1,4 +1,4 @@
-"""What tags name while their origin answers, and while it does not."""
+"""Resolution of tags while their origin answers, and while it does not."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

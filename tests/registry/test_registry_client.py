@@ -1,4 +1,4 @@
-"""What an origin answers is understood, and what it must not answer is refused."""
+"""The registry client understands an origin's valid answers, and refuses invalid ones."""
 
 import hashlib
 import json

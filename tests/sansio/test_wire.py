@@ -68,7 +68,7 @@ def test_other_values_raise_bad_packet(fields: object) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"\xc1", b"\x91", b"\x91\xa1\xff", b"\x01\x01", b"\x91" * 2000]
 )
-def test_what_is_not_msgpack_raises_bad_packet(data: bytes) -> None:
+def test_invalid_msgpack_raises_bad_packet(data: bytes) -> None:
     with pytest.raises(BadPacket):
         read(data)
 

@@ -320,7 +320,7 @@ def test_an_address_to_join_may_have_a_port(tmp_path: Path, text: str, expected:
     assert load(tmp_path, cli={"join": [text]}).join == (expected,)
 
 
-def test_what_is_given_twice_to_join_is_looked_for_once(tmp_path: Path) -> None:
+def test_an_address_given_twice_to_join_is_looked_up_once(tmp_path: Path) -> None:
     joined = load(tmp_path, cli={"join": ["10.0.0.2", "10.0.0.1", "10.0.0.2"]}).join
     assert [host for host, _ in joined] == ["10.0.0.2", "10.0.0.1"]
 

@@ -67,7 +67,7 @@ def test_closing_leaves_one_file_and_may_be_done_twice(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["beiran.db"]
 
 
-def test_generations_grow_whatever_the_clock_says(tmp_path: Path) -> None:
+def test_generations_grow_even_when_the_clock_goes_back(tmp_path: Path) -> None:
     generations = []
     for now_s in (1000, 5, 1000, 2000):
         store = open_store(tmp_path)

@@ -1,4 +1,4 @@
-"""What other agents are given, and only members."""
+"""The routes for other agents answer members only."""
 
 import json
 from collections.abc import AsyncIterator

@@ -175,7 +175,7 @@ def test_a_layer_is_delivered_as_its_tar(api: ServerThread) -> None:
         ("bytes=999-999999999", 999, len(TAR)),
     ],
 )
-def test_a_part_of_a_layer_can_be_had(api: ServerThread, asked: str, start: int, end: int) -> None:
+def test_a_range_of_a_layer_is_served(api: ServerThread, asked: str, start: int, end: int) -> None:
     for headers in ({"Range": asked}, {"Range": asked, "If-Range": ETAG}):
         answer = api.server.ask(LAYER, headers)
         assert (answer.status, answer.body) == (206, TAR[start:end])

@@ -59,7 +59,7 @@ async def all_messages(api: ApiServer, path: str) -> list[dict[str, Any]]:
 
 
 def short(change: dict[str, Any]) -> tuple[str, str]:
-    """What kind of change, and of which row."""
+    """The kind of a change, and the key of its row."""
     (row,) = (change[kind] for kind in ("node", "image", "layer") if kind in change)
     (key,) = (row[name] for name in ("uuid", "id", "digest") if name in row)
     return change["change"], key

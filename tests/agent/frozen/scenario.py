@@ -176,7 +176,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 class Story:
-    """What is asked, in order, and what was answered."""
+    """The requests, in order, and their answers."""
 
     def __init__(self, python: str, folder: Path, registry_port: int) -> None:
         self.folder = folder

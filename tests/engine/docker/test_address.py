@@ -110,7 +110,7 @@ async def test_context_of_dockers_own_tool_is_followed(
                 assert listener.tags(ONE.id) == ("one:1",)
 
 
-def test_context_that_is_not_there_is_an_error_that_names_it(
+def test_missing_context_is_an_error_that_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))

@@ -96,7 +96,7 @@ async def test_bad_answer_is_an_error_that_names_it(
             await client.images()
 
 
-async def test_image_that_is_not_there_is_not_found(tmp_path: Path) -> None:
+async def test_missing_image_is_not_found(tmp_path: Path) -> None:
     async with asking(tmp_path) as (server, client):
         with pytest.raises(NotFound, match="no such thing"):
             await client.inspect_image("host:5000/a/b@c d")
@@ -123,7 +123,7 @@ async def test_answer_that_never_comes_is_an_error(
 
 
 @pytest.mark.parametrize("path", ["missing", "x" * 200])
-async def test_socket_that_is_not_there_is_an_error(path: str, tmp_path: Path) -> None:
+async def test_missing_socket_is_an_error(path: str, tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailable, match=r"no such socket|too long"):
         async with open_client(str(tmp_path / path)):
             raise AssertionError

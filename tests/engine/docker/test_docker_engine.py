@@ -1,4 +1,4 @@
-"""What only the Docker Engine does."""
+"""Behaviour of the Docker Engine that other engines lack."""
 
 import json
 import os
@@ -316,7 +316,7 @@ async def test_every_platform_that_is_there_is_an_image(
             assert found.architecture == image.architecture
 
 
-async def test_engine_that_is_not_there_yet_is_found_when_it_starts(tmp_path: Path) -> None:
+async def test_engine_that_starts_after_the_agent_is_found(tmp_path: Path) -> None:
     if missing := missing_for_engines():
         pytest.skip(missing)
     engine = DockerEngine(str(tmp_path / "docker.sock"))

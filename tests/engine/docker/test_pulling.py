@@ -1,4 +1,4 @@
-"""What Docker pulls, asks for, recognises and refuses: facts that delivering images stands on."""
+"""Facts about Docker on which the delivery of images depends: its pulls, requests and refusals."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

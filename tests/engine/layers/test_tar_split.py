@@ -149,7 +149,7 @@ def test_names_may_be_absolute_or_begin_with_a_dot_or_be_no_text(tmp_path: Path)
 
 
 @pytest.mark.parametrize("kind", ["missing", "longer", "shorter", "folder", "fifo"])
-def test_file_that_is_not_what_it_was_is_an_error(kind: str, tmp_path: Path) -> None:
+def test_changed_file_is_an_error(kind: str, tmp_path: Path) -> None:
     files = tmp_path / "files"
     files.mkdir()
     if kind == "fifo":

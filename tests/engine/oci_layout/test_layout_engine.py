@@ -1,4 +1,4 @@
-"""What only a layout folder does: other tools write it, and anything may be in it."""
+"""Behaviour of layout folders only: other tools write them, and they may contain anything."""
 
 import json
 import os
@@ -37,7 +37,7 @@ TWO = made_image({"c": b"c" * 17}, architecture="arm64")
 
 
 async def hear_first_list(folder: Path) -> Listener:
-    """What an engine lists first."""
+    """The first list of an engine."""
     async with listening(OciLayoutEngine(folder)) as listener:
         await listener.until_listed()
         return listener

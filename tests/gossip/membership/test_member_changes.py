@@ -1,4 +1,4 @@
-"""What follows from a newer fact, and what is left of a member that is forgotten."""
+"""The consequences of a newer fact, and of forgetting a member."""
 
 from random import Random
 

@@ -50,7 +50,7 @@ def test_blocked_members_are_freed_and_blocked_again() -> None:
     assert found.first_s == []
 
 
-def test_what_is_run_of_the_grid_are_points_of_it() -> None:
+def test_each_run_is_a_point_of_the_grid() -> None:
     whole = grid(whole=True)
     assert len(set(whole)) == len(BLOCKED) * len(BLOCK_S) * len(FREE_S) == 360
     assert set(grid(whole=False)) < set(whole)
@@ -68,7 +68,7 @@ def test_an_update_reaches_all_with_a_tenth_of_all_packets_lost() -> None:
     assert max(found.all_know_s) < 2.0
 
 
-def test_a_cluster_at_rest_costs_two_packets_a_second_whatever_its_size() -> None:
+def test_a_cluster_at_rest_costs_two_packets_a_second_at_any_size() -> None:
     small, packets, by_kind = rest(Rest(10, 1))
     large, _, _ = rest(Rest(100, 1))
     assert abs(large / small - 1) < 0.15
