@@ -1,4 +1,7 @@
-"""This node's UUID, in ``{config_dir}/node.uuid``, made on the first start."""
+"""Read this node's UUID from ``{config_dir}/node.uuid``, or make it on the first start.
+
+``agent.py`` calls it before all else: a node without a stable UUID is a new member at each start.
+"""
 
 import contextlib
 import os

@@ -9,8 +9,8 @@ by its piece hash. Held bytes can no longer be claimed, so a misbehaving peer ca
 another one brought. Piece hashes are hints: held bytes may still be wrong as a whole, which only
 the SHA-256 shows. Then ranges are *released* and fetched again.
 
-On disk: ``HEX.SIZE`` has the bytes, and ``HEX.SIZE.held``, the sidecar, says which are surely
-there. The file is synced before the sidecar is written, so the sidecar is right even after a power
+On disk: ``HEX.SIZE`` has the bytes, and ``HEX.SIZE.held``, the sidecar, says which of them are
+synced. The file is synced before the sidecar is written, so the sidecar is right even after a power
 failure. An agent that is killed loses what was held since the last note: ``NOTE_BYTES`` or little
 more.
 """
@@ -78,7 +78,7 @@ class PartialBlob:
       held: the bytes that are in the file and believed to be right.
       trusted: those of them that an engine may get before the SHA-256 is known.
       verified: the SHA-256 is right; all bytes are held, and nothing changes any more.
-      closed: given up, for now or for good; nothing more is read or written here.
+      closed: given up, with its bytes kept or deleted; nothing more is read or written here.
       ended: set when the files are the cache's again.
     """
 

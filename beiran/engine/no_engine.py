@@ -1,4 +1,4 @@
-"""No engine: the agent holds no images, and knows what the other nodes hold."""
+"""The engine of ``--engine none``: the agent holds no images and lists those of other nodes."""
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager

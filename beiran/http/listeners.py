@@ -1,4 +1,7 @@
-"""The sockets that an agent listens on."""
+"""Open the sockets that an agent listens on: TCP, the mirror's on loopback, and the unix socket.
+
+``agent/agent.py`` opens them, and ``server.py`` serves them.
+"""
 
 import errno
 import os

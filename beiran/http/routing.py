@@ -1,4 +1,4 @@
-"""Find the route for the head of an HTTP request."""
+"""Find the route for the head of an HTTP request. ``server.py`` calls it for each request."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""``beiran info``."""
+"""``beiran info``: this node, its problems and its counters."""
 
 from cyclopts import App
 

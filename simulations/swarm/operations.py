@@ -26,7 +26,7 @@ class OnHost(Operation):
     """An operation on one host; nothing happens if there is no host with that number.
 
     Attributes:
-      role: the name of a host that it befalls, in reports; empty if it has none.
+      role: the name of the host on which it acts, in reports; empty if it has none.
     """
 
     role: ClassVar[str] = ""

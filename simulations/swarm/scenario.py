@@ -1,4 +1,4 @@
-"""Crowd scenarios: hosts that pull one image, what befalls them, and whether all invariants held.
+"""Crowd scenarios: hosts that pull one image, their faults, and whether all invariants held.
 
     outcome = play(Crowd(seed=7, nodes=5, operations=(At(3.0, Kill(2)),)))
     assert outcome.violation is None
@@ -71,7 +71,7 @@ class Crowd:
         return scenario_text(self)
 
     def hosts_of(self, *kinds: type[OnHost]) -> set[int]:
-        """Return the hosts that any operation of these kinds befalls."""
+        """Return the hosts on which any operation of these kinds acts."""
         return {at.do.host for at in self.operations if isinstance(at.do, kinds)}
 
     @property

@@ -1,4 +1,7 @@
-"""A member: its address, its status, and the order of the facts about it."""
+"""A member as a value: its address, its life, its status, and the precedence of facts about it.
+
+``merge_rule`` says which fact wins; ``member_table`` keeps the members.
+"""
 
 import ipaddress
 from enum import IntEnum

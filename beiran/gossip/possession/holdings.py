@@ -22,7 +22,7 @@ from beiran.sansio.wire import packed_bytes
 OUTGROW_BY_MAX: Final = 2**20
 """How far past a version of ours that others know we go at most, at random. That version may not
 have been the last: one more could be the one that another node holds for our next. Simulations
-found that (docs/simulations.md, "Explore")."""
+found that (docs/explanation/simulations.md, "Explore")."""
 
 
 class Holdings:

@@ -64,7 +64,7 @@ four or so, and a slow one delays little. Chosen: longer ones save requests."""
 SLOW_PENALTY: Final = 2
 """The typical time is multiplied by this when a lease is taken for slowness, as an origin that
 became slow for all would otherwise have every lease taken, again and again: one that fell to 0.8
-Mbit/s never finished an image (docs/simulations.md)."""
+Mbit/s never finished an image (docs/explanation/simulations.md)."""
 
 
 class Participant(Struct):
