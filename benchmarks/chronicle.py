@@ -114,7 +114,7 @@ class Chronicle:
         with self._grown:
             return self.sightings[mark:]
 
-    def everybody_sees(
+    def all_see(
         self, subjects: Collection[str], observers: Collection[str], *, since: int, timeout_s: float
     ) -> float | None:
         """When every observer saw every subject (itself aside) online, by what it said last.

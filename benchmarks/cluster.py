@@ -48,9 +48,7 @@ class Cluster(NamedTuple):
 
     def await_together(self) -> float:
         """Wait until all see all online. Returns when it was so. Raises: TimeoutError."""
-        at = self.chronicle.everybody_sees(
-            self.names, self.names, since=0, timeout_s=TOGETHER_TIMEOUT_S
-        )
+        at = self.chronicle.all_see(self.names, self.names, since=0, timeout_s=TOGETHER_TIMEOUT_S)
         if at is None:
             raise TimeoutError(f"{self.gossiper.name}: not all of {len(self.hosts)} see all")
         return at

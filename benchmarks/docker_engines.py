@@ -1,6 +1,6 @@
 """beiran on real Docker Engines: an image event there until every listing shows it.
 
-Docker's own event carries its time by the clock of this machine, which is everybody's here.
+Docker's own event carries its time by the clock of this machine, which all agents share here.
 """
 
 import io

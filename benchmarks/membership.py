@@ -40,7 +40,7 @@ def _start_once(kind: Kind, hosts: int) -> tuple[float, float, float]:
     ):
         names = [host.name for host in lan.hosts]
         launched, ready = gossiper.start(lan.hosts)
-        together = chronicle.everybody_sees(names, names, since=0, timeout_s=TOGETHER_TIMEOUT_S)
+        together = chronicle.all_see(names, names, since=0, timeout_s=TOGETHER_TIMEOUT_S)
     return launched, ready, MISSED if together is None else together
 
 

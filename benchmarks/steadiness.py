@@ -157,7 +157,7 @@ def partition(
 def _one_state(cluster: Cluster, mark: int, run: int) -> float:
     deadline = time.monotonic() + HEAL_TIMEOUT_S
     while (left := deadline - time.monotonic()) > 0:
-        at = cluster.chronicle.everybody_sees(cluster.names, cluster.names, since=0, timeout_s=left)
+        at = cluster.chronicle.all_see(cluster.names, cluster.names, since=0, timeout_s=left)
         if at is None:
             break
         if cluster.gossiper.name == "beiran":

@@ -34,7 +34,7 @@ from beiran.net.udp import (
     wait_readable,
 )
 
-EVERYBODY: Final = "255.255.255.255"
+LIMITED_BROADCAST: Final = "255.255.255.255"  # RFC 919
 LOOPBACK_BROADCAST: Final = "127.255.255.255"  # on loopback only this one reaches all
 INTERFACES_REREAD_S: Final = 1.0  # after a LAN came up, its first beacon counts within this time
 
@@ -51,7 +51,7 @@ class Lan(NamedTuple):
     number: int
     source: str
     """Our address there; 0.0.0.0 lets the kernel choose."""
-    everybody: str
+    broadcast: str
     """The broadcast address that reaches all hosts on it."""
 
 
@@ -116,7 +116,7 @@ class BeaconSocket:
             info = _PKTINFO.pack(lan.number, socket.inet_aton(lan.source), _NO_ADDRESS)
             try:
                 self._socket.sendmsg(
-                    [data], [(_SOL_IP, _IP_PKTINFO, info)], 0, (lan.everybody, self.port)
+                    [data], [(_SOL_IP, _IP_PKTINFO, info)], 0, (lan.broadcast, self.port)
                 )
             except OSError:
                 self.counters.unsent += 1
@@ -209,13 +209,15 @@ def _lans(bind: str) -> list[Lan]:
     if bind not in WILDCARDS:
         for address in own:
             if address.address == bind and address.broadcast:
-                return [Lan(address.name, address.index, bind, EVERYBODY)]
+                return [Lan(address.name, address.index, bind, LIMITED_BROADCAST)]
         # All of 127.0.0.0/8 is this host's, though the interface lists one address.
         return _loopback(bind) if bind.startswith("127.") else []
     lans: dict[int, Lan] = {}
     for address in own:
         if address.broadcast and not address.is_docker_bridge:
-            lans.setdefault(address.index, Lan(address.name, address.index, "0.0.0.0", EVERYBODY))
+            lans.setdefault(
+                address.index, Lan(address.name, address.index, "0.0.0.0", LIMITED_BROADCAST)
+            )
     return list(lans.values()) or _loopback("0.0.0.0")
 
 

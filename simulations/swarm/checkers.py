@@ -1,7 +1,7 @@
 """The invariants of a crowd, checked while it pulls and when it has ended.
 
 Every host that wants the image and can be reached ends with all of it and no wrong byte, or knows
-why it cannot have it. The origin sends no more than needed. No honest host is distrusted. At the
+why it cannot have it. The origin sends no more than needed. No honest host is banned. At the
 end nothing is under way.
 """
 
@@ -35,7 +35,7 @@ class Checkers(kernel.Checkers):
         super().__init__(pull.world.time)
         self._pull = pull
         self._calm = calm
-        self._distrusted: dict[Host, int] = {}
+        self._bans: dict[Host, int] = {}
 
     def look(self) -> None:
         """Check while it runs."""
@@ -44,9 +44,9 @@ class Checkers(kernel.Checkers):
         if pull.world.wrong_accepted and not forged:
             self.fail("wrong bytes are accepted", f"{pull.world.wrong_accepted} pieces")
         for host in pull.hosts:
-            if len(host.distrusted) != self._distrusted.get(host, 0):
-                self._distrusted[host] = len(host.distrusted)
-                self._distrusts_only_liars(host)
+            if len(host.bans) != self._bans.get(host, 0):
+                self._bans[host] = len(host.bans)
+                self._bans_only_misbehaving_peers(host)
 
     def settled(self) -> bool:
         """Whether every host has the image or knows that there is no source."""
@@ -87,14 +87,14 @@ class Checkers(kernel.Checkers):
             return False
         return all(b.digest in host.done_at or b.digest in host.stuck for b in self._pull.blobs)
 
-    def _distrusts_only_liars(self, host: Host) -> None:
-        """An honest host distrusts only hosts that flipped bytes."""
+    def _bans_only_misbehaving_peers(self, host: Host) -> None:
+        """An honest host bans only hosts that flipped bytes."""
         if host.lies:
             return
-        for node, reason in host.distrusted.items():
+        for node, reason in host.bans.items():
             if node not in self._pull.liars:
                 name = self._pull.world.by_id[node].name
-                self.fail("an honest host is distrusted", f"{host.name} distrusts {name}: {reason}")
+                self.fail("an honest host is banned", f"{host.name} bans {name}: {reason}")
 
     def _keeps_right_bytes(self, host: Host) -> None:
         """An honest host has no wrong byte in a blob that it verified."""

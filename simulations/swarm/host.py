@@ -35,7 +35,7 @@ class Transfer:
     Attributes:
       giver: the peer that sends; None is the origin.
       active: fetches of the receiver, which the giver weighs.
-      pieces_told: pieces of it that were reported to the core.
+      pieces_reported: pieces of it that the driver has reported to the core.
     """
 
     fetch: int
@@ -46,7 +46,7 @@ class Transfer:
     active: int = 0
     flow: Flow | None = None
     upload: int | None = None
-    pieces_told: int = 0
+    pieces_reported: int = 0
     over: bool = False
 
 
@@ -59,7 +59,7 @@ class Host(kernel.Host):
       spoils: it flips bytes that it sends. lies: the hashes that it announces fit those bytes.
       file: marks of each piece on its disk: who spoiled it on its way; none if it is right.
       sizes: of the blobs that it wants or has. done_at: when each was whole and verified.
-      stuck: why a blob cannot be had. distrusted: why each peer is.
+      stuck: the reason for each stuck blob. bans: the reason for each ban of a peer.
     """
 
     node: SwarmNode
@@ -74,7 +74,7 @@ class Host(kernel.Host):
     accepted: list[tuple[Digest, int]] = field(default_factory=list)
     done_at: dict[Digest, float] = field(default_factory=dict)
     stuck: dict[Digest, str] = field(default_factory=dict)
-    distrusted: dict[NodeId, str] = field(default_factory=dict)
+    bans: dict[NodeId, str] = field(default_factory=dict)
     sizes: dict[Digest, int] = field(default_factory=dict)
     from_origin_bytes: int = 0
 

@@ -135,7 +135,7 @@ class Transfers:
     def _next_piece(self, host: Host, transfer: Transfer, up: Pipe) -> None:
         """Let the bytes up to the end of the next piece flow."""
         pieces = cut(host.sizes[transfer.digest])
-        piece = pieces.at(transfer.start) + transfer.pieces_told
+        piece = pieces.at(transfer.start) + transfer.pieces_reported
         start = max(transfer.start, pieces.start(piece))
         size = min(pieces.end(piece), transfer.end) - start
 
@@ -148,7 +148,7 @@ class Transfers:
         world, digest = self._world, transfer.digest
         pieces = cut(host.sizes[digest])
         transfer.flow = None
-        transfer.pieces_told += 1
+        transfer.pieces_reported += 1
         if transfer.giver is None:
             start = max(transfer.start, pieces.start(piece))
             self._count_origin(host, min(pieces.end(piece), transfer.end) - start)
@@ -202,8 +202,8 @@ class Transfers:
         """Return how many bytes a transfer has brought."""
         done = 0
         pieces = cut(host.sizes[transfer.digest])
-        if transfer.pieces_told:
-            last = pieces.at(transfer.start) + transfer.pieces_told - 1
+        if transfer.pieces_reported:
+            last = pieces.at(transfer.start) + transfer.pieces_reported - 1
             done = pieces.end(last) - transfer.start
         if transfer.flow is not None:
             done += self._flows.moved(transfer.flow)
@@ -232,7 +232,7 @@ class Transfers:
                 self._count_origin(host, moved)
             elif moved:
                 pieces = cut(host.sizes[transfer.digest])
-                self._write(host, transfer, pieces.at(transfer.start) + transfer.pieces_told)
+                self._write(host, transfer, pieces.at(transfer.start) + transfer.pieces_reported)
             transfer.flow = None
         if transfer.upload is not None and transfer.giver is not None:
             giver = transfer.giver

@@ -295,7 +295,7 @@ class World(kernel.World[Host]):
             case BlobStuck(digest, reason):
                 host.stuck[digest] = reason
             case PeerBanned(node, reason):
-                host.distrusted[node] = reason
+                host.bans[node] = reason
             case PieceRevoked() | PeerUnbanned():
                 pass  # reports for statistics
 

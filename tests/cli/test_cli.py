@@ -112,7 +112,7 @@ async def test_image_list_has_a_row_for_each_tag(api: Api) -> None:
     )
 
 
-async def test_image_list_all_shows_what_everybody_holds(api: Api) -> None:
+async def test_image_list_all_shows_the_holdings_of_all_nodes(api: Api) -> None:
     lines = (await ask(api, "image", "list", "--all")).splitlines()
     assert len(lines) == 5
     assert lines[3].split() == ["web:latest", "3" * 12, "N/A", "N/A", "host-c(cccccccc)"]

@@ -37,7 +37,7 @@ def test_an_address_that_does_not_answer_is_tried_again() -> None:
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.1, 0.25])
-def test_a_holding_reaches_everybody(loss: float) -> None:
+def test_a_holding_reaches_all_nodes(loss: float) -> None:
     world = World(seed=6)
     hosts = world.cluster(20)
     world.loss = loss
@@ -48,7 +48,7 @@ def test_a_holding_reaches_everybody(loss: float) -> None:
     assert all(digest("a") not in host.described for host in hosts)
 
 
-def test_news_without_loss_reaches_everybody_in_one_round() -> None:
+def test_news_without_loss_reaches_all_nodes_in_one_round() -> None:
     world = World(seed=7)
     hosts = world.cluster(50)
     world.run(5)

@@ -80,9 +80,9 @@ def test_suspects_are_online_and_members_down_or_left_are_not(store: Store) -> N
         store.apply([changed(status.state, status)], AT)
     with store.reading() as queries:
         assert [n.name for n in queries.nodes(online_only=True)] == ["alive", "me", "suspect"]
-        everybody = queries.nodes()
-    assert [n.name for n in everybody] == ["alive", "down", "left", "me", "suspect"]
-    assert [n.state for n in everybody] == ["alive", "down", "left", "alive", "suspect"]
+        nodes = queries.nodes()
+    assert [n.name for n in nodes] == ["alive", "down", "left", "me", "suspect"]
+    assert [n.state for n in nodes] == ["alive", "down", "left", "alive", "suspect"]
 
 
 def test_a_node_is_seen_when_it_is_alive_and_when_it_was_heard(store: Store) -> None:
@@ -147,9 +147,9 @@ def test_an_image_has_its_description_its_holders_and_their_names(store: Store) 
         ],
         AT,
     )
-    (everybodys,) = images(store, ONLINE)
+    (of_all,) = images(store, ONLINE)
     manifest = "a@" + text("manifest of app")
-    assert everybodys == Image(
+    assert of_all == Image(
         id=text("app"),
         tags=("a:1", "a:2", "mine:1"),
         digests=(manifest,),
@@ -162,7 +162,7 @@ def test_an_image_has_its_description_its_holders_and_their_names(store: Store) 
     )
     (mine,) = images(store, OWN)
     assert (mine.tags, mine.digests) == (("mine:1",), ())
-    assert mine.available_at == everybodys.available_at
+    assert mine.available_at == of_all.available_at
     (theirs,) = images(store, HeldBy(node("peer")))
     assert (theirs.tags, theirs.digests) == (("a:1", "a:2"), (manifest,))
 

@@ -108,7 +108,7 @@ class CrowdChronicle:
         for host in pull.hosts:
             for name, count in host.node.counters.items():
                 counters[name] = counters.get(name, 0) + count
-        named = {node for host in pull.hosts if not host.lies for node in host.distrusted}
+        named = {node for host in pull.hosts if not host.lies for node in host.bans}
         return CrowdRecord(
             title=title,
             about=about,

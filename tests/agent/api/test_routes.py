@@ -68,8 +68,8 @@ def test_images_are_of_this_node_of_all_or_of_one_node(cluster: ServerThread) ->
     (mine,) = cluster.server.ask("/images").json["images"]
     assert (mine["id"], mine["tags"]) == (text("app"), ["app:1"])
     assert mine["available_at"] == sorted([uri("me"), uri("peer")])
-    everybodys = cluster.server.ask("/images?all=true").json["images"]
-    assert [image["tags"] for image in everybodys] == [["app:1", "app:2"], ["host:5000/web:1"]]
+    of_all = cluster.server.ask("/images?all=true").json["images"]
+    assert [image["tags"] for image in of_all] == [["app:1", "app:2"], ["host:5000/web:1"]]
     theirs = cluster.server.ask(f"/images?node={uuid('peer')}").json["images"]
     assert [image["tags"] for image in theirs] == [["app:2"], ["host:5000/web:1"]]
     (last,) = cluster.server.ask(f"/images?node={quote(uri('gone'))}&all=false").json["images"]

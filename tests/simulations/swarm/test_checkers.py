@@ -41,7 +41,7 @@ class TestCheckers:
         checkers.at_end()
         assert self.invariant(checkers) == "the origin gives too much"
 
-    def test_an_honest_host_that_is_distrusted(self, pull: ImagePull) -> None:
+    def test_an_honest_host_that_is_banned(self, pull: ImagePull) -> None:
         first, second, third = pull.hosts
         checkers = Checkers(pull, calm=True)
         pull.liars.add(third.id)
@@ -50,7 +50,7 @@ class TestCheckers:
         assert checkers.violation is None
         pull.world.do(first, [PeerBanned(second.id, "no evidence")])
         checkers.look()
-        assert self.invariant(checkers) == "an honest host is distrusted"
+        assert self.invariant(checkers) == "an honest host is banned"
 
     def test_an_exception_of_the_core(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def broken(*_: object, **__: object) -> None:

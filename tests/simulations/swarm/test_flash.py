@@ -16,7 +16,7 @@ def test_a_crowd_with_everything_in_it_ends_well_near_the_bound() -> None:
     assert outcome.violation is None, str(outcome.violation)
     assert last_s(outcome) < 3 * outcome.bound_s
     pull = outcome.pull
-    named = {node for host in pull.hosts if not host.lies for node in host.distrusted}
+    named = {node for host in pull.hosts if not host.lies for node in host.bans}
     assert named <= pull.liars
     assert named
 

@@ -34,7 +34,7 @@ def test_peers_that_corrupt_bytes_are_banned_and_no_wrong_piece_accepted() -> No
         world.pull(host, IMAGE)
     world.run_until(world.pulled(hosts, IMAGE), within_s=120)
     assert world.wrong_accepted == 0
-    named = {node for host in hosts for node in host.distrusted}
+    named = {node for host in hosts for node in host.bans}
     assert named == {host.id for host in corrupt}
 
 
@@ -50,7 +50,7 @@ def test_seeds_that_corrupt_bytes_are_banned_and_replaced() -> None:
     world.pull(one, BIG, sources=seeds, from_origin=False)
     world.run_until(world.pulled([one], BIG), within_s=60)
     assert world.wrong_accepted == 0
-    assert set(one.distrusted) == {seed.id for seed in seeds[:3]}
+    assert set(one.bans) == {seed.id for seed in seeds[:3]}
 
 
 def test_corrupt_seeds_without_hashes_are_noticed_once_the_blob_is_whole() -> None:
@@ -111,7 +111,7 @@ def test_a_peer_whose_hashes_match_its_wrong_bytes_is_banned() -> None:
     for host in hosts:
         world.pull(host, IMAGE)
     world.run_until(world.pulled(hosts[1:], IMAGE), within_s=120)
-    assert all(set(host.distrusted) <= {hosts[0].id} for host in hosts[1:])
+    assert all(set(host.bans) <= {hosts[0].id} for host in hosts[1:])
     assert not any(host.stuck for host in hosts[1:])
 
 
@@ -161,7 +161,7 @@ def pull_among_forgers(seed: int) -> tuple[ForgersWorld, list[Host]]:
 def test_peers_that_forge_hashes_are_banned_and_no_other(seed: int) -> None:
     world, honest = pull_among_forgers(seed)
     for host in honest:
-        assert set(host.distrusted) == {forger.id for forger in world.forgers}
+        assert set(host.bans) == {forger.id for forger in world.forgers}
 
 
 @pytest.mark.parametrize("seed", range(1, 4))
@@ -202,7 +202,7 @@ def test_forgers_of_first_hand_pieces_are_banned_once_the_blob_is_damaged() -> N
     world.run_until(world.pulled(hosts, LAYER), within_s=120)
     assert sum(host.node.counters["blobs_damaged"] for host in hosts[1:]) > 0
     for host in hosts[1:]:
-        assert set(host.distrusted) == {hosts[0].id}
+        assert set(host.bans) == {hosts[0].id}
 
 
 @settings(
@@ -239,7 +239,7 @@ def test_honest_nodes_get_every_blob_and_ban_no_honest_one(
     world.run_until(world.pulled(honest, blobs), within_s=120)
     forgers = {forger.id for forger in world.forgers}
     for host in honest:
-        assert set(host.distrusted) <= forgers
+        assert set(host.bans) <= forgers
 
 
 def test_revoked_pieces_wait_for_an_origin_that_is_away() -> None:
