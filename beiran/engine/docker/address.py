@@ -4,15 +4,18 @@ The path of a unix socket, ``tcp://`` with or without TLS, ``ssh://``, and ``con
 context of ``docker context``. ``docker_client`` opens its connections through here.
 
 Source: docker CLI, ``cli/context/docker/load.go``; Docker SDK, ``docker.utils.kwargs_from_env``
-(``DOCKER_TLS_VERIFY``, ``DOCKER_CERT_PATH``) and ``docker.context``.
+(``DOCKER_TLS_VERIFY``, ``DOCKER_CERT_PATH``).
 """
 
+import hashlib
 import os
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 
 import docker
-from docker.context import ContextAPI
+import msgspec
+from docker.constants import DEFAULT_UNIX_SOCKET
 from docker.errors import DockerException
 from docker.tls import TLSConfig
 from docker.utils import kwargs_from_env
@@ -28,6 +31,21 @@ except ImportError:  # the extra "ssh" is not installed
     HAS_SSH = False
 
 __all__ = ["Endpoint", "SSHException", "find_endpoint"]
+
+
+class _DockerEndpoint(msgspec.Struct):
+    host: str = msgspec.field(name="Host")
+    skip_verify: bool = msgspec.field(name="SkipTLSVerify", default=False)
+
+
+class _Endpoints(msgspec.Struct):
+    docker: _DockerEndpoint
+
+
+class _Context(msgspec.Struct):
+    """What ``meta.json`` of a context holds. Source: docker CLI, ``cli/context/store``."""
+
+    endpoints: _Endpoints = msgspec.field(name="Endpoints")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +116,30 @@ def find_endpoint(address: str) -> Endpoint:
 
 
 def _of_context(name: str) -> Endpoint:
+    if name == "default":
+        return Endpoint(DEFAULT_UNIX_SOCKET.removeprefix("http+"))
+    # Not docker.context: the SDK finds contexts only beside a config.json, which
+    # ``docker context create`` does not make, and needs a client's certificate for any TLS.
+    config = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    key = hashlib.sha256(name.encode()).hexdigest()
+    file = config / "contexts" / "meta" / key / "meta.json"
     try:
-        context = ContextAPI.get_context(name)
-    except Exception as error:  # the SDK raises bare Exception for a file that it cannot read
-        raise DockerException(str(error)) from None
-    if context is None or not context.Host:
+        described = msgspec.json.decode(file.read_bytes(), type=_Context).endpoints.docker
+    except FileNotFoundError:
         raise DockerException(
-            "there is no such context beside config.json of Docker (docker context ls)"
-        )
-    url = context.Host.removeprefix("http+")
-    return Endpoint(url, context.TLSConfig)
+            f"there is no such context in {config}/contexts (docker context ls)"
+        ) from None
+    except (OSError, msgspec.DecodeError) as error:
+        raise DockerException(f"{file}: {error}") from None
+    tls_folder = config / "contexts" / "tls" / key / "docker"
+    ca, cert, private_key = (tls_folder / f"{it}.pem" for it in ("ca", "cert", "key"))
+    if not (ca.exists() or cert.exists() or described.skip_verify):
+        return Endpoint(described.host)
+    return Endpoint(
+        described.host,
+        TLSConfig(
+            client_cert=(str(cert), str(private_key)) if cert.exists() else None,
+            ca_cert=str(ca) if ca.exists() else None,
+            verify=not described.skip_verify,
+        ),
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from beiran.engine.docker import address
-from beiran.engine.docker.address import find_endpoint
+from beiran.engine.docker.address import Endpoint, find_endpoint
 from beiran.engine.docker.docker_engine import DockerEngine
 from beiran.engine.interface import EngineDown
 from beiran.errors import EngineUnavailable
@@ -96,7 +96,6 @@ async def test_context_of_dockers_own_tool_is_followed(
 ) -> None:
     config = tmp_path / "config"
     config.mkdir()
-    (config / "config.json").write_text("{}")
     monkeypatch.setenv("DOCKER_CONFIG", str(config))
     with tls_engine(tmp_path, certificates) as (url, socket_path):
         keys = f"ca={certificates}/ca.pem,cert={certificates}/cert.pem,key={certificates}/key.pem"
@@ -108,6 +107,30 @@ async def test_context_of_dockers_own_tool_is_followed(
             async with listening(DockerEngine(f"context:{name}")) as listener:
                 await listener.until_listed()
                 assert listener.tags(ONE.id) == ("one:1",)
+
+
+def test_contexts_of_a_docker_without_config_json_are_found(
+    tmp_path: Path, certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if reason := missing("docker"):
+        pytest.skip(reason)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    url = "tcp://192.0.2.1:2376"
+    ca = f"ca={certificates}/ca.pem"
+    for name, keys in (("plain", ""), ("ca", f",{ca}"), ("lax", f",{ca},skip-tls-verify=true")):
+        run("docker", "context", "create", name, "--docker", f"host={url}{keys}")
+    assert not (tmp_path / "config.json").exists()
+    assert find_endpoint("context:plain") == Endpoint(url)
+    trusted, lax = find_endpoint("context:ca").tls, find_endpoint("context:lax").tls
+    assert trusted is not None
+    assert trusted.verify
+    assert trusted.ca_cert
+    assert lax is not None
+    assert not lax.verify
+    for file in tmp_path.glob("contexts/meta/*/meta.json"):
+        file.write_text("garbage")
+    with pytest.raises(EngineUnavailable, match=r"context:plain: .*meta\.json: "):
+        find_endpoint("context:plain")
 
 
 def test_missing_context_is_an_error_that_names_it(
