@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 from typing import Final
@@ -32,7 +33,11 @@ def node_uuid(config_dir: Path) -> NodeId:
             _make(path, new_node_id())
             found = _read(path)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read or made: {error.strerror}") from error
+        forbidden = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        hint = "; run beirand as root, or choose another folder with --config-dir"
+        raise DataError(
+            f"{path}: cannot be read or made: {error.strerror}{hint if forbidden else ''}"
+        ) from error
     if found is None:
         raise DataError(f"{path}: was removed while the agent started")
     return found

@@ -90,6 +90,8 @@ async def open_unix_listener(
         own = path.stat()
     except OSError as error:
         reason = error.strerror or str(error)
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            reason += "; run beirand as root, or choose another socket with --socket"
         raise LocalError(f"cannot listen on the socket {path}: {reason}") from None
     try:
         yield trio.SocketListener(trio.socket.from_stdlib_socket(listener))

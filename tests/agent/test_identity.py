@@ -39,6 +39,12 @@ def test_a_corrupt_uuid_file_is_one_line_and_is_left_as_it_is(tmp_path: Path, da
     assert path.read_bytes() == data
 
 
+def test_a_config_dir_without_permission_is_one_line_that_says_what_to_do() -> None:
+    # Linux makes no folder there for any user.
+    with pytest.raises(DataError, match=r"; run beirand as root, or .* with --config-dir$"):
+        node_uuid(Path("/sys/beiran"))
+
+
 def test_a_config_dir_that_cannot_be_made_or_read_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="Not a directory"):

@@ -85,6 +85,13 @@ async def test_a_socket_that_cannot_be_made_is_one_clear_line(tmp_path: Path) ->
         assert "\n" not in str(caught.value)
 
 
+async def test_a_socket_without_permission_is_one_line_that_says_what_to_do() -> None:
+    # Linux makes no folder there for any user.
+    with pytest.raises(LocalError, match=r"; run beirand as root, or .* with --socket$"):
+        async with open_unix_listener("/sys/beiran/beiran.sock"):
+            pass
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 async def test_a_tcp_port_in_use_is_one_clear_line(host: str) -> None:
     (listener,) = await open_tcp_listeners(host, 0)
