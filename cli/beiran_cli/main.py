@@ -4,6 +4,7 @@ Python starts in 30 ms, cyclopts in 50 and the client in 30; trio, rich or docke
 long again. So a command's module is imported when the command runs, and trio only where it follows.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -135,8 +136,11 @@ def _end(program: str, error: BaseException) -> int:
             return INTERRUPTED
         case BrokenPipeError():
             # The reader has closed the pipe (| head): Python's last flush must not fail.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             return OK
+        case OSError(errno=errno.ENOSPC):
+            _discard_output()
+            return _fail(program, f"cannot write the output: {error.strerror}", FAILED)
         case CycloptsError():
             command = " ".join([program, *(error.command_chain or ())])
             return _fail(program, f"{_one_line(error)} (see {command} --help)", USAGE)
@@ -152,6 +156,10 @@ def _end(program: str, error: BaseException) -> int:
             return _fail(program, _one_line(error), FAILED)
         case _:
             raise error
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(program: str, message: str, code: int) -> int:

@@ -425,6 +425,21 @@ async def test_following_ends_quietly_when_its_output_is_closed(api: Api) -> Non
             assert await read_all(process.stderr) == ""
 
 
+async def test_output_that_finds_no_room_is_one_line(api: Api) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        done = await trio.run_process(
+            [sys.executable, "-m", "beiran_cli", "--socket", api.socket, "node", "list"],
+            check=False,
+            stdout=full,
+            capture_stderr=True,
+        )
+    finally:
+        os.close(full)
+    assert done.stderr == b"beiran: cannot write the output: No space left on device\n"
+    assert done.returncode == 1
+
+
 async def test_on_a_terminal_the_list_of_nodes_is_cut_to_fit(api: Api) -> None:
     main, terminal = pty.openpty()
     try:
