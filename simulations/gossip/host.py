@@ -67,6 +67,7 @@ class Host(kernel.Host):
       id: the UUID of its agent.
       left_in_life: the last process that announced its leave.
       clone: it is a copy of another host, whose UUID it uses.
+      rejects_tcp: its firewall answers every attempt to connect with a reset.
       engine: images that its Docker Engine holds, whether an agent runs or not.
       overheard: the last datagrams received, kept for ``simulations.gossip.babble``.
       disk_kept: whether the present process began with the database of the last one.
@@ -80,6 +81,7 @@ class Host(kernel.Host):
     traffic: Traffic = field(default_factory=lambda: Traffic(KINDS))
     left_in_life: int = 0
     clone: bool = False
+    rejects_tcp: bool = False
     engine: dict[Digest, Holding] = field(default_factory=dict)
     described: dict[Digest, ImageDescription] = field(default_factory=dict)
     overheard: deque[bytes] | None = None
@@ -88,6 +90,11 @@ class Host(kernel.Host):
     requests: dict[int, int] = field(default_factory=dict)
     watches: "dict[NodeId, Connection]" = field(default_factory=dict)
     watched_by: "dict[int, Connection]" = field(default_factory=dict)
+
+    @property
+    def accepts_tcp(self) -> bool:
+        """Whether connections to its agent succeed, given that the machine is reached."""
+        return self.running and not self.rejects_tcp
 
     def held(self, owner: NodeId) -> dict[Digest, Holding]:
         """Return what this host believes that ``owner`` holds."""

@@ -32,7 +32,7 @@ class Requests:
         round_trip_s = streams.round_trip_s(host, target)
         streams.count_control(host, TCP_HANDSHAKE_PACKETS)
         streams.count_control(target, TCP_HANDSHAKE_PACKETS)
-        if not target.running:
+        if not target.accepts_tcp:
             world.schedule(world.now + round_trip_s, self._failed, host, life, token, True)
             return
         tag = kind_of(effect.data)

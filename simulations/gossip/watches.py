@@ -121,7 +121,7 @@ class Watches:
             world.schedule(world.now + OPEN_TIMEOUT_S, self._failed, connection, False)
             return
         wait_s = self._streams.round_trip_s(watcher, target)
-        if target.running:  # a second round trip for the request and the response's head
+        if target.accepts_tcp:  # a second round trip for the request and the response's head
             world.schedule(world.now + 2 * wait_s, self._opened, connection, target, target.life)
         else:
             world.schedule(world.now + wait_s, self._failed, connection, True)
