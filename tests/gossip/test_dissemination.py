@@ -13,6 +13,7 @@ from beiran.gossip.messages import (
     Suspect,
 )
 from beiran.sansio.wire import packed_bytes
+from simulations.gossip.images import description, digest, holding
 from tests.gossip.bench import (
     ANOTHER_HASH,
     CODEC,
@@ -25,7 +26,6 @@ from tests.gossip.bench import (
     peer,
     sent,
 )
-from tests.gossip.world import description, digest, holding
 
 
 def a_delta(owner: int, version: int) -> Delta:

@@ -8,8 +8,8 @@ from beiran.gossip.messages import (
     PingReq,
     Suspect,
 )
+from simulations.gossip.images import description, holding
 from tests.gossip.bench import CODEC, OWN, Bench, Listener, at, peer, sent
-from tests.gossip.world import description, holding
 
 
 def test_every_other_probe_goes_to_the_next_on_the_ring() -> None:

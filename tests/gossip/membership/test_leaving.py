@@ -6,8 +6,9 @@ from beiran.gossip.messages import (
     Left,
     Ping,
 )
+from simulations.gossip.world import World
 from tests.gossip.bench import CODEC, Bench, at, peer, sent
-from tests.gossip.world import World
+from tests.gossip.verdicts import Verdicts
 
 
 def test_a_leaving_node_does_not_come_back_with_a_new_address() -> None:
@@ -20,17 +21,18 @@ def test_a_leaving_node_does_not_come_back_with_a_new_address() -> None:
 
 def test_a_leave_milliseconds_after_a_beacon_reaches_all_that_heard_the_beacon() -> None:
     world = World(seed=3)
+    verdicts = Verdicts(world)
     first = world.add()
     world.run(5)
     second = world.add()
-    world.run_until(lambda: second.id in world.online_as_seen_by(first), within_s=1)
+    world.run_until(lambda: first.node.members.online_count == 2, within_s=1)
     world.run(0.004)  # the time of a beacon's answer; a push-pull takes longer
     world.leave(second)
     world.run(5)
     known = first.node.members.get(second.id)
     assert known is not None
     assert known.status == Status.LEFT
-    assert world.false_offline([second]) == []
+    assert verdicts.down([second]) == []
 
 
 def test_the_acks_of_a_leaving_node_say_that_it_leaves() -> None:

@@ -6,6 +6,7 @@ from beiran.gossip.config import GossipConfig
 from beiran.gossip.membership.member import Member, Status
 from beiran.gossip.node import GossipNode
 from beiran.gossip.tables import Remembered, Tables
+from simulations.gossip.images import holding
 from tests.gossip.bench import (
     CODEC,
     OWN,
@@ -13,7 +14,6 @@ from tests.gossip.bench import (
     at,
     peer,
 )
-from tests.gossip.world import holding
 
 
 def test_nothing_is_left_of_a_remembered_member_that_is_forgotten() -> None:

@@ -1,5 +1,6 @@
 """Each description is asked for until it comes, and kept while the image is held."""
 
+from dataclasses import replace
 from random import Random
 
 from beiran.gossip.config import GossipConfig
@@ -14,6 +15,8 @@ from beiran.gossip.messages import (
 )
 from beiran.gossip.node import GossipNode
 from beiran.gossip.tables import Tables
+from simulations.gossip.images import description, digest
+from simulations.gossip.world import World
 from tests.gossip.bench import (
     CODEC,
     OWN,
@@ -24,7 +27,6 @@ from tests.gossip.bench import (
     requests,
     sent,
 )
-from tests.gossip.world import World, description, digest
 
 
 def test_descriptions_wanted_before_a_restart_are_asked_for_after_it() -> None:
@@ -33,9 +35,10 @@ def test_descriptions_wanted_before_a_restart_are_asked_for_after_it() -> None:
     world.hold(second, "a")
     world.run_until(world.converged, within_s=5)
     world.kill(first)
-    first.described.clear()
+    first.disk = replace(first.disk, descriptions=())
     world.restart(first)
-    world.run_until(world.converged, within_s=10)
+    assert first.node.descriptions.get(digest("a")) is None
+    world.run_until(lambda: first.node.descriptions.get(digest("a")) is not None, within_s=10)
 
 
 def test_descriptions_of_images_without_a_holder_are_not_kept_over_a_restart() -> None:

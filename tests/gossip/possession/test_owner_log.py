@@ -9,8 +9,8 @@ from beiran.gossip.messages import Delta
 from beiran.gossip.possession.owner_log import Possession
 from beiran.ids import Digest, NodeId
 from beiran.oci.images import Holding
+from simulations.gossip.images import digest
 from tests.gossip.bench import peer
-from tests.gossip.world import digest
 
 OWNER = NodeId(b"O" * 16)
 IMAGES = [Digest(bytes([i]) * 32) for i in range(6)]

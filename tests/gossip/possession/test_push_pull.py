@@ -13,8 +13,8 @@ from beiran.gossip.messages import (
     SyncExchange,
     SyncWant,
 )
+from simulations.gossip.images import digest
 from tests.gossip.bench import CODEC, Bench, at, peer, requests
-from tests.gossip.world import digest
 
 
 @pytest.mark.parametrize(
