@@ -302,7 +302,7 @@ async def test_blob_of_another_length_ends_the_load(tmp_path: Path) -> None:
     async with asking(tmp_path) as (server, client):
         server.says(LOAD, answer(200, "{}"))
         for reader in (Reader(b"1", size_bytes=2000), Reader(bytes(9000), size_bytes=2)):
-            with pytest.raises(DataError, match="length"):
+            with pytest.raises(DataError, match="bytes of its descriptor"):
                 await load(client, Entry("blob", reader))
 
 
