@@ -31,30 +31,25 @@ class Figure(NamedTuple):
     meaning: str = ""
 
 
-def write_page(folder: Path, plots: Mapping[str, tuple[str, bytes]], text: str) -> Path:
-    """Write a page and its plots. Returns the page's path."""
-    for name, (_, data) in plots.items():
-        (folder / name).write_bytes(data)
-    page = folder / PAGE
-    page.write_text(text, encoding="utf-8")
-    return page
-
-
-def page_text(
+def write_page(
+    folder: Path,
     title: str,
     about: Mapping[str, str],
     rows: Sequence[Figure],
     plots: Mapping[str, tuple[str, bytes]],
     meanings: Mapping[str, str],
     more: str = "",
-) -> str:
-    """Return a page that needs no other file.
+) -> Path:
+    """Write a page that needs no other file, its plots, and its figures as a table.
 
     Args:
       about: parameters of the run. rows: the figures above the plots.
       plots: titles and PNGs by file name. meanings: a sentence or two for each plot.
       more: HTML at the end.
+
+    Returns: the page.
     """
+    write_csv(folder / "summary.csv", ("figure", "value", "meaning"), rows)
     words = " · ".join(f"{escape(k)} {escape(v)}" for k, v in about.items())
     parts = [
         "<!doctype html>",
@@ -66,6 +61,7 @@ def page_text(
         _figure_table(rows),
     ]
     for name, (heading, data) in plots.items():
+        (folder / name).write_bytes(data)
         source = base64.b64encode(data).decode()
         parts += [
             f"<h2>{escape(heading)}</h2>",
@@ -74,7 +70,9 @@ def page_text(
         ]
     if more:
         parts.append(more)
-    return "\n".join([*parts, "</body></html>", ""])
+    page = folder / PAGE
+    page.write_text("\n".join([*parts, "</body></html>", ""]), encoding="utf-8")
+    return page
 
 
 def _figure_table(rows: Sequence[Figure]) -> str:

@@ -9,7 +9,7 @@ from simulations.gossip.host import KINDS
 from simulations.report.gossip.plots import draw
 from simulations.report.gossip.record import Record
 from simulations.report.gossip.summary import figures
-from simulations.report.page import page_text, write_csv, write_page
+from simulations.report.page import write_csv, write_page
 
 MARKS_SHOWN_MAX: Final = 200
 
@@ -36,14 +36,11 @@ def write_report(record: Record, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     record.write(folder)
     _write_tables(record, folder)
-    return write_page(folder, plots, _page(record, plots))
-
-
-def _page(record: Record, plots: dict[str, tuple[str, bytes]]) -> str:
     more = ""
     if record.marks:
         more = f"<h2>Operations and faults</h2>\n<pre>{escape(_marks(record))}</pre>"
-    return page_text(record.title, record.about, figures(record), plots, _MEANINGS, more)
+    rows = figures(record)
+    return write_page(folder, record.title, record.about, rows, plots, _MEANINGS, more)
 
 
 def _marks(record: Record) -> str:
@@ -59,9 +56,6 @@ def _subject(number: int) -> str:
 
 
 def _write_tables(record: Record, folder: Path) -> None:
-    write_csv(
-        folder / "summary.csv", ("figure", "value", "meaning"), (list(f) for f in figures(record))
-    )
     write_csv(
         folder / "news.csv",
         ("owner", "at_s", "public", "know", "half_s", "last_s"),

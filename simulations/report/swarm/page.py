@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from simulations.report.page import page_text, write_csv, write_page
+from simulations.report.page import write_csv, write_page
 from simulations.report.swarm.plots import draw_crowd
 from simulations.report.swarm.record import FILE, CrowdRecord
 from simulations.report.swarm.summary import crowd_figures
@@ -35,15 +35,10 @@ def write_crowd_report(record: CrowdRecord, folder: Path) -> Path:
     record.write(folder)
     _write_tables(record, folder)
     rows = crowd_figures(record)
-    return write_page(folder, plots, page_text(record.title, record.about, rows, plots, _MEANINGS))
+    return write_page(folder, record.title, record.about, rows, plots, _MEANINGS)
 
 
 def _write_tables(record: CrowdRecord, folder: Path) -> None:
-    write_csv(
-        folder / "summary.csv",
-        ("figure", "value", "meaning"),
-        (list(row) for row in crowd_figures(record)),
-    )
     write_csv(
         folder / "hosts.csv",
         (
