@@ -117,6 +117,8 @@ def common_options_last(arguments: Sequence[str]) -> list[str]:
 
 
 def _run(make: "Callable[[], App]", arguments: Sequence[str], *, program: str) -> int:
+    if sys.stdout is None:  # closed by the shell (>&-): no output is wanted
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
     try:
         code = make()(
             arguments, exit_on_error=False, print_error=False, result_action="return_value"

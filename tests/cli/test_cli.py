@@ -440,6 +440,14 @@ async def test_output_that_finds_no_room_is_one_line(api: Api) -> None:
     assert done.returncode == 1
 
 
+async def test_a_closed_standard_output_is_no_failure(api: Api) -> None:
+    command = [sys.executable, "-m", "beiran_cli", "--socket", api.socket, "node", "list"]
+    done = await trio.run_process(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command], check=False, capture_stderr=True
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 async def test_on_a_terminal_the_list_of_nodes_is_cut_to_fit(api: Api) -> None:
     main, terminal = pty.openpty()
     try:
