@@ -13,7 +13,7 @@ from beiran_cli.table import print_fields, print_json
 from beiran_cli.units import human_size
 
 FITS: Final = Path(__file__).with_name("plan_fits.json")
-PROCESS_BYTES: Final = 44_000_000  # an idle agent with Docker: docs/explanation/benchmarks.md
+PROCESS_BYTES: Final = 60_000_000  # an idle agent with Docker: docs/explanation/benchmarks.md
 DIFFERENT_OF_IMAGES: Final = 10
 NUMBERS_MAX: Final = 10_000_000
 HOUR_S: Final = 3600.0
