@@ -24,6 +24,16 @@ LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 REF_NAME = "org.opencontainers.image.ref.name"
 
 
+def _stored_gzip(data: bytes) -> bytes:
+    """The same bytes with every zlib and Python: nothing is compressed, and the system is Unix.
+
+    Byte 9 is the operating system (RFC 1952 §2.3); Python 3.13 writes 255, "unknown", there.
+    """
+    stored = bytearray(gzip.compress(data, compresslevel=0, mtime=0))
+    stored[9] = 3
+    return bytes(stored)
+
+
 def digest_of(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
@@ -66,8 +76,8 @@ class FrozenImage:
 
     @property
     def blobs(self) -> dict[str, bytes]:
-        """Layers and config by digest. A stored gzip is the same for every zlib."""
-        layers = [gzip.compress(tar, compresslevel=0, mtime=0) for tar in self.layers]
+        """Layers and config by digest."""
+        layers = [_stored_gzip(tar) for tar in self.layers]
         return {digest_of(data): data for data in (*layers, self.config)}
 
     @property
